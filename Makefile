@@ -1,0 +1,44 @@
+# Everything runs in a virtual environment of the project's own: no activation needed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help setup demo test test-slow lint format clean
+
+help:
+	@echo "make setup      create $(VENV) and install holdfast with its development tools"
+	@echo "make demo       audit the two built-in models: runs/demo/report.html and audit.json"
+	@echo "make test       the tests that every commit must pass"
+	@echo "make test-slow  the long ones: coverage, fuzzing, attacks"
+	@echo "make lint       ruff and pyright"
+	@echo "make format     let ruff write the formatting"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/holdfast audit --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,80 @@
+"""Holdfast: how far may something move before a network's answer may change?
+
+Lipschitz brackets, certified radii and knowledge continuity for PyTorch models.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.auditing.job import audit as audit
+    from holdfast.brackets.solve import Bracket as Bracket
+    from holdfast.brackets.solve import lipschitz as lipschitz
+    from holdfast.certificates.certificate import Certificates as Certificates
+    from holdfast.certificates.radius import certify as certify
+    from holdfast.continuity.profile import knowledge as knowledge
+    from holdfast.continuity.volatility import Knowledge as Knowledge
+    from holdfast.errors import HoldfastError as HoldfastError
+    from holdfast.errors import HoldfastWarning as HoldfastWarning
+    from holdfast.errors import InvalidInput as InvalidInput
+    from holdfast.errors import Unsupported as Unsupported
+    from holdfast.graph.capture import capture as capture
+    from holdfast.graph.ir import Graph as Graph
+    from holdfast.types import Ball as Ball
+    from holdfast.types import Box as Box
+    from holdfast.types import Estimate as Estimate
+    from holdfast.types import Outcome as Outcome
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Ball": "holdfast.types",
+    "Box": "holdfast.types",
+    "Bracket": "holdfast.brackets.solve",
+    "Certificates": "holdfast.certificates.certificate",
+    "Estimate": "holdfast.types",
+    "Graph": "holdfast.graph.ir",
+    "HoldfastError": "holdfast.errors",
+    "HoldfastWarning": "holdfast.errors",
+    "InvalidInput": "holdfast.errors",
+    "Knowledge": "holdfast.continuity.volatility",
+    "Outcome": "holdfast.types",
+    "Unsupported": "holdfast.errors",
+    "audit": "holdfast.auditing.job",
+    "capture": "holdfast.graph.capture",
+    "certify": "holdfast.certificates.radius",
+    "knowledge": "holdfast.continuity.profile",
+    "lipschitz": "holdfast.brackets.solve",
+}
+
+__all__ = [
+    "Ball",
+    "Box",
+    "Bracket",
+    "Certificates",
+    "Estimate",
+    "Graph",
+    "HoldfastError",
+    "HoldfastWarning",
+    "InvalidInput",
+    "Knowledge",
+    "Outcome",
+    "Unsupported",
+    "__version__",
+    "audit",
+    "capture",
+    "certify",
+    "knowledge",
+    "lipschitz",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that `import holdfast` stays cheap."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

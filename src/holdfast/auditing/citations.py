@@ -1,0 +1,55 @@
+"""What to cite for the methods that an audit used."""
+
+CITATIONS: dict[str, str] = {
+    "szegedy2014intriguing": """@inproceedings{szegedy2014intriguing,
+  title     = {Intriguing properties of neural networks},
+  author    = {Szegedy, Christian and Zaremba, Wojciech and Sutskever, Ilya and Bruna, Joan and
+               Erhan, Dumitru and Goodfellow, Ian and Fergus, Rob},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2014}
+}""",
+    "tsuzuku2018lipschitz": """@inproceedings{tsuzuku2018lipschitz,
+  title     = {Lipschitz-Margin Training: Scalable Certification of Perturbation Invariance for
+               Deep Neural Networks},
+  author    = {Tsuzuku, Yusuke and Sato, Issei and Sugiyama, Masashi},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2018}
+}""",
+    "leino2021globally": """@inproceedings{leino2021globally,
+  title     = {Globally-Robust Neural Networks},
+  author    = {Leino, Klas and Wang, Zifan and Fredrikson, Matt},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2021}
+}""",
+    "sedghi2019singular": """@inproceedings{sedghi2019singular,
+  title     = {The Singular Values of Convolutional Layers},
+  author    = {Sedghi, Hanie and Gupta, Vineet and Long, Philip M.},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2019}
+}""",
+    "sun2024knowledge": """@inproceedings{sun2024knowledge,
+  title     = {Achieving Domain-Independent Certified Robustness via Knowledge Continuity},
+  author    = {Sun, Alan and Ma, Chiyu and Ge, Kenneth and Vosoughi, Soroush},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024}
+}""",
+}
+"""BibTeX by key."""
+
+_BRACKET = ("szegedy2014intriguing",)
+_CERTIFICATES = ("tsuzuku2018lipschitz", "leino2021globally")
+_KNOWLEDGE = ("sun2024knowledge",)
+
+
+def citations_for(ops: set[str], knowledge: bool) -> list[dict[str, str]]:
+    """Return the entries for the parts that were run, as `key` and `bibtex`.
+
+    Args:
+        ops: Operations in the audited graphs.
+        knowledge: Whether knowledge continuity was measured.
+    """
+    keys = [*_BRACKET, *_CERTIFICATES]
+    if ops & {"conv", "conv_transpose"}:
+        keys.append("sedghi2019singular")
+    keys += _KNOWLEDGE if knowledge else ()
+    return [{"key": key, "bibtex": CITATIONS[key]} for key in keys]

@@ -1,0 +1,257 @@
+"""The audit: every part on every model, one JSON document and one page."""
+
+import datetime
+import hashlib
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import holdfast
+from holdfast.auditing.citations import citations_for
+from holdfast.auditing.parts import (
+    bracket_part,
+    certificates_part,
+    data_part,
+    headline_distance,
+    knowledge_part,
+)
+from holdfast.batches import Data, gather
+from holdfast.brackets.solve import Search
+from holdfast.certificates.certificate import Certificates
+from holdfast.certificates.radius import certify_graph
+from holdfast.continuity.profile import knowledge_of
+from holdfast.documents import StrPath, to_json, write_whole
+from holdfast.errors import HoldfastWarning, MissingExtra, Unsupported
+from holdfast.graph.capture import capture, check_unchanged
+from holdfast.graph.ir import Graph
+from holdfast.graph.walk import run
+from holdfast.report.page import write_page
+from holdfast.run.folder import claim
+from holdfast.sources.data import LoadedData, checked
+from holdfast.sources.models import LoadedModel, parameters
+from holdfast.types import check_norm, norm_name
+
+KNOWLEDGE_ROWS = 2000
+"""Pairs grow with the square of the rows: volatility is measured on the first so many."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an audit is asked for.
+
+    Attributes:
+        norm: Norm of the distance between inputs: 1, 2 or inf.
+        epsilon: Distance of the headline, in input units; None lets the results choose it.
+        seconds: Time for each model's bracket.
+        command: The command that reproduces the run, for the page.
+    """
+
+    norm: float = 2.0
+    epsilon: float | None = None
+    seconds: float = 10.0
+    command: str = "holdfast.audit(model, data)"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where an audit left its results.
+
+    Attributes:
+        document: All results, as in `audit.json`.
+        json: Path of `audit.json`.
+        page: Path of `report.html`; None where the extra `report` is not installed.
+    """
+
+    document: dict[str, Any] = field(repr=False)
+    json: Path
+    page: Path | None
+
+
+def audit(
+    model: nn.Module, data: Data, out: StrPath = "runs/audit", settings: Settings | None = None
+) -> Report:
+    """Audit a classifier: bracket, certificates and knowledge continuity, on one page.
+
+    Args:
+        model: Any module in eval mode, [N, ...] to logits.
+        data: Inputs and labels, or an iterable of such batches.
+        out: Folder for `audit.json` and `report.html`.
+        settings: Norm, distance and time; see `Settings`.
+
+    Returns:
+        The results and where they lie.
+
+    Raises:
+        Unsupported: When the model cannot be captured. A part that cannot be done on a captured
+            model is reported as refused, with its reasons; the others go on.
+        InvalidInput: When data or `out` are not usable.
+    """
+    inputs, labels = gather(data)
+    name = type(model).__name__
+    loaded = LoadedModel(model, name, name)
+    return run_audit([loaded], checked(inputs, labels, "given"), out, settings or Settings())
+
+
+def run_audit(
+    models: Sequence[LoadedModel],
+    data: LoadedData,
+    out: StrPath,
+    settings: Settings,
+    progress: Progress = lambda step: None,
+) -> Report:
+    """Audit one or several models on the same data; see `audit`.
+
+    Args:
+        models: The models; the page compares them.
+        data: The rows.
+        out: Folder for the files.
+        settings: What is asked for.
+        progress: Called with the name of every step when it begins.
+
+    Returns:
+        The results and where they lie.
+    """
+    check_norm(settings.norm)
+    with claim(out) as folder:
+        document = gather_results(models, data, settings, progress)
+        progress("page")
+        path = folder / "audit.json"
+        write_whole(path, to_json(document))
+        return Report(document, path, _page(document, folder / "report.html"))
+
+
+STEPS = ("capture", "Lipschitz bracket", "certificates", "knowledge continuity")
+"""What is done for every model, in order."""
+
+
+def gather_results(
+    models: Sequence[LoadedModel], data: LoadedData, settings: Settings, progress: Progress
+) -> dict[str, Any]:
+    """Run every part on every model and return the document of the audit."""
+    start = time.perf_counter()
+    studies = [_study(loaded, data, settings, progress) for loaded in models]
+    epsilon = settings.epsilon
+    if epsilon is None:
+        epsilon = headline_distance([s.certificates for s in studies if s.certificates])
+    for study in studies:
+        if study.certificates is not None:
+            part = certificates_part(study.certificates, data, epsilon)
+            study.subject["certificates"] = part
+    ops = {node.op for study in studies for node in study.graph.nodes}
+    return {
+        "format": 1,
+        "holdfast": holdfast.__version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - start, 2),
+        "command": settings.command,
+        "norm": norm_name(settings.norm),
+        "epsilon": epsilon,
+        "data": data_part(data, _digest(data)),
+        "subjects": [study.subject for study in studies],
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "seeds": {"lipschitz": 0, "replay": 0},
+        "citations": citations_for(ops, knowledge=True),
+    }
+
+
+@dataclass
+class _Study:
+    """One model while it is audited: its graph, its document, and its certificates."""
+
+    graph: Graph
+    subject: dict[str, Any]
+    certificates: Certificates | None
+
+
+def _study(loaded: LoadedModel, data: LoadedData, settings: Settings, progress: Progress) -> _Study:
+    """Run every part on one model."""
+
+    def begin(step: str) -> None:
+        progress(f"{loaded.name}: {step}")
+
+    begin(STEPS[0])
+    graph = capture(loaded.model, data.inputs[:1])
+    subject: dict[str, Any] = {
+        "name": loaded.name,
+        "description": loaded.description,
+        "model": loaded.spec,
+        "parameters": parameters(loaded.model),
+        "fingerprint": graph.fingerprint,
+        "accuracy": _accuracy(graph, data),
+    }
+    begin(STEPS[1])
+    subject["lipschitz"] = _or_refused(lambda: _bracket(graph, data, settings))
+    begin(STEPS[2])
+    certificates: list[Certificates] = []
+    subject["certificates"] = _or_refused(
+        lambda: certificates.append(_certificates(graph, data, settings)) or {}
+    )
+    begin(STEPS[3])
+    subject["knowledge"] = _or_refused(lambda: _knowledge(graph, data))
+    check_unchanged(graph, loaded.model)
+    return _Study(graph, subject, certificates[0] if certificates else None)
+
+
+def _accuracy(graph: Graph, data: LoadedData) -> float:
+    """Return the share of rows whose largest logit is the label's."""
+    with torch.no_grad():
+        predicted = torch.cat([run(graph, part).argmax(-1) for part in data.inputs.split(256)])
+    return float((predicted == data.labels).double().mean())
+
+
+def _or_refused(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a part of the document, or why the model does not allow it."""
+    try:
+        return part()
+    except Unsupported as refusal:
+        return {"refused": str(refusal)}
+
+
+def _bracket(graph: Graph, data: LoadedData, settings: Settings) -> dict[str, Any]:
+    search = Search(graph, settings.norm, seconds=settings.seconds)
+    return bracket_part(search.run(data.inputs))
+
+
+def _certificates(graph: Graph, data: LoadedData, settings: Settings) -> Certificates:
+    everything = torch.ones(len(data.inputs), dtype=torch.bool)
+    return certify_graph(graph, data.inputs, data.labels, settings.norm, everything)
+
+
+def _knowledge(graph: Graph, data: LoadedData) -> dict[str, Any]:
+    rows = (data.inputs[:KNOWLEDGE_ROWS], data.labels[:KNOWLEDGE_ROWS])
+    return knowledge_part(knowledge_of(graph, rows, None, "cross_entropy", "euclidean"), data)
+
+
+def _digest(data: LoadedData) -> str:
+    """Return the SHA-256 of inputs and labels."""
+    digest = hashlib.sha256()
+    for part in (data.inputs, data.labels):
+        digest.update(f"{part.dtype}|{tuple(part.shape)}|".encode())
+        digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _page(document: dict[str, Any], path: Path) -> Path | None:
+    """Write the page where its libraries are installed, and say so where they are not."""
+    try:
+        write_page(document, path)
+    except MissingExtra as missing:
+        warnings.warn(f"no page written: {missing}", HoldfastWarning, stacklevel=2)
+        return None
+    return path

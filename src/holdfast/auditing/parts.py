@@ -1,0 +1,141 @@
+"""What each method found, as the JSON that `audit.json` and the page share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from holdfast.brackets.solve import Bracket
+from holdfast.certificates.certificate import Certificates
+from holdfast.continuity.volatility import Knowledge
+from holdfast.documents import plain
+from holdfast.sources.data import LoadedData
+from holdfast.types import norm_name
+
+_EDGE_ROWS = 8
+_WORST_ROWS = 6
+_CURVE_POINTS = 240
+
+
+def bracket_part(bracket: Bracket) -> dict[str, Any]:
+    """Return a bracket: bounds, trace, layers, outcome and assumptions."""
+    return plain(
+        {
+            "norm": norm_name(bracket.norm),
+            "lower": bracket.lower,
+            "upper": bracket.upper,
+            "ratio": bracket.ratio,
+            "lower_by": bracket.lower_by,
+            "upper_by": bracket.upper_by,
+            "outcome": bracket.outcome.name,
+            "advice": bracket.outcome.value,
+            "seconds": bracket.seconds,
+            "trace": bracket.trace,
+            "layers": bracket.layers,
+            "assumptions": bracket.assumptions,
+        }
+    )
+
+
+def certificates_part(
+    certificates: Certificates, data: LoadedData, epsilon: float | None
+) -> dict[str, Any]:
+    """Return certificates: the curve, the counts, and the rows at both ends."""
+    certified = (certificates.radius > 0).nonzero().flatten()
+    order = certified[certificates.radius[certified].argsort(stable=True)].tolist()
+    verified = None if epsilon is None else certificates.verified_accuracy(epsilon)
+    return plain(
+        {
+            "norm": norm_name(certificates.norm),
+            "method": "global",
+            "semantics": certificates.semantics,
+            "guarantee": certificates.guarantee,
+            "clean_accuracy": certificates.clean_accuracy,
+            "verified_accuracy": verified,
+            "median_radius": median_radius(certificates),
+            "constant": certificates.constant,
+            "reasons": certificates.counts(),
+            "curve": _curve(certificates),
+            "least": [_edge(certificates, data, row) for row in order[:_EDGE_ROWS]],
+            "most": [_edge(certificates, data, row) for row in order[::-1][:_EDGE_ROWS]],
+        }
+    )
+
+
+def median_radius(certificates: Certificates) -> float:
+    """Return the lower median of the radii over all rows, those with radius 0 included."""
+    return float(certificates.radius.median())
+
+
+def _curve(certificates: Certificates) -> list[dict[str, float]]:
+    """Return points of the verified accuracy against the distance, thinned for drawing."""
+    distances, shares = certificates.curve()
+    keep = torch.linspace(0, len(distances) - 1, min(_CURVE_POINTS, len(distances))).round().long()
+    rows = zip(distances[keep].tolist(), shares[keep].tolist(), strict=True)
+    return [
+        {"radius": radius, "proved": share, "count": round(share * len(certificates))}
+        for radius, share in rows
+    ]
+
+
+def _edge(certificates: Certificates, data: LoadedData, row: int) -> dict[str, Any]:
+    return {
+        "row": row,
+        "label": int(certificates.labels[row]),
+        "predicted": int(certificates.predicted[row]),
+        "radius": float(certificates.radius[row]),
+        "margin": float(certificates.margin[row]),
+        "pixels": _pixels(data, row),
+    }
+
+
+def _pixels(data: LoadedData, row: int) -> list[float] | None:
+    return None if data.image is None else data.inputs[row].flatten().tolist()
+
+
+def knowledge_part(knowledge: Knowledge, data: LoadedData) -> dict[str, Any]:
+    """Return volatility by layer, and the rows with the largest one."""
+    statement = (
+        f"Volatility at a layer is the mean, over all ordered pairs of {knowledge.n} rows, of "
+        f"|change of {knowledge.loss}| / {knowledge.distance} distance between their states there "
+        "(pairs at distance 0 count as 0); the scale-free form divides distances by their mean. "
+        "Intervals are asymptotic 95 % jackknife intervals. It is a measurement on this data, "
+        "not a certificate."
+    )
+    worst = {
+        layer: [_worst(data, row, value) for row, value in knowledge.worst(layer, _WORST_ROWS)]
+        for layer in knowledge.layers
+    }
+    return plain(knowledge.summary() | {"worst": worst, "statement": statement})
+
+
+def _worst(data: LoadedData, row: int, value: float) -> dict[str, Any]:
+    label = int(data.labels[row])
+    return {"row": row, "value": value, "label": label, "pixels": _pixels(data, row)}
+
+
+def data_part(data: LoadedData, digest: str) -> dict[str, Any]:
+    """Return what the data is: name, size, range and hash."""
+    low, high = data.inputs.min(), data.inputs.max()
+    return {
+        "name": data.name,
+        "rows": len(data.inputs),
+        "classes": int(data.labels.max()) + 1,
+        "shape": list(data.inputs.shape[1:]),
+        "image": None if data.image is None else list(data.image),
+        "range": [float(low), float(high)],
+        "sha256": digest,
+    }
+
+
+def headline_distance(every: Sequence[Certificates]) -> float | None:
+    """Return the distance of the headline where the user names none.
+
+    The distance that three quarters of the best model's rows reach, rounded down to one digit;
+    None where that is nothing.
+    """
+    best = max((float(c.radius.quantile(0.25)) for c in every), default=0.0)
+    if not 0.0 < best < float("inf"):
+        return None
+    digits, exponent = f"{best:.6e}".split("e")
+    return float(f"{int(float(digits))}e{exponent}")

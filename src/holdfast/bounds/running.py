@@ -1,0 +1,215 @@
+"""A running error bound: the float64 evaluation of a graph, and how far it can be from the truth.
+
+Each value carries a bound of the absolute error of every entry, against the exact real function of
+the stored weights, in whatever order dot products are summed (Higham, "Accuracy and Stability of
+Numerical Algorithms", 2002, section 3.3). Transcendental functions of the library are taken to be
+within `_ULPS` units of roundoff of max(1, |x|); dot products must be ordinary ones (no FFT or
+Winograd), which holds for float64 on CPUs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holdfast.bounds.activations import slope_bound
+from holdfast.graph.ir import Graph, Node
+from holdfast.graph.ops import ELEMENTWISE, LINEAR, OPS, WIRING, absolute, per_channel, terms
+from holdfast.graph.walk import Reading, Rule, execute, read
+from holdfast.rounding import UNIT, gamma, rows_up
+
+_ULPS = 32.0
+"""Rounding of one elementary function, in units of roundoff of max(1, |x|): several times what
+vectorised libraries state."""
+
+_EXACT = ("relu", "abs", "hardtanh")
+
+
+@dataclass(frozen=True)
+class Approximate:
+    """A computed value and a bound of its error.
+
+    Attributes:
+        value: [N, ...], float64.
+        error: Same shape, at least 0: |value - exact| <= error.
+    """
+
+    value: Tensor
+    error: Tensor
+
+
+def evaluate(graph: Graph, inputs: Tensor) -> Approximate:
+    """Evaluate a graph in float64 with a proved bound of the rounding error.
+
+    Args:
+        graph: Captured model.
+        inputs: [N, ...], taken as exact.
+
+    Returns:
+        The model's output, [N, ...], and the bound of its error.
+
+    Raises:
+        Unsupported: When an op has no rule, naming every such op.
+    """
+    reading = Reading("float64 evaluation with error bounds", _RULES, {}, constants=True)
+    exact = inputs.double()
+    start = {graph.perturbed_input.name: Approximate(exact, torch.zeros_like(exact))}
+    with torch.no_grad():
+        return read(graph.double(), reading, start)[graph.output]
+
+
+def _row_shape(part: Approximate) -> tuple[int, ...]:
+    return tuple(part.value.shape[1:])
+
+
+def _constant(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    value = node.params["value"].double()
+    return Approximate(value, torch.zeros_like(value))
+
+
+def _affine(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """Propagate |T| error, plus gamma_n (|T| |x| + |b|) for the operation itself."""
+    (x,) = parts
+    value = execute(node, [x.value])
+    op, params = absolute(node.op, node.params)
+    count = terms(node.op, node.params, _row_shape(x))
+    magnitude = OPS[op]([x.value.abs() + x.error], params) + _offset(node, value)
+    error = OPS[op]([x.error], params) + 2.0 * gamma(count + 8) * magnitude
+    return Approximate(value, rows_up(error, count + 8))
+
+
+def _offset(node: Node, value: Tensor) -> Tensor:
+    """Return the magnitude of what an affine operation adds."""
+    if node.op == "shift":
+        return torch.as_tensor(node.params["offset"]).double().abs().expand_as(value)
+    if node.op == "batch_norm":
+        op, params = absolute(node.op, node.params)
+        mean = per_channel(node.params["mean"].abs(), value.dim()).expand_as(value)
+        bias = node.params["bias"]
+        added = 0.0 if bias is None else per_channel(bias.abs(), value.dim())
+        return OPS[op]([mean], params) + added
+    bias = node.params.get("bias")
+    if bias is None:
+        return torch.zeros_like(value)
+    return bias.abs() if node.op == "linear" else per_channel(bias.abs(), value.dim())
+
+
+def _wiring(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    params = {**node.params, "value": 0.0} if node.op == "pad" else node.params
+    errors = [part.error for part in parts]
+    return Approximate(
+        execute(node, [part.value for part in parts]), WIRING[node.op](errors, params)
+    )
+
+
+def _elementwise(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    (x,) = parts
+    value = execute(node, [x.value])
+    slope = slope_bound(node)
+    units = 0.0 if node.op in _EXACT else _ULPS * UNIT * _size(node, slope)
+    rounding = units * x.value.abs().clamp(min=1.0)
+    return Approximate(value, rows_up(slope * x.error + rounding, 4))
+
+
+def _size(node: Node, slope: float) -> float:
+    """Return by how much the settings of a function magnify its rounding, at least 1."""
+    settings = [abs(v) for v in node.params.values() if isinstance(v, float)]
+    if node.op == "softplus":
+        settings.append(1.0 / node.params["beta"])
+    return math.prod(max(1.0, value) for value in (*settings, slope))
+
+
+def _add(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    value = execute(node, [part.value for part in parts])
+    magnitude = sum(part.value.abs() + part.error for part in parts)
+    error = sum((part.error for part in parts), torch.zeros_like(value))
+    error = error + gamma(len(parts) + 2) * magnitude
+    return Approximate(value, rows_up(error, len(parts) + 2))
+
+
+def _extreme(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    left, right = parts
+    value = execute(node, [left.value, right.value])
+    return Approximate(value, torch.maximum(left.error, right.error))
+
+
+def _largest_of_group(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """Selections from a group: no result moves further than the group's largest error."""
+    (x,) = parts
+    return Approximate(execute(node, [x.value]), execute(node, [x.error]))
+
+
+def _sort(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    (x,) = parts
+    worst = x.error.amax(node.params["dim"], keepdim=True).expand_as(x.error)
+    return Approximate(execute(node, [x.value]), worst)
+
+
+def _softmax(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """|J| in linf is at most 1/2 (2 for the logarithm); exponentials and sums round relatively."""
+    (x,) = parts
+    value = execute(node, [x.value])
+    dim = node.params["dim"]
+    constant = 0.5 if node.op == "softmax" else 2.0
+    worst = x.error.amax(dim, keepdim=True)
+    size = x.value.abs().amax(dim, keepdim=True).clamp(min=1.0)
+    rounding = gamma(x.value.shape[dim] + 64) * 4.0 * size
+    return Approximate(value, rows_up((constant * worst + rounding).expand_as(value), 8))
+
+
+def _normalisation(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """Return z = (x - mean) / s with its rounding, for s >= sqrt(eps) and |z| <= sqrt(d).
+
+    The centred value errs by at most e = gamma_d 2 max|x|; that moves s by at most the same, so
+    z by e (1 + sqrt(d)) / sqrt(eps), and d + 8 relative roundings act on |z|. An error of the
+    input passes with the linf constant 2 sqrt(d) / sqrt(eps) of the normalisation.
+    """
+    (x,) = parts
+    value = execute(node, [x.value])
+    flat, weight, bias = _groups(node, x)
+    d = flat.value.shape[-1]
+    root, eps = d**0.5, node.params["eps"] ** 0.5
+    size = flat.value.abs().amax(-1, keepdim=True)
+    moved = (2.0 * gamma(d + 2) * size + 2.0 * flat.error.amax(-1, keepdim=True)) / eps
+    z_error = (moved * (1.0 + root) + root * gamma(d + 16)).expand_as(flat.value)
+    error = z_error.reshape(value.shape) * weight
+    rounding = 4.0 * UNIT * (value.abs() + weight * root + bias)
+    return Approximate(value, rows_up(2.0 * error + rounding, d + 32))
+
+
+def _groups(node: Node, x: Approximate) -> tuple[Approximate, Tensor, Tensor]:
+    """Lay the entries that are normalised together along the last dimension."""
+    rows = x.value.shape[0]
+    groups: int = node.params.get("groups", 0)
+    lead = (rows, groups) if groups else x.value.shape[: -len(node.params["shape"])]
+    flat_shape = (*lead, -1)
+    flat = Approximate(x.value.reshape(flat_shape), x.error.reshape(flat_shape))
+    scale = [node.params["weight"], node.params["bias"]]
+    default = [torch.ones(()), torch.zeros(())]
+    weight, bias = (
+        fallback.double() if value is None else value.double().abs()
+        for value, fallback in zip(scale, default, strict=True)
+    )
+    if groups and weight.dim():
+        weight, bias = (per_channel(part, x.value.dim()) for part in (weight, bias))
+    return flat, weight, bias
+
+
+_RULES: dict[str, Rule] = {
+    "constant": _constant,
+    **dict.fromkeys(LINEAR, _affine),
+    **dict.fromkeys(WIRING, _wiring),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    "add": _add,
+    "maximum": _extreme,
+    "minimum": _extreme,
+    "amax": _largest_of_group,
+    "max_pool": _largest_of_group,
+    "sort": _sort,
+    "softmax": _softmax,
+    "log_softmax": _softmax,
+    "layer_norm": _normalisation,
+    "group_norm": _normalisation,
+}

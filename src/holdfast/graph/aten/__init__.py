@@ -1,0 +1,45 @@
+"""From ATen operations, as `torch.export` leaves them, to the vocabulary of `ops`.
+
+One small function per family. A function returns None when the call, although its op is known,
+is used in a way that the vocabulary does not describe (it mixes rows of the batch, multiplies two
+perturbed values, ...); the node then stays executable but no bound will cover it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.graph.aten.affine import AFFINE
+from holdfast.graph.aten.call import Builder, Call, Ref, Translate
+from holdfast.graph.aten.nonlinear import NONLINEAR
+from holdfast.graph.aten.wiring import WIRING
+from holdfast.graph.walk import Slot
+
+__all__ = ["TRANSLATIONS", "Builder", "Call", "Ref", "opaque"]
+
+TRANSLATIONS: Mapping[object, Translate] = {**AFFINE, **WIRING, **NONLINEAR}
+"""Translations by ATen overload."""
+
+
+def opaque(b: Builder, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ref:
+    """Emit an operation outside the vocabulary: it can be executed, not bounded."""
+    inputs: list[Ref] = []
+
+    def slot(item: object) -> object:
+        if isinstance(item, Ref):
+            inputs.append(item)
+            return Slot(len(inputs) - 1)
+        if isinstance(item, list | tuple):
+            return [slot(part) for part in item]
+        return item
+
+    settings = {
+        "target": str(call.target) if hasattr(call.target, "_schema") else _name(call.target),
+        "call": call.target,
+        "args": [slot(item) for item in args],
+        "kwargs": {name: slot(item) for name, item in kwargs.items()},
+    }
+    return b.emit("aten", inputs, call, call.shape, **settings)
+
+
+def _name(target: object) -> str:
+    return getattr(target, "__name__", str(target))

@@ -1,0 +1,247 @@
+"""Translations of affine ATen operations: layers, arithmetic with constants, averages."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from holdfast.graph.aten.call import (
+    Builder,
+    Call,
+    Ref,
+    Translate,
+    Translation,
+    per_row,
+    reduce,
+    spread,
+)
+from holdfast.graph.ops import ConvGeometry
+
+aten = torch.ops.aten
+
+
+def _linear(b: Builder, call: Call) -> Translation:
+    x, weight, bias = call.args
+    if not isinstance(weight, Tensor):
+        return None
+    return b.emit("linear", [x], call, call.shape, weight=weight, bias=bias)
+
+
+def _addmm(b: Builder, call: Call) -> Translation:
+    bias, x, weight, beta, alpha = call.args
+    if not (isinstance(x, Ref) and isinstance(weight, Tensor) and isinstance(bias, Tensor)):
+        return None
+    if (beta, alpha) != (1, 1) or bias.dim() > 1:
+        return None
+    return b.emit("linear", [x], call, call.shape, weight=weight.T, bias=bias)
+
+
+def _matmul(b: Builder, call: Call) -> Translation:
+    x, weight = call.args
+    if not (isinstance(x, Ref) and isinstance(weight, Tensor) and weight.dim() == 2):
+        return None
+    if not x.shape:
+        return None
+    return b.emit("linear", [x], call, call.shape, weight=weight.T, bias=None)
+
+
+def _conv(b: Builder, call: Call) -> Translation:
+    x, weight, bias, stride, padding, dilation, groups = call.args
+    if not (isinstance(x, Ref) and isinstance(weight, Tensor)) or len(x.shape) != weight.dim() - 1:
+        return None
+    rank = weight.dim() - 2
+    dilation = spread(dilation, rank)
+    x, pads, mode = _padding_before(b, x, _pads(padding, weight, dilation))
+    geometry = ConvGeometry(spread(stride, rank), pads, dilation, groups, mode)
+    return b.emit("conv", [x], call, call.shape, weight=weight, bias=bias, geometry=geometry)
+
+
+def _pads(
+    padding: str | Sequence[int], weight: Tensor, dilation: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """Return (before, after) per spatial dimension; "same" puts the odd one after."""
+    rank = weight.dim() - 2
+    if padding == "valid":
+        return ((0, 0),) * rank
+    if padding == "same":
+        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        return tuple((total // 2, total - total // 2) for total in reach)
+    amounts = spread([int(amount) for amount in padding], rank)
+    return tuple((amount, amount) for amount in amounts)
+
+
+def _padding_before(
+    b: Builder, x: Ref, pads: tuple[tuple[int, int], ...]
+) -> tuple[Ref, tuple[tuple[int, int], ...], str]:
+    """Absorb a padding that feeds a convolution which pads nothing itself."""
+    node = b.nodes[x.node]
+    if node.op != "pad" or any(low or high for low, high in pads):
+        return x, pads, "constant"
+    if len(node.params["pads"]) != len(pads) or node.params["value"] != 0.0:
+        return x, pads, "constant"
+    source = b.nodes[node.inputs[0]]
+    return Ref(source.name, source.shape), node.params["pads"], node.params["mode"]
+
+
+def _conv_transpose(b: Builder, call: Call) -> Translation:
+    x, weight, bias, stride, padding, output_padding, groups, dilation = call.args
+    if not (isinstance(x, Ref) and isinstance(weight, Tensor)) or len(x.shape) != weight.dim() - 1:
+        return None
+    rank = weight.dim() - 2
+    geometry = ConvGeometry(
+        spread(stride, rank),
+        tuple((amount, amount) for amount in spread(padding, rank)),
+        spread(dilation, rank),
+        groups,
+        output_padding=spread(output_padding, rank),
+    )
+    return b.emit(
+        "conv_transpose", [x], call, call.shape, weight=weight, bias=bias, geometry=geometry
+    )
+
+
+def _batch_norm(b: Builder, call: Call) -> Translation:
+    x, weight, bias, mean, variance, _, eps = call.args
+    if not (isinstance(mean, Tensor) and isinstance(variance, Tensor)):
+        return None
+    statistics = {"mean": mean, "variance": variance, "weight": weight, "bias": bias, "eps": eps}
+    # ATen returns a tuple whose first entry is the result.
+    return [b.emit("batch_norm", [x], call, x.shape, **statistics)]
+
+
+def _add(sign: float) -> Translate:
+    def translate(b: Builder, call: Call) -> Translation:
+        left, right, alpha = call.args
+        factor = sign * alpha
+        if not isinstance(left, Ref):
+            return _affine(b, call, right, factor, left)
+        if isinstance(right, Ref) and right.at_one is not None:
+            return None
+        if not isinstance(right, Ref):
+            offset = per_row(right, left)
+            return (
+                None
+                if offset is None
+                else b.emit("shift", [left], call, left.shape, offset=offset * factor)
+            )
+        if len(left.shape) != len(right.shape):
+            return None  # of another rank, a row would line up with the batch
+        if factor != 1:
+            right = b.emit("scale", [right], call, right.shape, factor=factor)
+        terms = [_broadcast(b, call, term) for term in (left, right)]
+        return b.emit("add", terms, call, call.shape)
+
+    return translate
+
+
+def _broadcast(b: Builder, call: Call, ref: Ref) -> Ref:
+    """Repeat the entries of a row so that it has the shape of the call's result."""
+    if ref.shape == call.shape:
+        return ref
+    return b.emit("expand", [ref], call, call.shape, shape=call.shape)
+
+
+def _affine(b: Builder, call: Call, x: Ref, factor: float, offset: object) -> Translation:
+    """Emit offset + factor * x."""
+    constant = per_row(offset, x)
+    if constant is None:
+        return None
+    scaled = x if factor == 1 else b.emit("scale", [x], call, x.shape, factor=factor)
+    return b.emit("shift", [scaled], call, x.shape, offset=constant)
+
+
+def _rsub(b: Builder, call: Call) -> Translation:
+    x, offset, alpha = call.args
+    return _affine(b, call, x, -float(alpha), offset)
+
+
+def _mul(b: Builder, call: Call) -> Translation:
+    left, right = call.args[:2]
+    x, factor = (left, right) if isinstance(left, Ref) else (right, left)
+    if isinstance(factor, Ref):
+        return None
+    factor = per_row(factor, x)
+    return None if factor is None else b.emit("scale", [x], call, x.shape, factor=factor)
+
+
+def _div(b: Builder, call: Call) -> Translation:
+    x, divisor = call.args[:2]
+    if not isinstance(x, Ref) or isinstance(divisor, Ref):
+        return None
+    divisor = per_row(divisor, x)
+    if divisor is None:
+        return None
+    factor = 1.0 / divisor.double() if isinstance(divisor, Tensor) else 1.0 / divisor
+    return b.emit("scale", [x], call, x.shape, factor=factor)
+
+
+def _avg_pool(rank: int) -> Translate:
+    def translate(b: Builder, call: Call) -> Translation:
+        x, kernel, stride, padding, ceil_mode, count_include_pad, *rest = call.args
+        divisor = rest[0] if rest else None
+        if len(x.shape) != rank + 1 or (divisor is not None and divisor <= 0):
+            return None
+        return b.emit(
+            "avg_pool",
+            [x],
+            call,
+            call.shape,
+            kernel=spread(kernel, rank),
+            stride=spread(stride or kernel, rank),
+            padding=spread(padding, rank),
+            ceil_mode=ceil_mode,
+            count_include_pad=count_include_pad,
+            divisor=divisor,
+        )
+
+    return translate
+
+
+def _adaptive_avg_pool(rank: int) -> Translate:
+    def translate(b: Builder, call: Call) -> Translation:
+        x, size = call.args
+        if len(x.shape) != rank + 1:
+            return None
+        return b.emit("adaptive_avg_pool", [x], call, call.shape, size=tuple(size))
+
+    return translate
+
+
+AFFINE: Mapping[object, Translate] = {
+    aten.linear.default: _linear,
+    aten.addmm.default: _addmm,
+    aten.mm.default: _matmul,
+    aten.matmul.default: _matmul,
+    aten.conv1d.default: _conv,
+    aten.conv1d.padding: _conv,
+    aten.conv2d.default: _conv,
+    aten.conv2d.padding: _conv,
+    aten.conv3d.default: _conv,
+    aten.conv3d.padding: _conv,
+    aten.conv_transpose1d.default: _conv_transpose,
+    aten.conv_transpose2d.input: _conv_transpose,
+    aten.conv_transpose3d.input: _conv_transpose,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.add.Tensor: _add(1.0),
+    aten.add.Scalar: _add(1.0),
+    aten.sub.Tensor: _add(-1.0),
+    aten.sub.Scalar: _add(-1.0),
+    aten.rsub.Scalar: _rsub,
+    aten.mul.Tensor: _mul,
+    aten.mul.Scalar: _mul,
+    aten.div.Tensor: _div,
+    aten.div.Scalar: _div,
+    aten.mean.dim: reduce("mean"),
+    aten.sum.dim_IntList: reduce("sum"),
+    aten.amax.default: reduce("amax"),
+    aten.avg_pool1d.default: _avg_pool(1),
+    aten.avg_pool2d.default: _avg_pool(2),
+    aten.avg_pool3d.default: _avg_pool(3),
+    aten.adaptive_avg_pool1d.default: _adaptive_avg_pool(1),
+    aten.adaptive_avg_pool2d.default: _adaptive_avg_pool(2),
+    aten.adaptive_avg_pool3d.default: _adaptive_avg_pool(3),
+    aten.neg.default: lambda b, call: b.emit(
+        "scale", [call.args[0]], call, call.args[0].shape, factor=-1.0
+    ),
+}
+"""Translations by ATen overload."""

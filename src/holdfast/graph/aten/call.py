@@ -1,0 +1,145 @@
+"""One ATen call, and the builder that its translation adds nodes to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.graph.ir import Node
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The result of a node, as an argument.
+
+    Attributes:
+        node: Name of the node.
+        shape: Of one row.
+        perturbed: Whether it depends on a floating-point input.
+        at_one: For a size that follows the batch: its value at batch size 1.
+    """
+
+    node: str
+    shape: tuple[int, ...] = ()
+    perturbed: bool = True
+    at_one: int | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One ATen call whose arguments are constants or `Ref`.
+
+    Attributes:
+        target: The ATen overload.
+        args: Every argument in the order of the schema, defaults filled in.
+        shape: Shape of one row of the result; empty for a call with several results.
+        path: Module path.
+        source: Line of the user's code.
+    """
+
+    target: Any
+    args: Sequence[Any]
+    shape: tuple[int, ...]
+    path: str
+    source: str
+
+
+@dataclass
+class Builder:
+    """Collects the nodes of a graph while it is translated."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[Ref],
+        call: Call,
+        shape: tuple[int, ...],
+        /,
+        **params: Any,
+    ) -> Ref:
+        """Add one node and return its result."""
+        perturbed = any(ref.perturbed for ref in inputs)
+        name = self.fresh(op)
+        names = tuple(ref.node for ref in inputs)
+        self.nodes[name] = Node(name, op, names, params, shape, call.path, call.source, perturbed)
+        return Ref(name, shape, perturbed)
+
+    def fresh(self, stem: str) -> str:
+        """Return a name that no node has yet."""
+        name, k = stem, 1
+        while name in self.nodes:
+            name, k = f"{stem}_{k}", k + 1
+        return name
+
+    def constant(self, value: Tensor, call: Call) -> Ref:
+        """Add a constant that broadcasts along the batch."""
+        return self.emit("constant", [], call, tuple(value.shape[1:]), value=value)
+
+
+Translation = Ref | list[Ref] | None
+Translate = Callable[[Builder, Call], Translation]
+
+
+def unary(op: str, **fixed: object) -> Translate:
+    """Translate a call of one tensor and no settings."""
+    return lambda b, call: b.emit(op, [call.args[0]], call, call.args[0].shape, **fixed)
+
+
+def feature_dim(ref: Ref, dim: int) -> int | None:
+    """Return the positive dimension (batch is 0), or None for the batch itself."""
+    dim = dim if dim >= 0 else dim + len(ref.shape) + 1
+    return dim if dim > 0 else None
+
+
+def feature_dims(ref: Ref, dims: Sequence[int] | int | None) -> tuple[int, ...] | None:
+    """Return positive dimensions, or None where the batch is among them (or all are meant)."""
+    if dims is None or (isinstance(dims, Sequence) and not dims):
+        return None
+    listed = [dims] if isinstance(dims, int) else dims
+    found = [feature_dim(ref, dim) for dim in listed]
+    features = tuple(dim for dim in found if dim is not None)
+    return features if len(features) == len(found) else None
+
+
+def per_row(value: object, ref: Ref) -> Tensor | float | None:
+    """Return a constant operand shaped to broadcast against [N, *shape], or None.
+
+    None when it carries a batch of its own or would enlarge the rows.
+    """
+    if not isinstance(value, Tensor):
+        return float(value) if isinstance(value, int | float) else None
+    rank = len(ref.shape) + 1
+    if value.dim() > rank or (value.dim() == rank and value.shape[0] != 1):
+        return None
+    target = torch.Size(ref.shape)
+    if value.dim() and torch.broadcast_shapes(value.shape[-(rank - 1) :], target) != target:
+        return None
+    return value
+
+
+def spread(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """Repeat a setting given once for every spatial dimension."""
+    listed = [value] if isinstance(value, int) else list(value)
+    return tuple(listed * rank) if len(listed) == 1 else tuple(listed)
+
+
+def with_args(call: Call, args: Sequence[Any]) -> Call:
+    """Return the call with other arguments."""
+    return Call(call.target, args, call.shape, call.path, call.source)
+
+
+def reduce(op: str) -> Translate:
+    """Translate a reduction over dimensions other than the batch."""
+
+    def translate(b: Builder, call: Call) -> Translation:
+        x, dims, keepdim = call.args[:3]
+        dims = feature_dims(x, dims)
+        if dims is None:
+            return None
+        return b.emit(op, [x], call, call.shape, dims=dims, keepdim=keepdim)
+
+    return translate

@@ -1,0 +1,176 @@
+"""Translations of nonlinear ATen operations."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from holdfast.graph.aten.call import (
+    Builder,
+    Call,
+    Ref,
+    Translate,
+    Translation,
+    feature_dim,
+    reduce,
+    spread,
+    unary,
+    with_args,
+)
+
+aten = torch.ops.aten
+
+
+def _leaky_relu(b: Builder, call: Call) -> Translation:
+    x, slope = call.args
+    return b.emit("leaky_relu", [x], call, x.shape, negative_slope=float(slope))
+
+
+def _prelu(b: Builder, call: Call) -> Translation:
+    x, weight = call.args
+    if not isinstance(weight, Tensor):
+        return None
+    return b.emit("prelu", [x], call, x.shape, weight=weight)
+
+
+def _elu(b: Builder, call: Call) -> Translation:
+    x, alpha, scale, input_scale = call.args
+    settings = {"alpha": float(alpha), "scale": float(scale), "input_scale": float(input_scale)}
+    return b.emit("elu", [x], call, x.shape, **settings)
+
+
+def _celu(b: Builder, call: Call) -> Translation:
+    x, alpha = call.args
+    settings = {"alpha": float(alpha), "scale": 1.0, "input_scale": 1.0 / float(alpha)}
+    return b.emit("elu", [x], call, x.shape, **settings)
+
+
+def _gelu(b: Builder, call: Call) -> Translation:
+    x, approximate = call.args
+    return b.emit("gelu", [x], call, x.shape, approximate=approximate)
+
+
+def _softplus(b: Builder, call: Call) -> Translation:
+    x, beta, threshold = call.args
+    if beta <= 0 or threshold < 15:
+        return None  # torch's switch to the identity would then be a visible jump
+    return b.emit("softplus", [x], call, x.shape, beta=float(beta))
+
+
+def _clamp(b: Builder, call: Call) -> Translation:
+    x, low, high = call.args
+    if isinstance(low, Ref | Tensor) or isinstance(high, Ref | Tensor):
+        return None
+    low = -math.inf if low is None else float(low)
+    high = math.inf if high is None else float(high)
+    return None if low > high else b.emit("hardtanh", [x], call, x.shape, low=low, high=high)
+
+
+def _extreme(op: str) -> Translate:
+    def translate(b: Builder, call: Call) -> Translation:
+        left, right = call.args
+        if not (isinstance(left, Ref) and isinstance(right, Ref)) or left.shape != right.shape:
+            return None
+        return b.emit(op, [left, right], call, call.shape)
+
+    return translate
+
+
+def _max_dim(b: Builder, call: Call) -> Translation:
+    reduced = reduce("amax")(b, call)
+    return [reduced] if isinstance(reduced, Ref) else None
+
+
+def _max_pool(rank: int) -> Translate:
+    def translate(b: Builder, call: Call) -> Translation:
+        x, kernel, stride, padding, dilation, ceil_mode = call.args
+        if len(x.shape) != rank + 1:
+            return None
+        return b.emit(
+            "max_pool",
+            [x],
+            call,
+            call.shape,
+            kernel=spread(kernel, rank),
+            stride=spread(stride or kernel, rank),
+            padding=spread(padding, rank),
+            dilation=spread(dilation, rank),
+            ceil_mode=ceil_mode,
+        )
+
+    return translate
+
+
+def _sort(b: Builder, call: Call) -> Translation:
+    x, dim, descending = call.args
+    feature = feature_dim(x, dim)
+    if feature is None:
+        return None
+    return [b.emit("sort", [x], call, x.shape, dim=feature, descending=descending)]
+
+
+def _softmax(op: str) -> Translate:
+    def translate(b: Builder, call: Call) -> Translation:
+        x, dim = call.args[:2]
+        feature = feature_dim(x, dim)
+        return None if feature is None else b.emit(op, [x], call, x.shape, dim=feature)
+
+    return translate
+
+
+def _layer_norm(b: Builder, call: Call) -> Translation:
+    x, shape, weight, bias, eps, _ = call.args
+    if len(shape) > len(x.shape):
+        return None
+    settings = {"shape": tuple(shape), "weight": weight, "bias": bias, "eps": eps}
+    return b.emit("layer_norm", [x], call, x.shape, **settings)
+
+
+def _group_norm(b: Builder, call: Call) -> Translation:
+    x, groups, weight, bias, eps, _ = call.args
+    settings = {"groups": groups, "weight": weight, "bias": bias, "eps": eps}
+    return b.emit("group_norm", [x], call, x.shape, **settings)
+
+
+NONLINEAR: Mapping[object, Translate] = {
+    aten.max.dim: _max_dim,
+    aten.relu.default: unary("relu"),
+    aten.leaky_relu.default: _leaky_relu,
+    aten.prelu.default: _prelu,
+    aten.elu.default: _elu,
+    aten.celu.default: _celu,
+    aten.selu.default: unary(
+        "elu", alpha=1.6732632423543772, scale=1.0507009873554805, input_scale=1.0
+    ),
+    aten.gelu.default: _gelu,
+    aten.silu.default: unary("silu"),
+    aten.mish.default: unary("mish"),
+    aten.hardswish.default: unary("hardswish"),
+    aten.hardsigmoid.default: unary("hardsigmoid"),
+    aten.hardtanh.default: _clamp,
+    aten.relu6.default: unary("hardtanh", low=0.0, high=6.0),
+    aten.clamp.default: _clamp,
+    aten.clamp_min.default: lambda b, call: _clamp(b, with_args(call, [*call.args, None])),
+    aten.clamp_max.default: lambda b, call: _clamp(
+        b, with_args(call, [call.args[0], None, call.args[1]])
+    ),
+    aten.tanh.default: unary("tanh"),
+    aten.sigmoid.default: unary("sigmoid"),
+    aten.log_sigmoid.default: unary("logsigmoid"),
+    aten.softplus.default: _softplus,
+    aten.abs.default: unary("abs"),
+    aten.maximum.default: _extreme("maximum"),
+    aten.max.other: _extreme("maximum"),
+    aten.minimum.default: _extreme("minimum"),
+    aten.min.other: _extreme("minimum"),
+    aten.max_pool1d.default: _max_pool(1),
+    aten.max_pool2d.default: _max_pool(2),
+    aten.max_pool3d.default: _max_pool(3),
+    aten.sort.default: _sort,
+    aten.softmax.int: _softmax("softmax"),
+    aten.log_softmax.int: _softmax("log_softmax"),
+    aten.layer_norm.default: _layer_norm,
+    aten.group_norm.default: _group_norm,
+}
+"""Translations by ATen overload."""

@@ -1,0 +1,167 @@
+"""Readings of a graph, and the one walker that carries them through it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import Unsupported
+from holdfast.graph.ir import Graph, Node
+from holdfast.graph.ops import OPS
+
+V = TypeVar("V")
+Env = dict[str, V]
+Rule = Callable[[Node, Sequence[V]], V]
+
+
+@dataclass(frozen=True)
+class Reading(Generic[V]):
+    """What the nodes of a graph mean to one method.
+
+    Attributes:
+        name: For messages, for example "Lipschitz gain (l2)".
+        rules: How a value flows through each op: `rule(node, values of its inputs)`.
+        advice: Why an op has no rule and how to go on, by op or ATen name.
+        constants: Whether nodes that no perturbed input reaches are read too; where not, they
+            are absent from the environment and their value is passed to rules as None.
+    """
+
+    name: str
+    rules: Mapping[str, Rule]
+    advice: Mapping[str, tuple[str, str]]
+    constants: bool = False
+
+
+def uncovered(graph: Graph, reading: Reading) -> tuple[Node, ...]:
+    """Return every node that the reading has no rule for."""
+    return tuple(
+        node
+        for node in graph.nodes
+        if node.op not in reading.rules
+        and node.op != "input"
+        and (node.perturbed or reading.constants)
+    )
+
+
+def check_covered(graph: Graph, reading: Reading) -> None:
+    """Refuse a graph that the reading does not cover.
+
+    Raises:
+        Unsupported: Naming every op without a rule at once.
+    """
+    missing = uncovered(graph, reading)
+    if missing:
+        default = (f"no rule in {reading.name}", "use holdfast.knowledge, which needs none")
+        advice = {**reading.advice}
+        raise Unsupported(
+            reading.name,
+            [node.obstacle(*advice.get(_key(node), default)) for node in missing],
+        )
+
+
+def _key(node: Node) -> str:
+    """Return the name under which advice is filed: without the ATen overload."""
+    return node.title.removeprefix("aten.").split(".")[0]
+
+
+def read(graph: Graph, reading: Reading[V], lifted: Mapping[str, V]) -> Env[V]:
+    """Carry a reading forward through a graph.
+
+    Args:
+        graph: The captured model.
+        reading: The method.
+        lifted: What stands for each input, by node name.
+
+    Returns:
+        The value of every node that the reading covers, by name.
+
+    Raises:
+        Unsupported: When ops have no rule.
+    """
+    check_covered(graph, reading)
+    env: Env[V] = dict(lifted)
+    for node in graph.nodes:
+        if node.name in env or not (node.perturbed or reading.constants):
+            continue
+        env[node.name] = reading.rules[node.op](node, [env.get(name) for name in node.inputs])
+    return env
+
+
+def execute(node: Node, values: Sequence[Any]) -> Any:
+    """Run one node on concrete tensors with a batch dimension."""
+    if node.op == "constant":
+        return node.params["value"]
+    if node.op == "aten":
+        return _execute_aten(node, values)
+    return OPS[node.op](values, node.params)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Place of the k-th input among the arguments of an operation outside the vocabulary."""
+
+    index: int
+
+
+def _execute_aten(node: Node, values: Sequence[Any]) -> Any:
+    def fill(item: object) -> object:
+        if isinstance(item, Slot):
+            return values[item.index]
+        if isinstance(item, list | tuple):
+            return [fill(part) for part in item]
+        return item
+
+    args = [fill(item) for item in node.params["args"]]
+    kwargs = {name: fill(item) for name, item in node.params["kwargs"].items()}
+    return node.params["call"](*args, **kwargs)
+
+
+CONCRETE: Reading[Tensor] = Reading(
+    "execution",
+    dict.fromkeys((*OPS, "constant", "aten"), execute),
+    {},
+    constants=True,
+)
+
+
+def run(graph: Graph, inputs: Tensor | Sequence[Tensor]) -> Tensor:
+    """Execute the graph.
+
+    Args:
+        graph: The captured model; its precision is that of its constants (`Graph.double`).
+        inputs: One tensor with batch dimension, or one per input of the graph.
+
+    Returns:
+        The model's output.
+    """
+    return read(graph, CONCRETE, lift(graph, inputs))[graph.output]
+
+
+def lift(graph: Graph, inputs: Tensor | Sequence[Tensor]) -> Env[Tensor]:
+    """Give the graph's inputs their concrete values."""
+    values = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    return {
+        node.name: value.to(graph.precision) if value.is_floating_point() else value
+        for node, value in zip(graph.inputs, values, strict=True)
+    }
+
+
+def hidden_states(
+    graph: Graph, inputs: Tensor | Sequence[Tensor], layers: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Execute the graph without gradients and collect the outputs of layers.
+
+    Args:
+        graph: The captured model.
+        inputs: As for `run`.
+        layers: Module paths, from `graph.layers`.
+
+    Returns:
+        The model's output [N, ...], and each layer's output [N, ...] by its path.
+    """
+    nodes = {layer: graph.layer_node(layer).name for layer in layers}
+    with torch.no_grad():
+        env = read(graph, CONCRETE, lift(graph, inputs))
+    return env[graph.output], {layer: env[name] for layer, name in nodes.items()}

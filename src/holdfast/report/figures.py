@@ -1,0 +1,376 @@
+"""The figures of the audit page as Vega-Lite specifications; each answers one question.
+
+Every model keeps its colour and its marker in all figures. Colours come from the page's theme
+(`templates/theme.json`) through mark styles, so that light, dark and print need no second drawing.
+Field names are fixed and names given by users are only ever data.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from holdfast.report import marks
+from holdfast.report.formats import NBSP, at_least, at_most, given, number, percent, seconds
+from holdfast.report.reading import Finding, finished
+from holdfast.report.verdict import rate
+
+Spec = dict[str, Any]
+MAX_LAYERS = 40
+SHORT_NAME = 24
+
+
+def figures(audit: Mapping[str, Any]) -> dict[str, Spec]:
+    """Return every figure that the audit has data for, by name.
+
+    Args:
+        audit: What `audit.json` holds.
+
+    Returns:
+        Vega-Lite specifications under `bracket`, `gains`, `reach` and `volatility`.
+    """
+    drawn = {name: draw(audit) for name, draw in _FIGURES.items()}
+    return {name: spec for name, spec in drawn.items() if spec is not None}
+
+
+def bracket(audit: Mapping[str, Any]) -> Spec | None:
+    """Draw how the proved bounds on the rate of change closed in over time.
+
+    Args:
+        audit: What `audit.json` holds.
+
+    Returns:
+        Two step lines per model with the band between them, or None without data.
+    """
+    alt = marks.altair()
+    found = finished(audit, "lipschitz")
+    rows = [row for finding in found for row in _bracket_rows(finding)]
+    values = [row[side] for row in rows for side in ("lower", "upper") if row[side]]
+    if not values:
+        return None
+    scale, axis = marks.log_axis(values, below=0.12, above=0.12)
+    base = alt.Chart().encode(
+        x=alt.X("seconds:Q", title="seconds spent", scale=alt.Scale(nice=False, zero=True)),
+        color=marks.colour(audit),
+        tooltip=marks.tooltips(model="name", time="time", lower="at_least", upper="at_most"),
+    )
+    layers = []
+    for side, text, dy in (("upper", "at_most", -11), ("lower", "at_least", 12)):
+        known = base.transform_filter(f"datum.{side}").encode(
+            y=alt.Y(f"{side}:Q", title=None, scale=scale, axis=axis)
+        )
+        end = known.transform_filter("datum.last")
+        layers += [
+            known.mark_line(interpolate="step-after", style="curve"),
+            end.mark_point(style="tip").encode(shape=marks.shape(audit)),
+            end.mark_text(style="value", align="right", dx=5, dy=dy).encode(text=f"{text}:N"),
+        ]
+    band = (
+        base.transform_filter("datum.lower && datum.upper")
+        .mark_area(interpolate="step-after", style="band", aria=False)
+        .encode(y=alt.Y("lower:Q", title=None, scale=scale, axis=axis), y2="upper:Q")
+    )
+    ratios = [
+        f"{_short(f.name)}: upper ÷ lower {number(f.part['ratio'])}"
+        for f in found
+        if f.part.get("ratio")
+    ]
+    known = (f"{f.name}: {rate(audit, f.part)}." for f in found)
+    return marks.finish(
+        alt.layer(band, *layers, data=alt.Data(values=rows), height=300),
+        title=f"Output change per unit of input ({audit['norm']})",
+        subtitle=ratios,
+        description="How fast can the output change? Proved bounds over time. " + " ".join(known),
+    )
+
+
+def _short(name: str) -> str:
+    """Return a name that fits beside a number on a narrow screen."""
+    return name if len(name) <= SHORT_NAME else name[: SHORT_NAME - 1] + "…"
+
+
+def _bracket_rows(finding: Finding) -> list[dict[str, Any]]:
+    """Return the best bounds after each step of the trace, and at the end."""
+    best: dict[str, float | None] = {"lower": None, "upper": None}
+    rows = []
+    steps = sorted(finding.part.get("trace") or (), key=lambda step: step["seconds"])
+    for step in steps:
+        best[step["side"]] = step["value"]
+        rows.append(_bracket_row(finding, step["seconds"], best))
+    end = max([finding.part.get("seconds") or 0.0, *(step["seconds"] for step in steps)])
+    final = {side: finding.part[side] for side in best}
+    return [*rows, {**_bracket_row(finding, end, final), "last": True}]
+
+
+def _bracket_row(finding: Finding, time: float, best: Mapping[str, float | None]) -> dict[str, Any]:
+    lower, upper = best["lower"], best["upper"]
+    return {
+        "series": finding.series,
+        "name": finding.name,
+        "seconds": time,
+        "time": seconds(time),
+        "lower": lower or None,
+        "upper": upper or None,
+        "at_least": f"≥{NBSP}{at_least(lower)}",
+        "at_most": f"≤{NBSP}{at_most(upper)}",
+        "last": False,
+    }
+
+
+def gains(audit: Mapping[str, Any]) -> Spec | None:
+    """Draw the gain of each layer as a bar that starts at 1, on a logarithmic axis.
+
+    Args:
+        audit: What `audit.json` holds.
+
+    Returns:
+        Bars whose lengths add up to the product of the gains, or None without data.
+    """
+    alt = marks.altair()
+    found = [f for f in finished(audit, "lipschitz") if gain_rows(f)]
+    rows = marks.in_order([r for f in found for r in gain_rows(f) if r["gain"] > 0])
+    if not rows:
+        return None
+    values = [1.0, *(row["gain"] for row in rows)]
+    scale, axis = marks.log_axis(values, below=0.16 if min(values) < 1 else 0.02, above=0.16)
+    base = alt.Chart().encode(
+        y=marks.layer_axis(),
+        yOffset=marks.model_offset(found),
+        x=alt.X("gain:Q", title=None, scale=scale, axis=axis),
+        color=marks.colour(audit),
+        tooltip=marks.tooltips(model="name", layer="path", operation="op", gain="text"),
+    )
+    bars = base.mark_rule(style="bar").encode(x2=alt.datum(1))
+    tips = base.mark_point(style="tip", aria=False).encode(shape=marks.shape(audit))
+    grow = base.transform_filter("datum.gain >= 1").mark_text(style="value", align="left", dx=9)
+    shrink = base.transform_filter("datum.gain < 1").mark_text(style="value", align="right", dx=-9)
+    one = alt.Chart(alt.Data(values=[{}])).mark_rule(style="reference").encode(x=alt.datum(1))
+    labels = [mark.encode(text="text:N") for mark in (grow, shrink)]
+    height = marks.layers_height(rows, found)
+    return marks.finish(
+        alt.layer(one, bars, tips, *labels, data=alt.Data(values=rows), height=height),
+        title="Gain: above 1 stretches, below shrinks",
+        description="Which layer stretches the most? Gain of each layer. "
+        + " ".join(
+            f"{f.name}: largest at {top['layer']} with {top['text']}."
+            for f in found
+            for top in [max(gain_rows(f), key=lambda row: row["gain"])]
+        ),
+    )
+
+
+def gain_rows(finding: Finding) -> list[dict[str, Any]]:
+    """Return the layers of one model in order, those with the largest effect if there are many.
+
+    Args:
+        finding: The bracket of one model.
+
+    Returns:
+        One record per layer with its unique name, path, operation, gain and gain as text.
+    """
+    rows: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for layer in finding.part.get("layers") or ():
+        label = f"{layer['path'] or '(model)'} · {layer['op']}"
+        seen[label] = seen.get(label, 0) + 1
+        gain = layer["gain"]
+        if gain is None:
+            continue
+        rows.append(
+            {
+                "series": finding.series,
+                "name": finding.name,
+                "layer": label if seen[label] == 1 else f"{label} ({seen[label]})",
+                "path": layer["path"] or "(model)",
+                "op": layer["op"],
+                "gain": gain,
+                "text": at_most(gain),
+            }
+        )
+    effect = sorted(rows, key=lambda row: -abs(math.log(row["gain"])) if row["gain"] else -math.inf)
+    kept = {row["layer"] for row in effect[:MAX_LAYERS]}
+    return [row for row in rows if row["layer"] in kept]
+
+
+def reach(audit: Mapping[str, Any]) -> Spec | None:
+    """Draw the share of inputs that is proved right against the distance.
+
+    Args:
+        audit: What `audit.json` holds.
+
+    Returns:
+        One falling line per model with its undecided region, or None without data.
+    """
+    alt = marks.altair()
+    found = [f for f in finished(audit, "certificates") if f.part.get("curve")]
+    rows = _reach_rows(audit, found)
+    if not rows:
+        return None
+    base = alt.Chart().encode(
+        x=alt.X("radius:Q", title=f"{audit['norm']} distance", scale=alt.Scale(nice=False)),
+        color=marks.colour(audit),
+        tooltip=marks.tooltips(
+            model="name", distance="distance", proved="proved_text", undecided="undecided_text"
+        ),
+    )
+    axis = alt.Axis(format="%", tickCount=5)
+    proved = alt.Y("proved:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis)
+    epsilon = given(audit.get("epsilon"))
+    near = alt.selection_point(
+        name="near", on="pointerover", clear="pointerout", fields=["series", "radius"], empty=False
+    )
+    dots = base.encode(y=proved, shape=marks.shape(audit))
+    layers = [
+        base.mark_area(interpolate="step-before", style="undecided", aria=False).encode(
+            y=proved, y2="clean:Q"
+        ),
+        base.mark_line(interpolate="step-before", style="curve").encode(y=proved),
+        dots.transform_filter("datum.marked").mark_point(style="tip", aria=False),
+        dots.mark_point(style="tip", aria=False).encode(
+            opacity=alt.condition(near, alt.value(1), alt.value(0))
+        ),
+        dots.mark_point(style="target", aria=False).add_params(near),
+    ]
+    return marks.finish(
+        alt.layer(*layers, *_epsilon_rule(audit), data=alt.Data(values=rows), height=320),
+        title="Share of inputs proved right",
+        description="How far can an input move? Share proved right against distance. "
+        + " ".join(
+            f"{f.name}: {percent(f.part.get('verified_accuracy'))} proved within {epsilon}."
+            for f in found
+        ),
+    )
+
+
+def _reach_rows(audit: Mapping[str, Any], found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return the curves, those that reached zero continued to the widest radius."""
+    epsilon = audit.get("epsilon") or 0.0
+    widest = max([epsilon, *(p["radius"] for f in found for p in f.part["curve"])])
+    total = audit["data"]["rows"]
+    rows = []
+    for finding in found:
+        curve = sorted(
+            [*finding.part["curve"], *_at_epsilon(audit, finding)],
+            key=lambda point: point["radius"],
+        )
+        if curve[-1]["radius"] < widest and not curve[-1]["proved"]:
+            curve.append({"radius": widest, "proved": 0.0, "count": 0})
+        clean = finding.part.get("clean_accuracy") or curve[0]["proved"]
+        every = max(1, len(curve) // 6)
+        rows += [
+            {
+                "series": finding.series,
+                "name": finding.name,
+                "radius": point["radius"],
+                "distance": number(point["radius"]),
+                "proved": point["proved"],
+                "clean": max(clean, point["proved"]),
+                "proved_text": f"{point['count']} of {total} ({percent(point['proved'])})",
+                "undecided_text": percent(max(0.0, clean - point["proved"])),
+                "marked": place % every == 0,
+            }
+            for place, point in enumerate(curve)
+        ]
+    return rows
+
+
+def _at_epsilon(audit: Mapping[str, Any], finding: Finding) -> list[dict[str, Any]]:
+    """Return the point of the verdict where the curve does not already have it."""
+    epsilon, proved = audit.get("epsilon"), finding.part.get("verified_accuracy")
+    known = {point["radius"] for point in finding.part["curve"]}
+    if not epsilon or proved is None or epsilon in known:
+        return []
+    rows = round(proved * audit["data"]["rows"])
+    return [{"radius": epsilon, "proved": proved, "count": rows}]
+
+
+def _epsilon_rule(audit: Mapping[str, Any]) -> list[Any]:
+    """Return the marked distance of the verdict, or nothing where none was asked for."""
+    if not audit.get("epsilon"):
+        return []
+    alt = marks.altair()
+    data = alt.Data(values=[{"radius": audit["epsilon"], "text": given(audit["epsilon"])}])
+    rule = alt.Chart(data).encode(x="radius:Q")
+    text = rule.mark_text(style="value", align="left", dx=5, baseline="top", y=2)
+    return [rule.mark_rule(style="threshold"), text.encode(text="text:N")]
+
+
+def volatility(audit: Mapping[str, Any]) -> Spec | None:
+    """Draw the volatility of each layer with its interval, scale-free or raw.
+
+    Args:
+        audit: What `audit.json` holds.
+
+    Returns:
+        Intervals by layer; the parameter `scale` is "normalised" or "volatility"; or None.
+    """
+    alt = marks.altair()
+    found = finished(audit, "knowledge")
+    rows = marks.in_order([row for finding in found for row in _volatility_rows(finding)])
+    if not rows:
+        return None
+    scale = alt.param(name="scale", value="normalised")
+    title = alt.ExprRef(
+        "scale == 'normalised' ? 'Change of loss per typical distance'"
+        " : 'Change of loss per unit of distance'"
+    )
+    base = (
+        alt.Chart()
+        .transform_filter("datum.kind == scale")
+        .encode(
+            y=marks.layer_axis(),
+            yOffset=marks.model_offset(found),
+            color=marks.colour(audit),
+            tooltip=marks.tooltips(
+                model="name", layer="layer", volatility="text", interval="interval"
+            ),
+        )
+    )
+    value = alt.X("value:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
+    spans = base.mark_rule(style="interval").encode(x="low:Q", x2="high:Q")
+    tips = base.mark_point(style="tip").encode(x=value, shape=marks.shape(audit))
+    height = marks.layers_height(rows, found)
+    chart = alt.layer(spans, tips, data=alt.Data(values=rows), height=height)
+    return marks.finish(
+        chart.add_params(scale),
+        title=title,
+        description="Where is the model's knowledge brittle? Volatility by layer. "
+        + " ".join(f"{f.name}: highest at layer {most_brittle(f)}." for f in found),
+    )
+
+
+def most_brittle(finding: Finding) -> str:
+    """Return the layer with the largest scale-free volatility.
+
+    Args:
+        finding: The knowledge of one model.
+
+    Returns:
+        The layer's path as the audit writes it.
+    """
+    estimates = finding.part["normalised"]
+    return max(finding.part["layers"], key=lambda layer: estimates[layer]["value"] or 0.0)
+
+
+def _volatility_rows(finding: Finding) -> list[dict[str, Any]]:
+    return [
+        {
+            "series": finding.series,
+            "name": finding.name,
+            "layer": layer or "(model)",
+            "kind": kind,
+            **{key: estimate[key] for key in ("value", "low", "high")},
+            "text": number(estimate["value"]),
+            "interval": f"{number(estimate['low'])} to {number(estimate['high'])}",
+        }
+        for kind in ("normalised", "volatility")
+        for layer, estimate in finding.part[kind].items()
+        if estimate["value"] is not None
+    ]
+
+
+_FIGURES: dict[str, Callable[[Mapping[str, Any]], Spec | None]] = {
+    "bracket": bracket,
+    "gains": gains,
+    "reach": reach,
+    "volatility": volatility,
+}

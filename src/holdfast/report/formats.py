@@ -1,0 +1,107 @@
+"""Numbers as people read them: three significant digits, bounds rounded outward, units."""
+
+from collections.abc import Iterable
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+NBSP = "\N{NO-BREAK SPACE}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+DASH = "\N{EN DASH}"
+_SUPERSCRIPTS = str.maketrans(
+    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
+
+
+def number(value: float | None, rounding: str = ROUND_HALF_EVEN) -> str:
+    """Return `value` with three significant digits.
+
+    Args:
+        value: A finite number, or None where there is none.
+        rounding: A rounding mode of the `decimal` module.
+
+    Returns:
+        The number, with a power of ten outside 0.0001 to 1 000 000; a dash for None.
+
+    >>> number(27.0549), number(35213.0), number(0.00104), number(None)
+    ('27.1', '35,200', '0.00104', '–')
+    >>> number(3.5e7)
+    '3.50×10⁷'
+    """
+    if value is None:
+        return DASH
+    exact = Decimal(str(value))
+    if exact == 0:
+        return "0"
+    short = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), rounding=rounding)
+    power = short.adjusted()
+    if -4 <= power < 6:
+        return f"{short:,f}"
+    return f"{short.scaleb(-power):.2f}{TIMES}10{str(power).translate(_SUPERSCRIPTS)}"
+
+
+def at_least(value: float | None) -> str:
+    """Return a proved lower bound, rounded down so that what is shown stays proved.
+
+    >>> at_least(27.19), at_least(-1.001)
+    ('27.1', '-1.01')
+    """
+    return number(value, ROUND_FLOOR)
+
+
+def at_most(value: float | None) -> str:
+    """Return a proved upper bound, rounded up so that what is shown stays proved.
+
+    >>> at_most(35.21)
+    '35.3'
+    """
+    return number(value, ROUND_CEILING)
+
+
+def percent(share: float | None) -> str:
+    """Return a share of one as a percentage that never claims all or nothing wrongly.
+
+    >>> percent(0.6306), percent(1.0), percent(0.99999), percent(0.0001), percent(0.0)
+    ('63.1%', '100%', '>99.9%', '<0.1%', '0%')
+    """
+    if share is None:
+        return DASH
+    if share in (0, 1):
+        return f"{100 * share:.0f}%"
+    text = f"{100 * share:.1f}%"
+    return {"100.0%": ">99.9%", "0.0%": "<0.1%"}.get(text, text)
+
+
+def count(value: int | None) -> str:
+    """Return a whole number with thousands separators.
+
+    >>> count(26122)
+    '26,122'
+    """
+    return DASH if value is None else f"{value:,}"
+
+
+def given(value: float | None) -> str:
+    """Return a number that somebody chose, with the digits that they wrote.
+
+    >>> given(0.25), given(1.0)
+    ('0.25', '1')
+    """
+    return DASH if value is None else f"{value:g}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration with its unit.
+
+    >>> seconds(3.14159).split(NBSP)
+    ['3.14', 's']
+    """
+    return DASH if value is None else f"{number(value)}{NBSP}s"
+
+
+def listing(words: Iterable[str]) -> str:
+    """Return words joined as in a sentence.
+
+    >>> listing(["a", "b", "c"])
+    'a, b and c'
+    """
+    *front, last = words
+    return f"{', '.join(front)} and {last}" if front else last

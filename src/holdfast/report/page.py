@@ -1,0 +1,166 @@
+"""The audit page: one offline HTML file that is made from the audit's numbers alone."""
+
+import base64
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from holdfast.errors import InvalidInput, MissingExtra
+from holdfast.report import formats, verdict
+from holdfast.report.figures import figures, gain_rows, most_brittle
+from holdfast.report.images import data_uri
+from holdfast.report.reading import asked, check, finished, subjects
+from holdfast.types import Outcome
+
+_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+_FILTERS = ("number", "at_least", "at_most", "percent", "count", "given", "seconds", "listing")
+
+
+def render(audit: Mapping[str, Any]) -> str:
+    """Return the whole page of one audit.
+
+    Args:
+        audit: What `audit.json` holds.
+
+    Returns:
+        An HTML document that loads nothing: style, scripts, figures and pictures are inside.
+
+    Raises:
+        InvalidInput: This is not an audit that the page can show.
+        MissingExtra: A library of the extra `report` is not installed.
+    """
+    check(audit)
+    specs = figures(audit)
+    scripts = [_in_script(_libraries()), _in_script(_asset("page.js"))]
+    context = {
+        "audit": audit,
+        "subjects": subjects(audit),
+        "verdicts": verdict.verdicts(audit),
+        "comparison": verdict.comparison(audit),
+        "steps": verdict.next_steps(audit),
+        "asked": functools.partial(asked, audit),
+        "finished": functools.partial(finished, audit),
+        "drawn": {name: spec["description"] for name, spec in specs.items()},
+        "picture": functools.partial(_picture, audit["data"]),
+        "specs": json_in_script(specs),
+        "theme": json_in_script(json.loads(_asset("theme.json"))),
+        "style": _asset("page.css"),
+        "scripts": scripts,
+        "policy": _policy(scripts),
+    }
+    return _environment().get_template("page.html.j2").render(context)
+
+
+def write_page(audit: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write the page of one audit so that the file is either whole or untouched.
+
+    Args:
+        audit: What `audit.json` holds.
+        path: The HTML file; its folder must exist.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InvalidInput: The audit cannot be shown, or the path cannot be written.
+        MissingExtra: A library of the extra `report` is not installed.
+    """
+    target = Path(path)
+    page = render(audit).encode("utf-8", errors="replace")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(page)
+        os.replace(partial, target)
+    except OSError as error:
+        _discard(partial)
+        raise InvalidInput(
+            "out", f"{target} ({error.strerror})", "a file name in a folder that can be written"
+        ) from error
+    return target
+
+
+def json_in_script(value: object) -> str:
+    """Return JSON that cannot end the script element it stands in.
+
+    >>> "</script>" in json_in_script({"name": "</script>"})
+    False
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return "".join(_UNSAFE.get(character, character) for character in text)
+
+
+def _discard(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def _picture(data: Mapping[str, Any], pixels: list[float] | None) -> str | None:
+    return data_uri(pixels, data.get("image"), data.get("range") or (0.0, 1.0))
+
+
+def _outcome(name: str) -> str:
+    """Return the sentence of an outcome; a name from elsewhere stays as it is."""
+    return Outcome[name].value if name in Outcome.__members__ else name
+
+
+def _asset(name: str) -> str:
+    folder = resources.files("holdfast.report") / "templates"
+    return (folder / name).read_text(encoding="utf-8")
+
+
+def _in_script(code: str) -> str:
+    """Return code that HTML reads as one script, whatever its strings hold."""
+    return re.sub(r"<(/script|!--)", r"<\\\1", code, flags=re.IGNORECASE)
+
+
+@functools.cache
+def _libraries() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script without outside needs.
+
+    Raises:
+        MissingExtra: vl-convert is not installed.
+    """
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise MissingExtra("vl-convert-python", "report", "the audit page") from error
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return f"(() => {{\n{bundle}\n}})();"
+
+
+def _policy(scripts: list[str]) -> str:
+    """Return the policy that lets exactly these scripts run, and nothing be loaded."""
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@functools.cache
+def _environment() -> Any:
+    """Return the templates, with escaping on and numbers as filters.
+
+    Raises:
+        MissingExtra: Jinja is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtra("jinja2", "report", "the audit page") from error
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {name: getattr(formats, name) for name in _FILTERS}
+    environment.filters |= {"outcome": _outcome, "gain_rows": gain_rows, "brittle": most_brittle}
+    environment.globals["rate"] = verdict.rate
+    return environment

@@ -1,0 +1,118 @@
+"""The small frozen values that every floor shares: norms, regions, outcomes, estimates."""
+
+import enum
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import InvalidInput
+
+NORMS = (1.0, 2.0, math.inf)
+
+
+def check_norm(norm: float) -> float:
+    """Return the norm as a float, or say which norms there are.
+
+    Args:
+        norm: 1, 2 or `math.inf`.
+
+    Returns:
+        The same norm as a float.
+
+    Raises:
+        InvalidInput: For any other value.
+    """
+    if isinstance(norm, bool) or norm not in NORMS:
+        raise InvalidInput("norm", repr(norm), "1, 2 or inf")
+    return float(norm)
+
+
+def dual(norm: float) -> float:
+    """Return the norm dual to `norm`: 1 and inf swap, 2 is its own.
+
+    >>> dual(1), dual(2), dual(math.inf)
+    (inf, 2.0, 1.0)
+    """
+    return {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[check_norm(norm)]
+
+
+def norm_name(norm: float) -> str:
+    """Return how the norm is written in sentences: l1, l2 or linf."""
+    return "linf" if math.isinf(norm) else f"l{norm:g}"
+
+
+@dataclass(frozen=True)
+class Ball:
+    """All points within `radius` of `center` in `norm`.
+
+    Attributes:
+        center: One input without batch dimension.
+        radius: In input units, at least 0.
+        norm: 1, 2 or inf.
+    """
+
+    center: Tensor
+    radius: float
+    norm: float = 2.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        if not (math.isfinite(self.radius) and self.radius >= 0):
+            raise InvalidInput("radius", self.radius, "a finite number, at least 0")
+        if not torch.isfinite(self.center).all():
+            raise InvalidInput("center", "values that are not finite", "finite values")
+
+
+@dataclass(frozen=True)
+class Box:
+    """All points between `low` and `high`, entry by entry.
+
+    Attributes:
+        low: One input without batch dimension.
+        high: Same shape, nowhere below `low`.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __post_init__(self) -> None:
+        if self.low.shape != self.high.shape:
+            raise InvalidInput("high", tuple(self.high.shape), f"shape {tuple(self.low.shape)}")
+        if not bool((self.low <= self.high).all()):
+            raise InvalidInput("high", "values below low (or NaN)", "low <= high everywhere")
+
+
+Region = Ball | Box
+
+
+class Outcome(enum.Enum):
+    """How a bracket ended; the value is the sentence for people."""
+
+    CLOSED = "the bracket is within the tolerance"
+    BUDGET_SPENT = "the time was spent before the bracket was within the tolerance"
+    EXHAUSTED = "every method that applies has run; more time would not narrow the bracket"
+    UNBOUNDED = "no finite constant can be proved on the whole region"
+    INTERRUPTED = "interrupted; the bracket is the best found until then"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistical estimate with its interval.
+
+    Attributes:
+        value: The estimate.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        level: Nominal coverage of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+    def __format__(self, spec: str) -> str:
+        spec = spec or ".3g"
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"

@@ -1,0 +1,309 @@
+"""Volatility: the exact cases of the design, intervals, invariances, results and refusals."""
+
+import errno
+import json
+import math
+
+import pytest
+import torch
+
+from holdfast.continuity.volatility import LEVEL, QUANTILE, measure
+from holdfast.errors import InvalidInput
+
+# Case E1: three points with probabilities 1/2, 1/4, 1/4 as four rows. Pairs of a row with itself
+# weigh nothing, so means over independent pairs are (n - 1) / n of the means over different rows.
+E1_STATES = torch.tensor([[0.0], [0.0], [1.0], [3.0]])
+E1_LOSSES = torch.tensor([0.0, 0.0, 1.0, 0.5])
+E1_LABELS = torch.tensor([0, 0, 1, 1])
+
+
+def one_layer(states, losses, labels=None, **options):
+    labels = torch.zeros(len(losses)) if labels is None else labels
+    return measure({"layer": states}, losses, labels, **options)
+
+
+def sample(n=30, width=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(n, width, generator=generator, dtype=torch.float64)
+    losses = torch.rand(n, generator=generator, dtype=torch.float64)
+    return states, losses, torch.randint(2, (n,), generator=generator)
+
+
+@pytest.mark.parametrize("copies", [1, 5])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 31 / 96), ({"clip": 2.0}, 19 / 96), ({"kernel": "one_plus"}, 17 / 96)],
+)
+def test_three_points_with_weights(copies, options, expected):
+    rows = (E1_STATES, E1_LOSSES, E1_LABELS)
+    repeated = (t.repeat(copies, *[1] * (t.ndim - 1)) for t in rows)
+    knowledge = one_layer(*repeated, **options)
+    n = 4 * copies
+    assert knowledge.volatility["layer"].value * (n - 1) / n == pytest.approx(expected, rel=1e-12)
+
+
+def test_three_points_one_by_one():
+    knowledge = one_layer(E1_STATES, E1_LOSSES, E1_LABELS)
+    pointwise = knowledge.pointwise["layer"] * 3 / 4
+    assert pointwise.tolist() == pytest.approx([7 / 24, 7 / 24, 9 / 16, 7 / 48])
+    one_sided = knowledge.one_sided["layer"] * 3 / 4
+    assert one_sided.tolist() == pytest.approx([7 / 24, 7 / 24, 0, 1 / 16])
+    assert one_sided.mean().item() == pytest.approx(31 / 192)
+    assert knowledge.collisions["layer"] == pytest.approx(1 / 6)
+    # Same label: (0,0) weighs 0 and (1,3) weighs 1/4; other: 1, 1, 1/6, 1/6.
+    assert knowledge.same_label["layer"].value == pytest.approx(1 / 8)
+    assert knowledge.other_label["layer"].value == pytest.approx(7 / 12)
+
+
+@pytest.mark.parametrize("copies", [1, 20])
+def test_the_two_points_of_the_papers_counterexample(copies):
+    """States 0 and 1 with losses 0 and 1: eps is 1/2 over independent pairs."""
+    states = torch.tensor([[0.0], [1.0]]).repeat(copies, 1)
+    n = 2 * copies
+    volatility = one_layer(states, states[:, 0]).volatility["layer"]
+    assert volatility.value * (n - 1) / n == pytest.approx(1 / 2)
+
+
+def test_constant_slope():
+    """Case E2: h = 2x, L = x gives 1/2 for every pair, hence without any spread."""
+    x = torch.rand(300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    knowledge = one_layer(2 * x[:, None], x)
+    estimate = knowledge.volatility["layer"]
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert torch.allclose(knowledge.pointwise["layer"], torch.tensor(0.5).double())
+    assert knowledge.normalised["layer"].value == pytest.approx(
+        torch.pdist(x[:, None]).mean().item()
+    )
+
+
+def within(estimate, expected, errors=4.0):
+    """Whether the value is within so many standard errors, and these are no more than 20 %."""
+    error = (estimate.high - estimate.value) / QUANTILE
+    return abs(estimate.value - expected) < errors * error < errors * 0.2 * expected
+
+
+TAU = 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"clip": TAU}, 1 - TAU + TAU**2 / 3), ({"kernel": "one_plus"}, 3 - 4 * math.log(2))],
+)
+def test_clipped_and_shifted_kernels_converge(options, expected):
+    """Case E2 with a = b = 1: x uniform on [0, 1], h = L = x."""
+    x = torch.rand(1500, generator=torch.Generator().manual_seed(1))
+    assert within(one_layer(x[:, None], x, **options).volatility["layer"], expected)
+
+
+def test_quadratic_loss_converges():
+    """Case E3: h = x, L = x^2: eps = 1, sigma(x) = x + 1/2, sigma+(x) = x(1-x) + (1-x^2)/2."""
+    x = torch.rand(1500, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    knowledge = one_layer(x[:, None], x.square())
+    assert within(knowledge.volatility["layer"], 1.0)
+    assert torch.allclose(knowledge.pointwise["layer"], x + 0.5, atol=0.05)
+    one_sided = x * (1 - x) + (1 - x.square()) / 2
+    assert torch.allclose(knowledge.one_sided["layer"], one_sided, atol=0.05)
+
+
+def test_independent_losses_converge():
+    """Case E4 in 8 dimensions, where the variance is finite."""
+    generator = torch.Generator().manual_seed(3)
+    states = torch.randn(1500, 8, generator=generator)
+    losses = torch.randint(2, (1500,), generator=generator)
+    expected = math.gamma(7 / 2) / (4 * math.gamma(4))
+    assert within(one_layer(states, losses).volatility["layer"], expected)
+
+
+def brute_interval(tensors, read, **options):
+    """Return the jackknife interval by measuring again without each row."""
+    n = len(tensors[0])
+    value = read(one_layer(*tensors, **options)).value
+    keeps = [[j for j in range(n) if j != i] for i in range(n)]
+    without = [read(one_layer(*(t[keep] for t in tensors), **options)).value for keep in keeps]
+    center = sum(without) / n
+    half = QUANTILE * math.sqrt((n - 1) / n * sum((v - center) ** 2 for v in without))
+    return max(0.0, value - half), value + half
+
+
+READS = {
+    name: (lambda knowledge, name=name: getattr(knowledge, name)["layer"])
+    for name in ("volatility", "normalised", "same_label", "other_label")
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+@pytest.mark.parametrize("options", [{}, {"clip": 1.0}, {"kernel": "one_plus"}])
+def test_intervals_are_those_of_leaving_each_row_out(read, options):
+    estimate = read(one_layer(*sample(), **options))
+    low, high = brute_interval(sample(), read, **options)
+    # The normalised one_plus takes the change of the mean distance to first order only.
+    first_order = options.get("kernel") == "one_plus" and read is READS["normalised"]
+    tolerance = 1e-3 if first_order else 1e-9
+    assert estimate.level == LEVEL
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), rel=tolerance)
+
+
+@pytest.mark.parametrize("kernel", ["inverse", "one_plus"])
+def test_intervals_cover_at_their_level(kernel):
+    """Normalised volatility of h = x, L = x^2: E[x + x'] E|x - x'| = 1/3 for the inverse."""
+    if kernel == "inverse":
+        truth = 1 / 3
+    else:  # a million independent pairs
+        x, y = torch.rand(2, 10**6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        truth = ((x**2 - y**2).abs() / (1 + 3 * (x - y).abs())).mean().item()
+    hits = 0
+    for seed in range(150):
+        x = torch.rand(50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        estimate = one_layer(x[:, None], x.square(), kernel=kernel).normalised["layer"]
+        hits += estimate.low <= truth <= estimate.high
+    # 95 % of 150 is 142.5 with a standard deviation of 2.7; 126 is six of these below.
+    assert hits >= 126
+
+
+@pytest.mark.parametrize("kernel", ["inverse", "one_plus"])
+@pytest.mark.parametrize("scale", [1e-5, 7.0, 1e6])
+def test_normalised_does_not_change_when_a_layer_is_rescaled(kernel, scale):
+    states, losses, labels = sample()
+    plain = one_layer(states, losses, labels, kernel=kernel)
+    scaled = one_layer(scale * states, losses, labels, kernel=kernel)
+    assert READS["normalised"](scaled).value == pytest.approx(READS["normalised"](plain).value)
+    assert READS["normalised"](scaled).high == pytest.approx(READS["normalised"](plain).high)
+    assert READS["volatility"](scaled).value != pytest.approx(READS["volatility"](plain).value)
+
+
+def test_normalised_one_plus_divides_by_the_mean_distance():
+    states, losses, labels = sample()
+    unit = states / torch.pdist(states).mean()
+    normalised = one_layer(states, losses, labels, kernel="one_plus").normalised["layer"]
+    assert normalised.value == pytest.approx(
+        one_layer(unit, losses, labels, kernel="one_plus").volatility["layer"].value
+    )
+
+
+def test_layers_are_measured_apart_and_ranked():
+    states, losses, labels = sample()
+    along = losses[:, None, None] * torch.ones(1, 4, 2)
+    knowledge = measure({"a.0": along, "b": states.float()}, losses, labels)
+    assert knowledge.layers == ("a.0", "b")
+    assert knowledge.volatility["a.0"].value == pytest.approx(1 / math.sqrt(8))
+    assert knowledge.volatility["b"].value == pytest.approx(
+        one_layer(states, losses, labels).volatility["layer"].value, rel=1e-4
+    )
+    by_value = sorted(knowledge.layers, key=lambda layer: knowledge.normalised[layer].value)
+    assert knowledge.rank() == by_value[::-1]
+
+
+def test_ties_rank_in_execution_order():
+    states, losses, labels = sample()
+    twins = measure({"z": states, "a": states.clone()}, losses, labels)
+    assert twins.rank() == ["z", "a"]
+
+
+def test_worst_rows_come_first():
+    knowledge = one_layer(E1_STATES, E1_LOSSES, E1_LABELS)
+    pointwise = knowledge.pointwise["layer"].tolist()
+    assert knowledge.worst("layer", 3) == [(i, pointwise[i]) for i in (2, 0, 1)]
+    assert len(knowledge.worst("layer")) == 4
+    with pytest.raises(InvalidInput, match="did you mean 'layer'"):
+        knowledge.worst("layers")
+    with pytest.raises(InvalidInput, match="k: got 0"):
+        knowledge.worst("layer", 0)
+
+
+@pytest.mark.parametrize("kernel", ["inverse", "one_plus"])
+def test_equal_states_collide_and_say_so(kernel):
+    knowledge = one_layer(torch.ones(5, 2), torch.arange(5.0), kernel=kernel)
+    normalised = knowledge.normalised["layer"]
+    assert (normalised.value, normalised.low, normalised.high) == (0, 0, 0)
+    assert knowledge.collisions["layer"] == 1
+    assert any("every pair is at distance 0" in note for note in knowledge.notes)
+    # Mean |i - j| over pairs of 0..4 is 2, and 1 + d is 1.
+    assert knowledge.volatility["layer"].value == (2 if kernel == "one_plus" else 0)
+
+
+def test_parts_without_pairs_are_empty_and_say_so():
+    alike = one_layer(E1_STATES, E1_LOSSES)
+    assert alike.other_label["layer"] is None
+    assert alike.same_label["layer"] == alike.volatility["layer"]
+    assert alike.notes == ("other_label is empty: all rows have the same label",)
+    distinct = one_layer(E1_STATES, E1_LOSSES, torch.arange(4))
+    assert distinct.same_label["layer"] is None
+    assert distinct.notes == ("same_label is empty: no two rows have the same label",)
+
+
+def test_two_rows_have_a_value_and_no_interval():
+    knowledge = one_layer(torch.tensor([[0.0], [2.0]]), torch.tensor([0.0, 1.0]))
+    estimate = knowledge.volatility["layer"]
+    assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, math.inf)
+    assert knowledge.summary()["volatility"]["layer"]["high"] is None
+    assert any("one pair" in note for note in knowledge.notes)
+
+
+def test_what_is_saved_is_strict_json_with_all_rows(tmp_path):
+    knowledge = one_layer(E1_STATES, E1_LOSSES, distance=torch.cdist)
+    path = tmp_path / "knowledge.json"
+    path.write_text("old")
+    knowledge.save(path)
+    saved = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert saved["pointwise"]["layer"] == knowledge.pointwise["layer"].tolist()
+    assert saved["one_sided"]["layer"] == knowledge.one_sided["layer"].tolist()
+    assert {key: saved[key] for key in knowledge.summary()} == knowledge.summary()
+    assert (saved["n"], saved["distance"], saved["loss"]) == (4, "cdist", "given")
+    assert saved["volatility"]["layer"]["value"] == knowledge.volatility["layer"].value
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "knowledge.json"
+    path.write_text("old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="no space"):
+        one_layer(E1_STATES, E1_LOSSES).save(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+ROWS = torch.rand(4, 2)
+NOT_FINITE = torch.tensor([[0.0, math.nan], [1, 1], [math.inf, 0], [2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (({}, E1_LOSSES, E1_LABELS), "at least one layer"),
+        (({"l": ROWS[:1]}, E1_LOSSES[:1], E1_LABELS[:1]), "N at least 2"),
+        (({"l": ROWS}, E1_LOSSES[:, None], E1_LABELS), "losses: got shape"),
+        (({"l": ROWS}, E1_LOSSES, E1_LABELS[:3]), r"labels: got shape \(3,\)"),
+        (({"k": ROWS, "l": ROWS[:3]}, E1_LOSSES, E1_LABELS), r"states\['l'\]: got shape \(3, 2\)"),
+        (({"l": ROWS[:, :0]}, E1_LOSSES, E1_LABELS), r"states\['l'\]: got shape \(4, 0\)"),
+        (({"l": NOT_FINITE}, E1_LOSSES, E1_LABELS), r"states\['l'\]: .* in 2 of 4 rows"),
+        (({"l": ROWS}, NOT_FINITE[:, 1], E1_LABELS), "losses: .* in 1 of 4 rows"),
+        (({"l": ROWS.tolist()}, E1_LOSSES, E1_LABELS), r"states\['l'\]: got list, wanted a tensor"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(InvalidInput, match=message):
+        measure(*arguments)
+
+
+def test_refusals_name_the_layer():
+    layers = {"fine": E1_STATES + 1, "zeros": E1_STATES}
+    with pytest.raises(InvalidInput, match=r"distance \(layer 'zeros'\): got 'angular' on 2 rows"):
+        measure(layers, E1_LOSSES, E1_LABELS, distance="angular")
+
+
+def test_quotients_that_overflow_are_refused():
+    tiny = torch.tensor([[0.0], [1e-310], [1.0]], dtype=torch.float64)
+    with pytest.raises(InvalidInput, match=r"clip \(layer 'layer'\).*overflow"):
+        one_layer(tiny, torch.tensor([0.0, 1.0, 2.0]), distance="manhattan")
+    clipped = one_layer(tiny, torch.tensor([0.0, 1.0, 2.0]), distance="manhattan", clip=1e-3)
+    assert math.isfinite(clipped.volatility["layer"].value)
+
+
+def test_layers_of_one_number_per_row_are_measured():
+    flat = measure({"layer": E1_STATES[:, 0]}, E1_LOSSES, E1_LABELS)
+    assert flat.volatility == one_layer(E1_STATES, E1_LOSSES, E1_LABELS).volatility

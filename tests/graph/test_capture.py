@@ -1,0 +1,257 @@
+"""Capture: what is taken, what is folded, and what is refused with which words."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.nets import MaxMin, Residual
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import holdfast
+from holdfast.errors import InvalidInput, Unsupported
+from holdfast.graph.capture import check_unchanged
+from holdfast.graph.walk import hidden_states, run
+
+
+def module_of(function) -> nn.Module:
+    class Wrapped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    return Wrapped().eval()
+
+
+def ops(graph: holdfast.Graph) -> list[str]:
+    return [node.title for node in graph.nodes if node.op != "input"]
+
+
+def test_graph_executes_like_the_model_at_any_batch_size() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, padding_mode="circular"),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+    ).eval()
+    graph = holdfast.capture(model, torch.randn(1, 3, 8, 8))
+    assert ops(graph) == ["conv", "batch_norm", "relu", "reshape", "linear"]
+    for rows in (1, 2, 7):
+        x = torch.randn(rows, 3, 8, 8)
+        torch.testing.assert_close(run(graph, x), model(x))
+
+
+def test_layers_are_module_paths_in_execution_order() -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential()
+    model.add_module("first", nn.Linear(4, 4))
+    model.add_module("act", relu)
+    model.add_module("block", Residual(nn.Linear(4, 4), relu))
+    graph = holdfast.capture(model, torch.zeros(1, 4))
+    assert graph.leaf_layers == ("first", "act", "block.body.0", "block.body.1", "block")
+    x = torch.randn(3, 4)
+    output, states = hidden_states(graph, x, ["first", "block"])
+    torch.testing.assert_close(states["first"], model.first(x))
+    torch.testing.assert_close(output, model(x))
+    torch.testing.assert_close(states["block"], output)
+
+
+def test_a_module_used_twice_gives_two_layers() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.shared(self.shared(x))
+
+    graph = holdfast.capture(Twice().eval(), torch.zeros(1, 3))
+    assert ops(graph) == ["linear", "linear"]
+    assert graph.leaf_layers == ("shared", "shared@1")
+
+
+def test_what_the_input_does_not_reach_becomes_a_constant() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        parametrizations.spectral_norm(nn.Linear(4, 4)),
+        parametrizations.orthogonal(nn.Linear(4, 4)),
+        parametrizations.weight_norm(nn.Linear(4, 2)),
+    ).eval()
+    graph = holdfast.capture(model, torch.zeros(1, 4))
+    assert ops(graph) == ["linear"] * 3
+    weight = graph.nodes[2].params["weight"]
+    torch.testing.assert_close(weight @ weight.T, torch.eye(4), atol=1e-5, rtol=0)
+
+
+def test_positions_and_tokens_that_follow_the_batch_are_constants() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.ones(1, 1, 3))
+            self.position = nn.Parameter(torch.randn(1, 5, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1)
+            return x + self.position
+
+    graph = holdfast.capture(Positions().eval(), torch.zeros(1, 4, 3))
+    assert ops(graph) == ["constant", "cat", "shift"]
+
+
+def test_maxmin_becomes_one_sort() -> None:
+    graph = holdfast.capture(MaxMin().eval(), torch.zeros(1, 6))
+    assert "sort" in ops(graph)
+    assert not {"maximum", "minimum"} & set(ops(graph))
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(run(graph, x), MaxMin()(x))
+
+
+def test_keyword_inputs_and_a_fixed_mask() -> None:
+    class Masked(nn.Module):
+        def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+            return values * mask
+
+    example = {"values": torch.zeros(2, 3), "mask": torch.ones(2, 3, dtype=torch.int64)}
+    graph = holdfast.capture(Masked().eval(), example)
+    assert graph.perturbed_input.name == "values"
+    assert [node.perturbed for node in graph.inputs] == [True, False]
+
+
+def test_token_models_run_but_have_no_distance() -> None:
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2)).eval()
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    graph = holdfast.capture(model, ids)
+    torch.testing.assert_close(run(graph, ids), model(ids))
+    with pytest.raises(Unsupported, match="no floating-point input"):
+        _ = graph.perturbed_input
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), ["1: Dropout: training mode", "eval()"]),
+        (nn.Sequential(nn.BatchNorm1d(4)), ["0: BatchNorm1d: training mode"]),
+        (module_of(lambda x: F.dropout(x, 0.5, training=True)), ["draws random numbers"]),
+        (module_of(lambda x: x * torch.rand(4)), ["draws random numbers"]),
+        (module_of(lambda x: x if x.sum() > 0 else -x), ["control flow", "torch.where"]),
+        (module_of(lambda x: x - x.mean(0)), ["a row alone differs"]),
+        (module_of(lambda x: x / x.shape[0]), ["replay"]),
+        (module_of(lambda x: F.batch_norm(x, None, None, training=True)), ["of the batch"]),
+        (module_of(lambda x: {"a": x, "b": 2 * x}), ["2 results", "logits alone"]),
+        (module_of(lambda x: torch.ones(x.shape[0], 2)), ["does not depend on the input"]),
+        (module_of(lambda x: x.reshape(3, 4) * 2), ["batch"]),
+    ],
+)
+def test_refusals_say_what_and_how_to_go_on(model: nn.Module, words: list[str]) -> None:
+    with pytest.raises(Unsupported) as refusal:
+        holdfast.capture(model, torch.randn(2, 4))
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_every_obstacle_is_named_at_once() -> None:
+    model = nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.2))
+    with pytest.raises(Unsupported) as refusal:
+        holdfast.capture(model, torch.zeros(2, 2))
+    assert [obstacle.path for obstacle in refusal.value.obstacles] == ["0", "2", "3"]
+    assert model.training, "the user's model must stay as it was"
+
+
+def test_state_that_the_forward_pass_writes_is_refused() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen += 1
+            return x * 2
+
+    class Attribute(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x * 2
+
+    for model, word in ((Counter(), "seen: state"), (Attribute(), "changes an attribute")):
+        with pytest.raises(Unsupported, match=word):
+            holdfast.capture(model.eval(), torch.zeros(1, 3))
+
+
+def test_weights_must_be_finite_and_of_full_precision() -> None:
+    broken = nn.Linear(2, 2)
+    broken.weight.data[0, 0] = float("nan")
+    with pytest.raises(Unsupported, match="weight: weights: holds NaN"):
+        holdfast.capture(broken, torch.zeros(1, 2))
+    with pytest.raises(Unsupported, match="stored as bfloat16"):
+        holdfast.capture(nn.Linear(2, 2).bfloat16(), torch.zeros(1, 2))
+    negative = nn.BatchNorm1d(2).eval()
+    negative.running_var[0] = -1.0
+    with pytest.raises(Unsupported, match="variance below zero"):
+        holdfast.capture(negative, torch.zeros(1, 2))
+
+
+def test_weights_that_change_after_capture_are_noticed() -> None:
+    model = nn.Linear(2, 2)
+    graph = holdfast.capture(model, torch.zeros(1, 2))
+    check_unchanged(graph, model)
+    before = run(graph, torch.ones(1, 2))
+    model.weight.data[0, 0] += 1e-7
+    with pytest.raises(Unsupported, match="changed after"):
+        check_unchanged(graph, model)
+    assert torch.equal(before, run(graph, torch.ones(1, 2))), "the graph keeps its own weights"
+
+
+def test_hooks_are_seen() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].register_forward_hook(lambda module, args, output: output * 100)
+    graph = holdfast.capture(model.eval(), torch.zeros(1, 2))
+    assert ops(graph) == ["linear", "scale"]
+
+
+def test_unknown_ops_are_kept_with_their_path_and_line() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.erfinv(x.clamp(-0.5, 0.5))
+
+    model = nn.Sequential()
+    model.add_module("odd", Odd())
+    graph = holdfast.capture(model.eval(), torch.zeros(1, 2))
+    x = torch.rand(3, 2)
+    torch.testing.assert_close(run(graph, x), model(x))
+    node = graph.nodes[-1]
+    assert (node.title, node.path) == ("aten.erfinv.default", "odd")
+    assert "test_capture.py" in node.source
+
+
+def test_cut_gives_two_parts_that_compose() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Residual(nn.Linear(4, 4)), nn.Linear(4, 2))
+    graph = holdfast.capture(model.eval(), torch.zeros(1, 3))
+    x = torch.randn(5, 3)
+    for layer in graph.leaf_layers:
+        if layer == "2.body.0":
+            with pytest.raises(Unsupported, match="leads round it"):
+                graph.cut(layer)
+            continue
+        front, back = graph.cut(layer)
+        torch.testing.assert_close(run(back, run(front, x)), run(graph, x))
+    with pytest.raises(InvalidInput, match="did you mean '2'"):
+        graph.cut("22")
+
+
+@pytest.mark.parametrize(
+    "example", [torch.zeros(0, 3), torch.tensor(1.0), [1.0], {"x": torch.zeros(0)}]
+)
+def test_examples_that_are_no_batch(example) -> None:
+    with pytest.raises(InvalidInput, match="at least one row"):
+        holdfast.capture(nn.Linear(3, 2), example)
+
+
+def test_rows_must_agree_across_keyword_inputs() -> None:
+    with pytest.raises(InvalidInput, match="same number of rows"):
+        holdfast.capture(nn.Linear(3, 2), {"a": torch.zeros(1, 3), "b": torch.zeros(2, 3)})

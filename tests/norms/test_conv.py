@@ -1,0 +1,93 @@
+"""The convolution bound against the dense operator, for every geometry."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from holdfast.graph.ops import ConvGeometry, conv, conv_transpose
+from holdfast.norms.conv import conv_transpose_upper, conv_upper
+
+
+def dense(function, channels: int, size: list[int]) -> torch.Tensor:
+    """Write an operator out as a matrix, column by column: the slow reference."""
+    count = channels * math.prod(size)
+    basis = torch.eye(count, dtype=torch.float64).reshape(count, channels, *size)
+    return function(basis).flatten(1).T
+
+
+@st.composite
+def convolutions(draw, modes=("constant", "circular", "reflect", "replicate")):
+    rank = draw(st.integers(1, 2))
+    groups = draw(st.sampled_from([1, 1, 2]))
+    channels = groups * draw(st.integers(1, 2))
+    out = groups * draw(st.integers(1, 2))
+    kernel = [draw(st.integers(1, 3)) for _ in range(rank)]
+    geometry = ConvGeometry(
+        tuple(draw(st.integers(1, 3)) for _ in range(rank)),
+        tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(rank)),
+        tuple(draw(st.integers(1, 2)) for _ in range(rank)),
+        groups,
+        draw(st.sampled_from(modes)),
+    )
+    size = [draw(st.integers(4, 7)) for _ in range(rank)]
+    fits = zip(size, geometry.pads, kernel, geometry.dilation, strict=True)
+    assume(all(n + sum(pads) > (k - 1) * d for n, pads, k, d in fits))
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    weight = torch.randn(out, channels // groups, *kernel, dtype=torch.float64)
+    return weight, geometry, size, channels
+
+
+@given(convolutions())
+def test_never_below_the_dense_operator(case) -> None:
+    weight, geometry, size, channels = case
+    matrix = dense(lambda x: conv(x, weight, None, geometry), channels, size)
+    assert conv_upper(weight, geometry, size) >= float(torch.linalg.matrix_norm(matrix, 2))
+
+
+@given(convolutions(modes=("constant",)))
+def test_transposed_never_below_the_dense_operator(case) -> None:
+    weight, geometry, size, _ = case
+    pads = tuple((low, low) for low, _ in geometry.pads)
+    geometry = ConvGeometry(geometry.stride, pads, geometry.dilation, geometry.groups)
+    channels = weight.shape[0]
+    grown = zip(size, geometry.stride, pads, weight.shape[2:], geometry.dilation, strict=True)
+    assume(all((n - 1) * s - 2 * low + (k - 1) * d >= 0 for n, s, (low, _), k, d in grown))
+    matrix = dense(lambda x: conv_transpose(x, weight, None, geometry), channels, size)
+    x = torch.zeros(1, channels, *size, dtype=torch.float64)
+    spatial = list(conv_transpose(x, weight, None, geometry).shape[2:])
+    bound = conv_transpose_upper(weight, geometry, spatial)
+    assert bound >= float(torch.linalg.matrix_norm(matrix, 2))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("size", "cost"), [(16, 0.02), (24, 0.01)])
+def test_zero_padding_costs_a_percent(stride: int, size: int, cost: float) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, 4, 3, 3, dtype=torch.float64)
+    geometry = ConvGeometry((stride, stride), ((1, 1), (1, 1)), (1, 1))
+    matrix = dense(lambda x: conv(x, weight, None, geometry), 4, [size, size])
+    true = float(torch.linalg.eigvalsh(matrix @ matrix.T)[-1]) ** 0.5
+    assert conv_upper(weight, geometry, [size, size]) <= (1 + cost) * true
+
+
+def test_circular_padding_is_exact() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(3, 2, 5, 5, dtype=torch.float64)
+    geometry = ConvGeometry((1, 1), ((2, 2), (2, 2)), (1, 1), mode="circular")
+    matrix = dense(lambda x: conv(x, weight, None, geometry), 2, [8, 8])
+    true = float(torch.linalg.matrix_norm(matrix, 2))
+    assert true <= conv_upper(weight, geometry, [8, 8]) <= true * (1 + 1e-10)
+
+
+def test_reshaped_kernel_is_no_bound() -> None:
+    """Trap T6: the norm of the reshaped kernel is below the operator's."""
+    torch.manual_seed(0)
+    weight = torch.randn(8, 1, 3, 3, dtype=torch.float64)
+    geometry = ConvGeometry((1, 1), ((1, 1), (1, 1)), (1, 1))
+    matrix = dense(lambda x: conv(x, weight, None, geometry), 1, [8, 8])
+    true = float(torch.linalg.matrix_norm(matrix, 2))
+    assert float(torch.linalg.matrix_norm(weight.flatten(1), 2)) < 0.9 * true
+    assert conv_upper(weight, geometry, [8, 8]) >= true

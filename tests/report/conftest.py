@@ -1,0 +1,242 @@
+"""An audit as the demo writes it: a plain net and one trained with a bounded constant."""
+
+import math
+import random
+from typing import Any
+
+import pytest
+
+FONT = {
+    0: "01110 10001 10001 10001 10001 10001 01110",
+    1: "00100 01100 00100 00100 00100 00100 01110",
+    2: "01110 10001 00001 00110 01000 10000 11111",
+    3: "01110 10001 00001 00110 00001 10001 01110",
+    4: "00010 00110 01010 10010 11111 00010 00010",
+    5: "11111 10000 11110 00001 00001 10001 01110",
+    6: "00110 01000 10000 11110 10001 10001 01110",
+    7: "11111 00001 00010 00100 01000 01000 01000",
+    8: "01110 10001 10001 01110 10001 10001 01110",
+    9: "01110 10001 10001 01111 00001 00010 01100",
+}
+ROWS = 360
+EPSILON = 0.25
+
+
+def digit(label: int, seed: int) -> list[float]:
+    """A noisy 8 x 8 picture of a digit, values in [0, 1]."""
+    noise = random.Random(seed)
+    pixels = [[0.05 * noise.random() for _ in range(8)] for _ in range(8)]
+    for y, line in enumerate(FONT[label].split()):
+        for x, bit in enumerate(line):
+            if bit == "1":
+                pixels[y][x + 1] = 0.65 + 0.35 * noise.random()
+    return [round(value, 3) for line in pixels for value in line]
+
+
+def curve(scale: float, clean: float, widest: float) -> list[dict[str, Any]]:
+    """Share proved against radius, falling smoothly from the clean accuracy to zero."""
+    points = []
+    for step in range(41):
+        radius = widest * step / 40
+        proved = int(ROWS * clean * math.exp(-((radius / scale) ** 2.2)))
+        points.append({"radius": radius, "proved": proved / ROWS, "count": proved})
+    return points
+
+
+def answers(radii: list[float], seed: int) -> list[dict[str, Any]]:
+    labels = [(seed + 3 * place) % 10 for place in range(len(radii))]
+    return [
+        {
+            "row": (seed * 37 + 41 * place) % ROWS,
+            "label": label,
+            "predicted": label if place or seed > 5 else (label + 5) % 10,
+            "radius": radius,
+            "margin": 30 * radius,
+            "pixels": digit(label, seed * 100 + place),
+        }
+        for place, (label, radius) in enumerate(zip(labels, radii, strict=True))
+    ]
+
+
+def estimates(values: list[float], spread: float) -> dict[str, dict[str, float]]:
+    return {
+        str(layer): {
+            "value": v,
+            "low": v * (1 - spread),
+            "high": v * (1 + spread),
+            "level": 0.95,
+        }
+        for layer, v in enumerate(values)
+    }
+
+
+def knowledge(values: list[float]) -> dict[str, Any]:
+    scales = [2.6, 3.4, 5.2, 7.9, 11.0]
+    raw = [value / scale for value, scale in zip(values, scales, strict=True)]
+    return {
+        "loss": "cross_entropy",
+        "distance": "euclidean",
+        "n": ROWS,
+        "layers": [str(layer) for layer in range(5)],
+        "volatility": estimates(raw, 0.16),
+        "normalised": estimates(values, 0.14),
+        "same_label": {str(layer): 0.6 * value for layer, value in enumerate(raw)},
+        "other_label": {str(layer): 1.05 * value for layer, value in enumerate(raw)},
+        "collisions": {str(layer): 0.0 for layer in range(5)},
+        "worst": {
+            str(layer): [
+                {
+                    "row": 11 * layer + 23 * place,
+                    "value": 4.1 * value / (1 + 0.2 * place),
+                    "label": (layer + 7 * place) % 10,
+                    "pixels": digit((layer + 7 * place) % 10, layer + place),
+                }
+                for place in range(6)
+            ]
+            for layer, value in enumerate(values)
+        },
+        "statement": "Averages over all pairs of the 360 inputs; the intervals hold for inputs "
+        "drawn like these, each layer on its own.",
+    }
+
+
+def trace(upper: list[float], lower: list[float]) -> list[dict[str, Any]]:
+    """Bounds as they come in: upper bounds early, lower bounds again and again."""
+    steps = [
+        {"seconds": 0.08 + 0.9 * i, "side": "upper", "value": v, "method": "gain"}
+        for i, v in enumerate(upper)
+    ] + [
+        {"seconds": 0.15 + 0.33 * i, "side": "lower", "value": v, "method": "gradient ascent"}
+        for i, v in enumerate(lower)
+    ]
+    return sorted(steps, key=lambda step: step["seconds"])
+
+
+def layers(gains: list[float]) -> list[dict[str, Any]]:
+    ops = ["linear", "relu", "linear", "relu", "linear"]
+    return [
+        {"path": str(i), "op": op, "gain": gain}
+        for i, (op, gain) in enumerate(zip(ops, gains, strict=True))
+    ]
+
+
+ASSUMPTIONS = [
+    "The bound holds on the whole input space.",
+    "Layer norms are singular values, bounded from above in float64 with outward rounding.",
+]
+
+
+def plain() -> dict[str, Any]:
+    return {
+        "name": "digits-plain",
+        "description": "Two hidden layers of 128 units, trained with cross entropy and Adam.",
+        "model": "demo:digits-plain",
+        "parameters": 26122,
+        "fingerprint": "3b1d9a4c" * 8,
+        "accuracy": 0.975,
+        "lipschitz": {
+            "lower": 27.1,
+            "upper": 35.2,
+            "ratio": 1.299,
+            "lower_by": "Jacobian at data points, then gradient ascent",
+            "upper_by": "product of layer gains",
+            "outcome": "BUDGET_SPENT",
+            "advice": "More seconds may narrow the bracket; the upper bound moved last at 1.88 s.",
+            "seconds": 3.1,
+            "trace": trace([61.0, 44.0, 35.2], [14.2, 19.5, 22.8, 24.9, 26.0, 26.7, 27.0, 27.1]),
+            "layers": layers([5.21, 1.0, 4.02, 1.0, 2.914]),
+            "assumptions": list(ASSUMPTIONS),
+        },
+        "certificates": {
+            "method": "global",
+            "semantics": "real",
+            "guarantee": "No input within the radius of a row, in l2, changes that row's answer.",
+            "clean_accuracy": 0.975,
+            "verified_accuracy": 0.0,
+            "median_radius": 0.0712,
+            "reasons": {"certified": 351, "misclassified": 9},
+            "curve": curve(0.085, 0.975, 0.25),
+            "least": answers([0.00104 * (1 + k) for k in range(8)], 3),
+            "most": answers([0.171 - 0.004 * k for k in range(8)], 6),
+        },
+        "knowledge": knowledge([1.42, 1.61, 2.05, 1.58, 0.93]),
+    }
+
+
+def bounded() -> dict[str, Any]:
+    return {
+        "name": "digits-bounded",
+        "description": "The same shape, each layer kept at gain 1 while it was trained.",
+        "model": "demo:digits-bounded",
+        "parameters": 26122,
+        "fingerprint": "9f00e2d7" * 8,
+        "accuracy": 0.9611,
+        "lipschitz": {
+            "lower": 1.37,
+            "upper": 1.46,
+            "ratio": 1.0657,
+            "lower_by": "Jacobian at data points, then gradient ascent",
+            "upper_by": "product of layer gains",
+            "outcome": "EXHAUSTED",
+            "advice": "Every method that applies has run.",
+            "seconds": 2.6,
+            "trace": trace([1.9, 1.52, 1.46], [0.71, 1.02, 1.2, 1.31, 1.35, 1.37]),
+            "layers": layers([1.0, 1.0, 1.0, 1.0, 1.46]),
+            "assumptions": list(ASSUMPTIONS),
+        },
+        "certificates": {
+            "method": "global",
+            "semantics": "real",
+            "guarantee": "No input within the radius of a row, in l2, changes that row's answer.",
+            "clean_accuracy": 0.9611,
+            "verified_accuracy": 0.7306,
+            "median_radius": 0.388,
+            "reasons": {"certified": 346, "misclassified": 14},
+            "curve": curve(0.46, 0.9611, 1.1),
+            "least": answers([0.0113 * (1 + k) for k in range(8)], 4),
+            "most": answers([0.912 - 0.013 * k for k in range(8)], 8),
+        },
+        "knowledge": knowledge([1.12, 1.18, 1.29, 1.22, 0.88]),
+    }
+
+
+def example() -> dict[str, Any]:
+    """A whole audit of two models."""
+    return {
+        "format": 1,
+        "holdfast": "0.1.0",
+        "created": "2026-11-23T14:00:00+00:00",
+        "seconds": 21.4,
+        "command": "holdfast audit --out runs/demo --norm 2 --epsilon 0.25",
+        "norm": "l2",
+        "epsilon": EPSILON,
+        "data": {
+            "name": "demo:digits",
+            "rows": ROWS,
+            "classes": 10,
+            "shape": [64],
+            "image": [8, 8],
+            "range": [0.0, 1.0],
+            "sha256": "c0ffee42" * 8,
+        },
+        "subjects": [plain(), bounded()],
+        "versions": {"python": "3.11.7", "torch": "2.13.0+cpu", "numpy": "2.3.1"},
+        "machine": "2 cores, Linux x86_64",
+        "seeds": {"lipschitz": 0, "knowledge": 0},
+        "citations": [
+            {
+                "key": "sun2024knowledge",
+                "bibtex": "@inproceedings{sun2024knowledge,\n"
+                "  title     = {Achieving Domain-Independent Certified Robustness via "
+                "Knowledge Continuity},\n"
+                "  author    = {Sun, Alan and Ma, Chiyu and Ge, Kenneth and "
+                "Vosoughi, Soroush},\n"
+                "  booktitle = {NeurIPS},\n  year      = {2024}\n}",
+            }
+        ],
+    }
+
+
+@pytest.fixture
+def audit() -> dict[str, Any]:
+    return example()

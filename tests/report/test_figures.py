@@ -1,0 +1,147 @@
+"""The figures: what they show, in which order, and that names are only ever data."""
+
+import json
+
+import pytest
+
+from holdfast.report import figures as fig
+from holdfast.report import marks
+from holdfast.report.reading import finished
+
+
+def layers_of(spec):
+    return spec["layer"]
+
+
+def rows_of(spec):
+    """Every row of every data set of a specification."""
+    found = [row for rows in spec.get("datasets", {}).values() for row in rows]
+
+    def walk(node):
+        if isinstance(node, dict):
+            if isinstance(node.get("data"), dict):
+                found.extend(node["data"].get("values", ()))
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(spec)
+    return found
+
+
+def test_every_figure_is_drawn_responsive_and_described(audit):
+    specs = fig.figures(audit)
+    assert list(specs) == ["bracket", "gains", "reach", "volatility"]
+    for spec in specs.values():
+        assert spec["width"] == "container"
+        assert "digits-plain" in spec["description"] and "digits-bounded" in spec["description"]
+        json.dumps(spec, allow_nan=False)
+
+
+def test_specs_hold_no_colours_and_no_addresses(audit):
+    text = json.dumps([{**s, "$schema": ""} for s in fig.figures(audit).values()])
+    assert "http" not in text and "#" not in text and "scheme" not in text
+
+
+def test_every_model_has_its_colour_and_its_marker_in_every_figure(audit):
+    for spec in fig.figures(audit).values():
+        encodings = [layer["encoding"] for layer in layers_of(spec)]
+        shapes = [e["shape"] for e in encodings if "shape" in e]
+        colours = [e["color"] for e in encodings if "color" in e]
+        assert {tuple(c["scale"]["domain"]) for c in (*shapes, *colours)} == {("s0", "s1")}
+        assert all(shape["scale"]["range"][:2] == ["circle", "square"] for shape in shapes)
+
+
+def test_a_model_keeps_its_key_when_another_one_was_refused(audit):
+    audit["subjects"][0]["certificates"] = {"refused": "no gain is known"}
+    rows = rows_of(fig.reach(audit))
+    assert {row["series"] for row in rows if "series" in row} == {"s1"}
+
+
+def test_bracket_is_monotone_and_ends_at_the_final_bounds(audit):
+    rows = [row for row in fig._bracket_rows(finished(audit, "lipschitz")[0])]
+    uppers = [row["upper"] for row in rows if row["upper"]]
+    lowers = [row["lower"] for row in rows if row["lower"]]
+    assert uppers == sorted(uppers, reverse=True) and lowers == sorted(lowers)
+    assert (rows[-1]["lower"], rows[-1]["upper"], rows[-1]["last"]) == (27.1, 35.2, True)
+    assert "1.30" in " ".join(fig.bracket(audit)["title"]["subtitle"])
+
+
+def test_bracket_without_an_upper_bound_is_still_drawn(audit):
+    for subject in audit["subjects"]:
+        subject["lipschitz"] |= {"upper": None, "ratio": None, "trace": []}
+    assert {row["upper"] for row in rows_of(fig.bracket(audit))} == {None}
+
+
+def test_repeated_layers_get_names_of_their_own(audit):
+    part = audit["subjects"][0]["lipschitz"]
+    part["layers"] = [{"path": "", "op": "relu", "gain": 1.0}] * 2
+    names = [row["layer"] for row in fig.gain_rows(finished(audit, "lipschitz")[0])]
+    assert names == ["(model) · relu", "(model) · relu (2)"]
+
+
+def test_many_layers_are_cut_to_those_with_the_largest_effect(audit):
+    part = audit["subjects"][0]["lipschitz"]
+    part["layers"] = [{"path": f"m.{i}", "op": "linear", "gain": 1.01**i} for i in range(200)]
+    rows = fig.gain_rows(finished(audit, "lipschitz")[0])
+    assert [row["path"] for row in rows] == [f"m.{i}" for i in range(200 - fig.MAX_LAYERS, 200)]
+
+
+def test_a_layer_of_gain_zero_is_listed_and_not_drawn_on_the_log_axis(audit):
+    audit["subjects"][0]["lipschitz"]["layers"][1]["gain"] = 0.0
+    assert fig.gain_rows(finished(audit, "lipschitz")[0])[1]["text"] == "0"
+    assert all(row["gain"] > 0 for row in rows_of(fig.gains(audit)) if "gain" in row)
+
+
+def test_reach_passes_through_the_verdict_and_carries_counts(audit):
+    rows = [row for row in rows_of(fig.reach(audit)) if row.get("series") == "s1"]
+    at_epsilon = [row for row in rows if row["radius"] == audit["epsilon"]]
+    assert [row["proved"] for row in at_epsilon] == [0.7306]
+    assert at_epsilon[0]["proved_text"] == "263 of 360 (73.1%)"
+    assert all(row["proved"] <= row["clean"] for row in rows)
+
+
+def test_reach_never_shows_more_than_is_proved_between_two_radii(audit):
+    lines = [
+        layer["mark"]
+        for layer in layers_of(fig.reach(audit))
+        if layer["mark"].get("style") == "curve"
+    ]
+    assert [line["interpolate"] for line in lines] == ["step-before"]
+
+
+def test_volatility_is_scale_free_by_default_and_switchable(audit):
+    spec = fig.volatility(audit)
+    (param,) = spec["params"]
+    assert (param["name"], param["value"]) == ("scale", "normalised")
+    assert {row["kind"] for row in rows_of(spec)} == {"normalised", "volatility"}
+    assert [fig.most_brittle(f) for f in finished(audit, "knowledge")] == ["2", "2"]
+
+
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        ("lipschitz", {"bracket", "gains"}),
+        ("certificates", {"reach"}),
+        ("knowledge", {"volatility"}),
+    ],
+)
+@pytest.mark.parametrize("absence", [None, {"refused": "for a reason"}, "absent"])
+def test_figures_of_absent_parts_are_absent(audit, part, missing, absence):
+    for subject in audit["subjects"]:
+        if absence == "absent":
+            del subject[part]
+        else:
+            subject[part] = absence
+    assert {"bracket", "gains", "reach", "volatility"} - set(fig.figures(audit)) == missing
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.9, 1.9), (1.0, 45.0), (1e-9, 1e9), (27.0, 55.0), (3e-5, 2.0)]
+)
+def test_log_ticks_are_few_round_and_inside(low, high):
+    ticks = marks.log_ticks(low, high)
+    assert 2 <= len(ticks) <= 6 and ticks == sorted(ticks)
+    assert all(low <= tick <= high for tick in ticks)

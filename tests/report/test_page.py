@@ -1,0 +1,180 @@
+"""The page as text: sections, escaping, policy, size, and how it is written."""
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+import sys
+
+import pytest
+
+from holdfast.errors import InvalidInput, MissingExtra
+from holdfast.report import page as page_module
+from holdfast.report import render, write_page
+
+SECTIONS = {
+    "lipschitz": ["How fast can the output change?", "Which layer stretches the most?"],
+    "certificates": ["How far can an input move?", "Which ones are close to the edge?"],
+    "knowledge": ["Where is the model's knowledge brittle?"],
+}
+
+
+def body(audit):
+    return render(audit).split("<script")[0]
+
+
+def heading(text):
+    return re.compile(rf"<h[23][^>]*>{re.escape(text)}</h")
+
+
+def test_the_page_answers_first_and_claims_last(audit):
+    html = render(audit)
+    order = [
+        html.index("73.1% of 360 test inputs provably keep the right answer"),
+        *(heading(text).search(html).start() for text in itertools.chain(*SECTIONS.values())),
+        html.index("What exactly is claimed?"),
+    ]
+    assert order == sorted(order)
+
+
+def test_the_claims_hold_what_a_reviewer_asks_for(audit):
+    claims = render(audit).split('id="claims"')[1]
+    for text in (
+        "3b1d9a4c" * 8,
+        "c0ffee42" * 8,
+        "bounded from above in float64",
+        "the exact real function of the stored weights",
+        "the time was spent before the bracket",
+        "lipschitz 0",
+        "torch 2.13.0+cpu",
+        "@inproceedings{sun2024knowledge",
+        "holdfast audit --out runs/demo",
+    ):
+        assert text in claims
+
+
+@pytest.mark.parametrize("part", sorted(SECTIONS))
+@pytest.mark.parametrize("delete", [True, False])
+def test_sections_of_absent_parts_are_absent(audit, part, delete):
+    for subject in audit["subjects"]:
+        subject[part] = None
+        if delete:
+            del subject[part]
+    html = render(audit)
+    for name, texts in SECTIONS.items():
+        for text in texts:
+            assert bool(heading(text).search(html)) == (name != part)
+    assert f'href="#{ {"lipschitz": "speed", "certificates": "edge"}.get(part, part) }"' not in html
+
+
+def test_refused_parts_show_their_reason_beside_those_that_went_well(audit):
+    audit["subjects"][0]["certificates"] = {"refused": "no rule for <cumsum>"}
+    html = render(audit)
+    assert html.count("no rule for &lt;cumsum&gt;") == 3  # next steps, section, claims
+    assert heading("How far can an input move?").search(html)
+
+
+def test_a_part_that_every_model_refused_keeps_a_section_without_figures(audit):
+    for subject in audit["subjects"]:
+        subject |= {part: {"refused": "because"} for part in SECTIONS}
+    html = render(audit)
+    assert "data-figure=" not in html.split("<script")[0]
+    assert heading("How far can an input move?").search(html)
+
+
+def test_inputs_without_pictures_are_words(audit):
+    audit["data"]["image"] = None
+    html = body(audit)
+    assert "<img" not in html and "answers 8, label 3" in html
+
+
+def test_pictures_have_alternative_texts(audit):
+    images = re.findall(r"<img [^>]*>", body(audit))
+    assert images and all('alt="Test input' in image for image in images)
+
+
+def test_json_cannot_leave_its_script():
+    hostile = {"</script>": "<!-- & \u2028 \u2029 \ud800 'quote\" -->"}
+    text = page_module.json_in_script(hostile)
+    assert not re.search("[<>&\u2028\u2029]", text) and text.isascii()
+    assert json.loads(text) == hostile
+
+
+def test_only_the_scripts_of_the_page_may_run(audit):
+    html = render(audit)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1]
+    scripts = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    allowed = re.findall("sha256-([^&']*)", policy)
+    assert len(scripts) == 2 and hashes == allowed
+    assert "default-src &#39;none&#39;" in policy or "default-src 'none'" in policy
+    assert "unsafe-eval" not in policy
+
+
+def test_scripts_cannot_end_early():
+    code = page_module._in_script('a = "</script>"; b = "</SCRIPT>"; c = "<!--";')
+    assert "</script" not in code.lower() and "<!--" not in code
+
+
+def test_the_page_is_small_and_stands_alone(audit):
+    html = render(audit)
+    assert len(html.encode()) < 2_000_000
+    assert not re.search(r"<(link|iframe|object|embed|base)\b", html.split("<script")[0])
+    assert not re.search(r'(src|href)="(?!data:image/png|#)', html.split("<script")[0])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [],
+        {"format": 2},
+        {"format": 1, "subjects": []},
+        {"format": 1, "subjects": [{"name": "a", "accuracy": float("nan")}]},
+        {"format": 1, "subjects": [{"name": {1, 2}}]},
+    ],
+)
+def test_what_is_no_audit_is_refused_by_name(broken):
+    with pytest.raises(InvalidInput, match="audit"):
+        render(broken)
+
+
+def test_writing_replaces_the_whole_file_and_leaves_nothing_else(audit, tmp_path):
+    target = tmp_path / "index.html"
+    target.write_text("old")
+    assert write_page(audit, target) == target
+    assert target.read_text(encoding="utf-8") == render(audit)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("place", ["absent/index.html", "file/index.html", "folder"])
+def test_a_path_that_cannot_be_written_is_named_and_left_alone(audit, tmp_path, place):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InvalidInput, match=r"^out: ") as caught:
+        write_page(audit, tmp_path / place)
+    assert caught.value.argument == "out"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_lone_surrogates_do_not_stop_the_page(audit, tmp_path):
+    audit["subjects"][0]["name"] = "bad \ud800 name"
+    assert "bad ? name" in write_page(audit, tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("module", "library"),
+    [
+        ("altair", "altair"),
+        ("vl_convert", "vl-convert-python"),
+        ("jinja2", "jinja2"),
+        ("PIL", "pillow"),
+    ],
+)
+def test_missing_libraries_are_named_with_their_extra(audit, monkeypatch, module, library):
+    page_module._libraries.cache_clear()
+    page_module._environment.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"{library}.*holdfast\[report\]"):
+        render(audit)

@@ -1,0 +1,86 @@
+"""Imports run only downward, every module has its floor, and files stay one idea."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "holdfast"
+
+FLOORS = {
+    "errors": 0,
+    "names": 0,
+    "documents": 0,
+    "types": 0,
+    "rounding": 0,
+    "batches": 0,
+    "versions": 0,
+    "graph": 1,
+    "norms": 1,
+    "bounds": 2,
+    "brackets": 3,
+    "continuity": 3,
+    "certificates": 4,
+    "sources": 5,
+    "run": 5,
+    "report": 6,
+    "auditing": 7,
+    "terminal": 8,
+    "cli": 9,
+    "__main__": 9,
+}
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def room(module: str) -> str:
+    """Return the part of the house that a dotted module name belongs to."""
+    return module.split(".")[1] if "." in module else "holdfast"
+
+
+def imported(path: Path) -> set[str]:
+    """Return the rooms that a file imports, at any depth of its code."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the floor"
+            names.add(node.module or "")
+    return {room(name) for name in names if name.split(".")[0] == "holdfast"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_only_run_downward(path: Path) -> None:
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return  # the front door names everybody
+    for other in imported(path) - {own, "holdfast"}:
+        assert FLOORS[other] <= FLOORS[own], f"{own} must not import {other}"
+
+
+def test_same_floor_rooms_know_each_other_one_way_only() -> None:
+    edges = set()
+    for path in MODULES:
+        own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        edges |= {(own, other) for other in imported(path) - {own, "holdfast"}}
+    assert not {(a, b) for a, b in edges if (b, a) in edges}
+
+
+def test_the_front_door_is_only_used_by_the_top_floors() -> None:
+    users = {path.stem for path in MODULES if "holdfast" in imported(path)}
+    assert users <= {"cli", "job"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_stay_one_idea(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 420
+
+
+def test_every_public_name_exists() -> None:
+    import holdfast
+
+    assert len(holdfast.__all__) < 25
+    for name in holdfast.__all__:
+        assert getattr(holdfast, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = holdfast.nonsense
