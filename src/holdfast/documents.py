@@ -56,7 +56,7 @@ def write_whole(path: StrPath, text: str, argument: str = "out") -> None:
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="replace")
         os.replace(draft, path)
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -149,10 +149,10 @@ def test_files_are_small():
     ("call", "near"),
     [
         (lambda: demo_model("digits-bound"), "'digits-bounded'"),
-        (lambda: demo_architecture("plain-digits"), "'digits-plain'"),
+        (lambda: demo_architecture("digit-plain"), "'digits-plain'"),
         (lambda: demo_data("digit"), "'digits'"),
         (lambda: demo_data(split="tests"), "'test'"),
-        (lambda: demo_image_shape("mnist"), "one of 'digits'"),
+        (lambda: demo_image_shape("mnist"), "one of digits"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(call, near):

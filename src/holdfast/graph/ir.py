@@ -64,7 +64,7 @@ class Graph:
     nodes: tuple[Node, ...]
     output: str
     layers: Mapping[str, str]
-    fingerprint: str
+    fingerprint: str = ""
     precision: torch.dtype = torch.float32
 
     @cached_property

@@ -1,6 +1,7 @@
 """Scales, axes and finishing that the figures of the audit page share."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,11 +56,17 @@ def shape(audit: Audit) -> Any:
 
 
 def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows with the place of their layer, counted as the layers first appear.
+    """Return the rows with the place of their layer: its depth in the first model that has it.
 
-    The order is a number in the data because a list of names would become part of an expression.
+    Layers of different models at one depth stay beside each other. The order is a number in the
+    data because a list of names would become part of an expression.
     """
-    place = {name: index for index, name in enumerate(dict.fromkeys(r["layer"] for r in rows))}
+    depth: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    for row in rows:
+        first.setdefault(row["layer"], depth[row["series"]])
+        depth[row["series"]] += 1
+    place = {name: index for index, name in enumerate(sorted(first, key=first.__getitem__))}
     return [{**row, "order": place[row["layer"]]} for row in rows]
 
 

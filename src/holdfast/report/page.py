@@ -4,14 +4,14 @@ import base64
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import InvalidInput, MissingExtra
+from holdfast.documents import StrPath, write_whole
+from holdfast.errors import MissingExtra
 from holdfast.report import formats, verdict
 from holdfast.report.figures import figures, gain_rows, most_brittle
 from holdfast.report.images import data_uri
@@ -57,7 +57,7 @@ def render(audit: Mapping[str, Any]) -> str:
     return _environment().get_template("page.html.j2").render(context)
 
 
-def write_page(audit: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+def write_page(audit: Mapping[str, Any], path: StrPath) -> Path:
     """Write the page of one audit so that the file is either whole or untouched.
 
     Args:
@@ -72,16 +72,7 @@ def write_page(audit: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         MissingExtra: A library of the extra `report` is not installed.
     """
     target = Path(path)
-    page = render(audit).encode("utf-8", errors="replace")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(page)
-        os.replace(partial, target)
-    except OSError as error:
-        _discard(partial)
-        raise InvalidInput(
-            "out", f"{target} ({error.strerror})", "a file name in a folder that can be written"
-        ) from error
+    write_whole(target, render(audit))
     return target
 
 
@@ -93,13 +84,6 @@ def json_in_script(value: object) -> str:
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return "".join(_UNSAFE.get(character, character) for character in text)
-
-
-def _discard(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return
 
 
 def _picture(data: Mapping[str, Any], pixels: list[float] | None) -> str | None:

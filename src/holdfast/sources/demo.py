@@ -6,8 +6,6 @@ bounded net was trained with a constant of 1 up to its last layer, and its certi
 `scripts/train_demo.py` trains both and writes the files that this module reads.
 """
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib.resources import files
 from itertools import pairwise
 
@@ -17,6 +15,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidInput, MissingExtra
+from holdfast.names import look_up
 
 DEMO_MODELS: dict[str, str] = {
     "digits-plain": "A ReLU net (64-112-112-112-10) trained for accuracy alone on 8x8 digits.",
@@ -92,7 +91,7 @@ def demo_architecture(name: str) -> nn.Sequential:
     Raises:
         InvalidInput: If there is no such model.
     """
-    _check_name("model", name, DEMO_MODELS)
+    look_up("model", name, DEMO_MODELS)
     activation = nn.ReLU if name == "digits-plain" else GroupSort
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(_WIDTHS):
@@ -119,7 +118,7 @@ def demo_model(name: str) -> nn.Module:
     Raises:
         InvalidInput: If there is no such model.
     """
-    _check_name("model", name, DEMO_MODELS)
+    look_up("model", name, DEMO_MODELS)
     with torch.device("meta"):
         model = demo_architecture(name)
     stored = files("holdfast.sources").joinpath("demo_nets", f"{name}.safetensors")
@@ -149,8 +148,8 @@ def demo_data(name: str = "digits", split: str = "test") -> tuple[Tensor, Tensor
         InvalidInput: If there is no such data set or split.
         MissingExtra: If scikit-learn is not installed.
     """
-    _check_name("data", name, DEMO_DATA)
-    _check_name("split", split, _SPLITS)
+    look_up("data", name, DEMO_DATA)
+    look_up("split", split, dict.fromkeys(_SPLITS))
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -179,19 +178,5 @@ def demo_image_shape(name: str = "digits") -> tuple[int, int]:
     Raises:
         InvalidInput: If there is no such data set.
     """
-    _check_name("data", name, DEMO_DATA)
+    look_up("data", name, DEMO_DATA)
     return (8, 8)
-
-
-def _check_name(argument: str, got: str, known: Iterable[str]) -> None:
-    """Refuse a name that is not known and point to the nearest ones.
-
-    Raises:
-        InvalidInput: If `got` is not among `known`.
-    """
-    names = list(known)
-    if got in names:
-        return
-    near = get_close_matches(str(got), names)
-    hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
-    raise InvalidInput(argument, repr(got), f"one of {', '.join(map(repr, names))}{hint}")
