@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from holdfast.auditing.job import audit as audit
-    from holdfast.brackets.solve import Bracket as Bracket
+    from holdfast.brackets.bracket import Bracket as Bracket
     from holdfast.brackets.solve import lipschitz as lipschitz
     from holdfast.certificates.certificate import Certificates as Certificates
     from holdfast.certificates.radius import certify as certify
@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Ball": "holdfast.types",
     "Box": "holdfast.types",
-    "Bracket": "holdfast.brackets.solve",
+    "Bracket": "holdfast.brackets.bracket",
     "Certificates": "holdfast.certificates.certificate",
     "Estimate": "holdfast.types",
     "Graph": "holdfast.graph.ir",

@@ -1,6 +1,7 @@
 """What a person sees in the terminal: progress on stderr, tables on stdout."""
 
 import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -10,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from holdfast.auditing.job import Report
-from holdfast.brackets.solve import Bracket
+from holdfast.brackets.bracket import Bracket
 from holdfast.certificates.certificate import Certificates
 from holdfast.continuity.volatility import Knowledge
+from holdfast.report import formats
 from holdfast.types import Estimate, norm_name
 
 
@@ -62,79 +64,79 @@ def working(step: str) -> Steps:
     return steps
 
 
-def number(value: float | None) -> str:
-    """Write a number with three significant digits."""
+def number(value: float | None, write: Callable[[float], str] = formats.number) -> str:
+    """Return a number with three significant digits; `write` says how it is rounded."""
     if value is None or math.isnan(value):
         return "-"
-    return "unbounded" if math.isinf(value) else f"{value:.3g}"
+    return "unbounded" if math.isinf(value) else write(value)
 
 
-def percent(share: float | None) -> str:
-    """Write a share as a percentage with one decimal."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+def _table(*titles: str, header: bool = True) -> Table:
+    """Return an empty table that folds where the terminal is narrow, and cuts nothing off."""
+    table = Table(box=None, pad_edge=False, show_header=header)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
 
 
 def audit_summary(report: Report) -> RenderableType:
-    """Return a table with one row per model, and where the files are."""
+    """Return a table with one row per model, what was refused, and where the files are."""
     document = report.document
-    table = Table(box=None, pad_edge=False)
-    for title in ("model", "accuracy", f"verified at {number(document['epsilon'])}"):
-        table.add_column(title)
-    table.add_column("median radius")
-    table.add_column("Lipschitz constant")
+    verified = f"verified at {formats.given(document['epsilon'])}"
+    table = _table("model", "accuracy", verified, "median radius", "Lipschitz constant")
+    lines = []
     for subject in document["subjects"]:
-        table.add_row(subject["name"], *_audit_row(subject))
-    lines = [table, Text(f"results: {report.json}")]
+        table.add_row(*_audit_row(subject))
+        parts = (subject[part] for part in ("lipschitz", "certificates", "knowledge"))
+        refusals = dict.fromkeys(part["refused"] for part in parts if "refused" in part)
+        lines += [Text(f"{subject['name']}: {refusal}") for refusal in refusals]
+    lines.append(Text(f"results: {report.json}"))
     if report.page:
         lines.append(Text(f"page:    {report.page}"))
-    return Group(*lines)
+    return Group(table, *lines)
 
 
 def _audit_row(subject: dict[str, Any]) -> tuple[str, ...]:
     certificates, bracket = subject["certificates"], subject["lipschitz"]
     if "refused" in certificates:
-        certified = ("-", "refused", "-")
+        certified = ("refused", "-")
     else:
-        certified = (
-            percent(certificates["clean_accuracy"]),
-            percent(certificates["verified_accuracy"]),
-            number(certificates["median_radius"]),
-        )
-    constant = (
-        "refused"
-        if "refused" in bracket
-        else f"{number(bracket['lower'])} to {number(bracket['upper'])}"
-    )
-    return (*certified, constant)
+        radius = number(certificates["median_radius"], formats.at_least)
+        certified = (formats.percent(certificates["verified_accuracy"]), radius)
+    constant = "refused" if "refused" in bracket else _range(bracket["lower"], bracket["upper"])
+    return (subject["name"], formats.percent(subject["accuracy"]), *certified, constant)
+
+
+def _range(lower: float, upper: float | None) -> str:
+    """Return two bounds, each rounded outward; JSON has None for infinity."""
+    above = number(math.inf if upper is None else upper, formats.at_most)
+    return f"{number(lower, formats.at_least)} to {above}"
 
 
 def bracket_table(bracket: Bracket) -> RenderableType:
     """Return the bracket and the gain of every operation."""
     head = Text(
-        f"{bracket.lower:.6g} <= Lipschitz constant ({norm_name(bracket.norm)}) <= "
-        f"{bracket.upper:.6g}   ratio {number(bracket.ratio)}\n"
+        f"Lipschitz constant ({norm_name(bracket.norm)}): "
+        f"{_range(bracket.lower, bracket.upper)}, ratio {number(bracket.ratio, formats.at_most)}\n"
         f"lower: {bracket.lower_by}; upper: {bracket.upper_by}; {bracket.seconds:.2f} s; "
         f"{bracket.outcome.value}"
     )
-    table = Table(box=None, pad_edge=False)
-    for title in ("module", "operation", "gain"):
-        table.add_column(title)
+    table = _table("module", "operation", "gain")
     for layer in bracket.layers:
-        table.add_row(layer.path or "(model)", layer.op, number(layer.gain))
+        table.add_row(layer.path or "(model)", layer.op, number(layer.gain, formats.at_most))
     return Group(head, table)
 
 
 def certificates_table(certificates: Certificates, epsilon: float) -> RenderableType:
     """Return accuracies, the spread of the radii and the reasons."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column("what")
-    table.add_column("value")
-    quantiles = certificates.radius.quantile(certificates.radius.new_tensor([0.1, 0.5, 0.9]))
+    table = _table("what", "value", header=False)
+    shares = certificates.radius.new_tensor([0.1, 0.5, 0.9])
+    quantiles = certificates.radius.quantile(shares, interpolation="lower").tolist()
+    verified = formats.percent(certificates.verified_accuracy(epsilon))
     table.add_row("rows", str(len(certificates)))
-    table.add_row("clean accuracy", percent(certificates.clean_accuracy))
-    verified = certificates.verified_accuracy(epsilon)
-    table.add_row(f"verified at {number(epsilon)}", percent(verified))
-    spread = ", ".join(number(value) for value in quantiles.tolist())
+    table.add_row("clean accuracy", formats.percent(certificates.clean_accuracy))
+    table.add_row(f"verified at {epsilon:g}", verified)
+    spread = ", ".join(number(value, formats.at_least) for value in quantiles)
     table.add_row("radius (10 %, median, 90 %)", spread)
     for reason, count in certificates.counts().items():
         table.add_row(reason.replace("_", " "), str(count))
@@ -143,9 +145,7 @@ def certificates_table(certificates: Certificates, epsilon: float) -> Renderable
 
 def knowledge_table(knowledge: Knowledge) -> RenderableType:
     """Return the volatility of every layer."""
-    table = Table(box=None, pad_edge=False)
-    for title in ("layer", "scale-free volatility", "raw", "same label", "other label"):
-        table.add_column(title)
+    table = _table("layer", "scale-free volatility", "raw", "same label", "other label")
     for layer in knowledge.layers:
         table.add_row(
             layer,
@@ -165,9 +165,7 @@ def _value(estimate: Estimate | None) -> str:
 
 def doctor_table(found: dict[str, Any]) -> RenderableType:
     """Return versions and what is missing for which part."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column("what")
-    table.add_column("value")
+    table = _table("what", "value", header=False)
     table.add_row("python", found["python"])
     for name, version in found["versions"].items():
         table.add_row(name, version)

@@ -9,7 +9,7 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.lower import contains, sample, slopes_lower
-from holdfast.brackets.solve import Search
+from holdfast.brackets.search import Search
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.types import Ball, Box, Outcome
 

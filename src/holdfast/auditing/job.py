@@ -25,7 +25,7 @@ from holdfast.auditing.parts import (
     knowledge_part,
 )
 from holdfast.batches import Data, gather
-from holdfast.brackets.solve import Search
+from holdfast.brackets.search import Search
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.radius import certify_graph
 from holdfast.continuity.profile import knowledge_of

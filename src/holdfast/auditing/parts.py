@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from holdfast.brackets.solve import Bracket
+from holdfast.brackets.bracket import Bracket
 from holdfast.certificates.certificate import Certificates
 from holdfast.continuity.volatility import Knowledge
 from holdfast.documents import plain

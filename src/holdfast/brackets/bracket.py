@@ -1,0 +1,64 @@
+"""What is known about a Lipschitz constant, and how it came to be known."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from holdfast.brackets.gain import LayerGain
+from holdfast.types import Outcome
+
+
+@dataclass(frozen=True)
+class Step:
+    """One improvement of a bracket.
+
+    Attributes:
+        seconds: Since the start.
+        side: "lower" or "upper".
+        value: The new bound.
+        method: What found it.
+    """
+
+    seconds: float
+    side: str
+    value: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """What is known about a Lipschitz constant: lower <= constant <= upper.
+
+    Attributes:
+        lower: Slope of `witness`, rounded down.
+        upper: Proved bound.
+        norm: 1, 2 or inf, on inputs and outputs.
+        lower_by: Method that found the lower bound.
+        upper_by: Method that proved the upper bound.
+        witness: Two inputs, float64, whose slope is at least `lower`; None where nothing moved.
+        trace: Every improvement, in time.
+        layers: The gain of every single operation.
+        outcome: How the search ended.
+        assumptions: What the bracket takes for granted, in sentences.
+        seconds: Time spent.
+    """
+
+    lower: float
+    upper: float
+    norm: float
+    lower_by: str
+    upper_by: str
+    witness: tuple[Tensor, Tensor] | None
+    trace: tuple[Step, ...]
+    layers: tuple[LayerGain, ...]
+    outcome: Outcome
+    assumptions: tuple[str, ...]
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Upper / lower: 1 when the constant is known exactly, inf when nothing moved."""
+        if self.upper == self.lower:
+            return 1.0
+        return self.upper / self.lower if self.lower > 0 else math.inf

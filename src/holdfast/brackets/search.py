@@ -1,0 +1,177 @@
+"""The anytime search that closes a bracket: cheap bounds first, then whichever side gains most."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from holdfast.brackets.bracket import Bracket, Step
+from holdfast.brackets.gain import GainReading
+from holdfast.brackets.lower import Witness, sample, steepest_pairs
+from holdfast.brackets.semidefinite import lipsdp_upper
+from holdfast.errors import InvalidInput
+from holdfast.graph.ir import Graph
+from holdfast.types import Outcome, Region, norm_name
+
+Report = Callable[[Step], None]
+
+_DATA_SHARE = 0.25
+"""Share of the time for the slopes around the data, before the upper bound is worked on."""
+
+
+@dataclass
+class Search:
+    """One run of the anytime bracket on a captured graph.
+
+    Attributes:
+        graph: The model.
+        norm: 1, 2 or inf.
+        region: Where the inputs lie.
+        seconds: Time to spend; a step that has begun is finished.
+        tolerance: Stop when upper / lower <= 1 + tolerance.
+        report: Called with every improvement.
+    """
+
+    graph: Graph
+    norm: float = 2.0
+    region: Region | None = None
+    seconds: float = 10.0
+    tolerance: float = 1e-3
+    report: Report = lambda step: None
+    _steps: list[Step] = field(default_factory=list, init=False)
+    _start: float = field(default=0.0, init=False)
+    _upper: float = field(default=math.inf, init=False)
+    _witness: Witness | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "tolerance"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise InvalidInput(name, value, "a finite number, at least 0")
+
+    def run(self, points: Tensor) -> Bracket:
+        """Search from the given points and return the bracket.
+
+        Args:
+            points: [N, ...]: rows of data to look around; with a region, they are not used.
+
+        Returns:
+            The best bracket found, also when the user interrupts.
+
+        Raises:
+            Unsupported: When an op has no known Lipschitz constant.
+            InvalidInput: When no row is finite.
+        """
+        self._start = time.perf_counter()
+        gain = GainReading(self.graph, self.norm)
+        self._lower_upper(gain.output, "product of layer gains")
+        starts = self._starts(points)
+        interrupted = False
+        try:
+            self._look_around(starts)
+            for stage in (self._solve_lipsdp,):
+                if not self._closed and not self._late(1.0):
+                    stage()
+        except KeyboardInterrupt:
+            interrupted = True
+        return self._bracket(gain, self._outcome(interrupted))
+
+    @property
+    def _lower(self) -> float:
+        return self._witness.slope if self._witness else 0.0
+
+    @property
+    def _closed(self) -> bool:
+        return self._upper <= self._lower * (1.0 + self.tolerance)
+
+    @property
+    def _spent(self) -> float:
+        return time.perf_counter() - self._start
+
+    def _late(self, share: float) -> bool:
+        return self._spent > share * self.seconds
+
+    def _lower_upper(self, value: float, method: str) -> None:
+        """Take a proved upper bound where it is better than the one so far."""
+        if value < self._upper:
+            self._upper = value
+            self._note("upper", value, method)
+
+    def _raise_lower(self, witness: Witness, method: str) -> None:
+        """Take a witness where its slope is larger than the one so far."""
+        if witness.slope > self._lower:
+            self._witness = witness
+            self._note("lower", witness.slope, method)
+
+    def _note(self, side: str, value: float, method: str) -> None:
+        step = Step(self._spent, side, value, method)
+        self._steps.append(step)
+        self.report(step)
+
+    def _look_around(self, starts: Tensor) -> None:
+        """Take the steepest direction at every starting point."""
+        for witness in steepest_pairs(self.graph, starts, self.norm, self.region):
+            self._raise_lower(witness, "largest Jacobian over data")
+            if self._closed or self._late(_DATA_SHARE):
+                return
+
+    def _solve_lipsdp(self) -> None:
+        """Bound the constant by the slopes of the activations together."""
+        if self.norm != 2.0 or math.isinf(self._upper):
+            return
+        left = self.seconds - self._spent
+        for value in lipsdp_upper(self.graph, 0.3 * self.tolerance, left):
+            self._lower_upper(value, "LipSDP")
+
+    def _outcome(self, interrupted: bool) -> Outcome:
+        if math.isinf(self._upper):
+            return Outcome.UNBOUNDED
+        if self._closed:
+            return Outcome.CLOSED
+        if interrupted:
+            return Outcome.INTERRUPTED
+        return Outcome.BUDGET_SPENT if self._late(1.0) else Outcome.EXHAUSTED
+
+    def _bracket(self, gain: GainReading, outcome: Outcome) -> Bracket:
+        methods = {step.side: step.method for step in self._steps}
+        return Bracket(
+            lower=self._lower,
+            upper=self._upper,
+            norm=self.norm,
+            lower_by=methods.get("lower", "nothing moved"),
+            upper_by=methods.get("upper", "nothing finite"),
+            witness=(self._witness.first, self._witness.second) if self._witness else None,
+            trace=tuple(self._steps),
+            layers=tuple(gain.layers),
+            outcome=outcome,
+            assumptions=self._assumptions(),
+            seconds=self._spent,
+        )
+
+    def _starts(self, points: Tensor) -> Tensor:
+        """Return the finite rows of the data and noisy copies, or points of the region."""
+        generator = torch.Generator().manual_seed(0)
+        if self.region is not None:
+            return sample(self.region, 512, generator)
+        points = points.double()
+        finite = points[torch.isfinite(points.flatten(1)).all(1)]
+        if not len(finite):
+            raise InvalidInput("example", "no row without NaN or infinity", "at least one")
+        noise = torch.randn(finite.shape, generator=generator, dtype=torch.float64)
+        return torch.cat([finite, finite + noise * (float(finite.std(correction=0)) or 1.0)])
+
+    def _assumptions(self) -> tuple[str, ...]:
+        where = "all inputs" if self.region is None else "the region, proved on all inputs"
+        sentences = [
+            f"The bracket is about {where}, with the {norm_name(self.norm)} norm on inputs and "
+            "outputs, flattened.",
+            "It is about the exact real function of the stored weights, not about rounding in "
+            "the network as executed.",
+            "Parametrised weights are taken as the model computes them once, in its precision.",
+        ]
+        if any(node.op == "softplus" for node in self.graph.nodes):
+            sentences.append("Softplus is log(1 + exp x), without torch's switch above 20.")
+        return tuple(sentences)

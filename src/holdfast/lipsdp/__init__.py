@@ -1,0 +1,1 @@
+"""LipSDP: the tightest known Lipschitz bound from slopes alone, its solvers and its proofs."""
