@@ -13,6 +13,7 @@ FLOORS = {
     "documents": 0,
     "types": 0,
     "rounding": 0,
+    "threads": 0,
     "batches": 0,
     "versions": 0,
     "graph": 1,

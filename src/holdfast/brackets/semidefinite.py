@@ -1,17 +1,24 @@
 """Upper bounds from semidefinite programming, each proved before it is shown."""
 
+import math
 from collections.abc import Iterator
 
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.ir import Graph
-from holdfast.lipsdp.interior import solve
+from holdfast.lipsdp.interior import minimise, solve
 from holdfast.lipsdp.lift import normal_form
-from holdfast.lipsdp.normal_form import Array
-from holdfast.lipsdp.proof import prove
+from holdfast.lipsdp.normal_form import Array, NormalForm
+from holdfast.lipsdp.proof import prove, prove_linf
 from holdfast.lipsdp.reduction import reduce
+from holdfast.threads import one_thread
 
 MOST_UNITS = 3000
 """Beyond so many activations one iteration takes longer than anybody waits."""
+
+UNITS_WITHOUT_CLOCK = 1200
+"""Up to so many activations (some ten seconds) the bound is computed whatever it takes."""
+
+_ACCURACY = 1e-3
 
 
 def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[float]:
@@ -36,13 +43,14 @@ def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[flo
         form = reduce(normal_form(graph, MOST_UNITS))
     except Unsupported:
         return
-    best: list[Array] = []
+    best: list[Array] = []  # multipliers
 
     def keep(bound: float, multipliers: Array) -> None:
         best[:] = [multipliers]
 
     try:
-        multipliers = solve(form, tolerance, seconds, keep)
+        with one_thread():
+            multipliers = solve(form, tolerance, seconds, keep)
     except InvalidInput:
         return  # no feasible start in float64: the weights are too extreme for this method
     except KeyboardInterrupt:
@@ -50,3 +58,37 @@ def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[flo
             yield prove(form, best[0])
         raise
     yield prove(form, multipliers)
+
+
+def spectral_constant_upper(graph: Graph) -> float:
+    """Return the LipSDP bound of the global l2 constant; inf where it does not apply.
+
+    It depends on the weights alone: no clock, one thread.
+    """
+    try:
+        form = reduce(normal_form(graph, UNITS_WITHOUT_CLOCK))
+    except Unsupported:
+        return math.inf
+    return row_upper(form, 2.0)
+
+
+def row_upper(form: NormalForm, norm: float) -> float:
+    """Return the LipSDP bound of a normal form, from l2 to l2 or from linf to its one output.
+
+    Args:
+        form: Not necessarily reduced; for linf with one output row.
+        norm: 2 or inf, on the inputs.
+
+    Returns:
+        A proved bound; inf where the weights are too extreme for the method.
+    """
+    try:
+        with one_thread():
+            if norm == 2.0:
+                small = reduce(form)
+                return prove(small, solve(small, _ACCURACY, math.inf))
+            small = reduce(form, rotate=False)
+            weights, multipliers = minimise(small, True, (_ACCURACY, math.inf))
+            return prove_linf(small, weights, multipliers)
+    except InvalidInput:
+        return math.inf

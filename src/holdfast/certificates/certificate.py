@@ -15,7 +15,7 @@ from holdfast.types import check_norm
 
 _FORMAT = "holdfast.certificates/1"
 _PER_ROW = ("radius", "margin", "predicted", "labels", "reason", "method")
-_SCALARS = ("norm", "semantics", "guarantee", "fingerprint", "constant", "body", "classes")
+_SCALARS = ("norm", "semantics", "guarantee", "fingerprint", "constant", "classes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,6 @@ class Certificates:
         guarantee: What a radius claims, in one sentence.
         fingerprint: SHA-256 of the model's weights.
         constant: Upper bound of the Lipschitz constant from inputs to logits.
-        body: Upper bound of the constant up to the input of the last linear layer.
         classes: Number of logits.
     """
 
@@ -51,7 +50,6 @@ class Certificates:
     guarantee: str
     fingerprint: str
     constant: float
-    body: float
     classes: int
 
     def __len__(self) -> int:
@@ -163,7 +161,7 @@ def _from_hex(name: str, value: Any) -> Any:
         return torch.tensor(value, dtype=torch.int64)
     if name in ("reason", "method"):
         return tuple(map(str, value))
-    if name in ("norm", "constant", "body"):
+    if name in ("norm", "constant"):
         number = float.fromhex(value)
         return check_norm(number) if name == "norm" else number
     return int(value) if name == "classes" else str(value)

@@ -1,26 +1,24 @@
 """Certified radii from one global Lipschitz constant and the margins of each row.
 
-Tsuzuku, Sato, Sugiyama, "Lipschitz-margin training" (2018), in the pairwise form of Leino, Wang,
-Fredrikson, "Globally-robust neural networks" (2021): with logits f = W h(x) + b and h of constant
-L, the difference f_y - f_j moves by at most L ||w_y - w_j||_dual r within distance r.
+Tsuzuku, Sato, Sugiyama, "Lipschitz-margin training" (2018), pair by pair of classes: where
+f_y - f_j moves by at most K_yj r within distance r, the class holds within margin / K_yj.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.batches import check_inputs, check_labels
 from holdfast.bounds.running import Approximate, evaluate
-from holdfast.brackets.gain import gain_upper
+from holdfast.brackets.rates import rates_upper
 from holdfast.certificates.certificate import Certificates
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
-from holdfast.rounding import coarse_down, coarse_up, gamma, next_down, sqrt_up
-from holdfast.types import check_norm, dual, norm_name
+from holdfast.rounding import coarse_down, gamma, next_down
+from holdfast.types import check_norm, norm_name
 
 METHODS = ("auto", "global")
 SEMANTICS = ("real",)
@@ -98,12 +96,12 @@ def certify_graph(
         why = f"an output of shape {output.shape} per row, wanted at least two logits"
         raise Unsupported("certification", [output.obstacle(why)])
     labels = check_labels(labels, len(inputs), output.shape[0])
-    head = Head.of(graph, norm)
+    rates = rates_upper(graph, norm)
     logits = _evaluate(graph, inputs)
-    margins, radii = _margins(logits, labels, head)
+    margins, radii = _margins(logits, labels, rates.pairs)
     predicted = torch.where(finite, logits.value.argmax(1), -1)
     known = finite & torch.isfinite(logits.value).all(1)
-    reason = tuple(_reasons(margins, _leads(logits, labels), known, math.isinf(head.body)))
+    reason = tuple(_reasons(margins, _leads(logits, labels), known, math.isinf(rates.constant)))
     certified = torch.tensor([entry == _CERTIFIED for entry in reason])
     return Certificates(
         radius=torch.where(certified, radii, 0.0),
@@ -116,8 +114,7 @@ def certify_graph(
         semantics="real",
         guarantee=_guarantee(norm),
         fingerprint=graph.fingerprint,
-        constant=coarse_up(gain_upper(graph, norm)),
-        body=head.body,
+        constant=rates.constant,
         classes=output.shape[0],
     )
 
@@ -134,53 +131,6 @@ def _guarantee(norm: float) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Head:
-    """The last linear layer, and the constant of what comes before it.
-
-    Attributes:
-        weight: [classes, d] float64; None where the network does not end in a linear layer.
-        body: Upper bound of the Lipschitz constant of the part before.
-        norm: 1, 2 or inf.
-    """
-
-    weight: Tensor | None
-    body: float
-    norm: float
-
-    @classmethod
-    def of(cls, graph: Graph, norm: float) -> "Head":
-        """Split a graph at its last layer where that is linear on one row of features."""
-        last = graph[graph.output]
-        if last.op == "linear" and len(graph[last.inputs[0]].shape) == 1:
-            body, _ = graph.cut_at(last.inputs[0])
-            weight = last.params["weight"]
-            return cls(weight.double(), coarse_up(gain_upper(body, norm)), norm)
-        return cls(None, coarse_up(gain_upper(graph, norm)), norm)
-
-    def rates(self, label: int, classes: int) -> Tensor:
-        """Return upper bounds of how fast f_label - f_j can change, for every class j.
-
-        Args:
-            label: The class y.
-            classes: Number of classes.
-
-        Returns:
-            [classes] float64: L ||w_y - w_j|| in the dual norm, rounded up.
-        """
-        if self.weight is None:
-            # The difference of two entries: the dual norm of e_y - e_j.
-            apart = {1.0: 1.0, 2.0: sqrt_up(2.0), math.inf: 2.0}[self.norm]
-            lengths = torch.full((classes,), apart, dtype=torch.float64)
-        else:
-            difference = self.weight[label] - self.weight
-            lengths = torch.linalg.vector_norm(difference, ord=dual(self.norm), dim=1)
-            lengths = lengths * (1.0 + 2.0 * gamma(self.weight.shape[1] + 8))
-        # 0 * inf: no difference between the rows, so no change whatever the body does.
-        rates = torch.where(lengths == 0.0, 0.0, lengths * self.body)
-        return torch.nextafter(rates, torch.full_like(rates, math.inf)) * (rates > 0)
-
-
 def _evaluate(graph: Graph, inputs: Tensor) -> Approximate:
     parts = [evaluate(graph, part) for part in inputs.split(_BATCH)]
     return Approximate(
@@ -188,9 +138,9 @@ def _evaluate(graph: Graph, inputs: Tensor) -> Approximate:
     )
 
 
-def _margins(logits: Approximate, labels: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+def _margins(logits: Approximate, labels: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     """Return per row the smallest proved margin and the smallest radius over the other classes."""
-    rows, classes = logits.value.shape
+    rows = len(labels)
     margins = torch.empty(rows, dtype=torch.float64)
     radii = torch.empty(rows, dtype=torch.float64)
     for label in labels.unique().tolist():
@@ -200,7 +150,7 @@ def _margins(logits: Approximate, labels: Tensor, head: Head) -> tuple[Tensor, T
         noise = (error[:, label, None] + error) * (1.0 + 4.0 * gamma(2))
         gap = next_down(gap - noise)
         gap[:, label] = math.inf
-        rates = head.rates(label, classes)
+        rates = pairs[label]
         ratio = torch.where(rates > 0, gap / rates, math.inf * gap.sign())
         margins[mine] = coarse_down(gap.amin(1))
         below = torch.where(torch.isinf(ratio), ratio, next_down(ratio))
