@@ -11,7 +11,7 @@ from torch import Tensor
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.brackets.gain import GainReading
 from holdfast.brackets.lower import Witness, sample, steepest_pairs
-from holdfast.brackets.semidefinite import lipsdp_upper
+from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
 from holdfast.errors import InvalidInput
 from holdfast.graph.ir import Graph
 from holdfast.types import Outcome, Region, norm_name
@@ -120,11 +120,17 @@ class Search:
 
     def _solve_lipsdp(self) -> None:
         """Bound the constant by the slopes of the activations together."""
-        if self.norm != 2.0 or math.isinf(self._upper):
+        if math.isinf(self._upper):
             return
         left = self.seconds - self._spent
-        for value in lipsdp_upper(self.graph, 0.3 * self.tolerance, left):
+        if self.norm == 2.0:
+            bounds = lipsdp_upper(self.graph, 0.3 * self.tolerance, left)
+        else:
+            bounds = row_bounds_upper(self.graph, self.norm, left)
+        for value in bounds:
             self._lower_upper(value, "LipSDP")
+            if self._closed:
+                return
 
     def _outcome(self, interrupted: bool) -> Outcome:
         if math.isinf(self._upper):

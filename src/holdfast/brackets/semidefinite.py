@@ -1,6 +1,8 @@
 """Upper bounds from semidefinite programming, each proved before it is shown."""
 
+import heapq
 import math
+import time
 from collections.abc import Iterator
 
 from holdfast.errors import InvalidInput, Unsupported
@@ -9,7 +11,7 @@ from holdfast.lipsdp.interior import minimise, solve
 from holdfast.lipsdp.lift import normal_form
 from holdfast.lipsdp.normal_form import Array, NormalForm
 from holdfast.lipsdp.proof import prove, prove_linf
-from holdfast.lipsdp.reduction import reduce
+from holdfast.lipsdp.reduction import output_row, reduce, transpose
 from holdfast.threads import one_thread
 
 MOST_UNITS = 3000
@@ -19,6 +21,7 @@ UNITS_WITHOUT_CLOCK = 1200
 """Up to so many activations (some ten seconds) the bound is computed whatever it takes."""
 
 _ACCURACY = 1e-3
+_ROUGH = 0.3
 
 
 def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[float]:
@@ -60,6 +63,42 @@ def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[flo
     yield prove(form, multipliers)
 
 
+def row_bounds_upper(graph: Graph, norm: float, seconds: float) -> Iterator[float]:
+    """Yield ever lower proved bounds of the global l1 or linf constant, one output row at a time.
+
+    The linf constant is the largest of the rows' constants from linf to a number; the l1 constant
+    is that of the transposed network. All rows are bounded roughly first, then the worst one is
+    solved, again and again.
+
+    Args:
+        graph: Captured model.
+        norm: 1 or inf.
+        seconds: Time to spend.
+
+    Yields:
+        Proved bounds.
+    """
+    end = time.perf_counter() + seconds
+    try:
+        form = normal_form(graph, MOST_UNITS)
+    except Unsupported:
+        return
+    form = transpose(form) if norm == 1.0 else form
+    queue: list[tuple[float, int, bool]] = []
+    for row in range(len(form.C)):
+        rough = row_upper(output_row(form, row), math.inf, _ROUGH)
+        heapq.heappush(queue, (-rough, row, False))
+        if time.perf_counter() > end:
+            return
+    while queue and time.perf_counter() < end:
+        worst, row, solved = heapq.heappop(queue)
+        yield -worst
+        if solved:
+            return
+        bound = min(-worst, row_upper(output_row(form, row), math.inf))
+        heapq.heappush(queue, (-bound, row, True))
+
+
 def spectral_constant_upper(graph: Graph) -> float:
     """Return the LipSDP bound of the global l2 constant; inf where it does not apply.
 
@@ -72,12 +111,13 @@ def spectral_constant_upper(graph: Graph) -> float:
     return row_upper(form, 2.0)
 
 
-def row_upper(form: NormalForm, norm: float) -> float:
+def row_upper(form: NormalForm, norm: float, accuracy: float = _ACCURACY) -> float:
     """Return the LipSDP bound of a normal form, from l2 to l2 or from linf to its one output.
 
     Args:
         form: Not necessarily reduced; for linf with one output row.
         norm: 2 or inf, on the inputs.
+        accuracy: Relative accuracy of the optimum.
 
     Returns:
         A proved bound; inf where the weights are too extreme for the method.
@@ -86,9 +126,9 @@ def row_upper(form: NormalForm, norm: float) -> float:
         with one_thread():
             if norm == 2.0:
                 small = reduce(form)
-                return prove(small, solve(small, _ACCURACY, math.inf))
+                return prove(small, solve(small, accuracy, math.inf))
             small = reduce(form, rotate=False)
-            weights, multipliers = minimise(small, True, (_ACCURACY, math.inf))
+            weights, multipliers = minimise(small, True, (accuracy, math.inf))
             return prove_linf(small, weights, multipliers)
     except InvalidInput:
         return math.inf

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -155,6 +156,35 @@ def rotate_inputs(form: NormalForm) -> NormalForm:
     B = np.hstack([rotated[:N], form.B[:, d:]])
     C = np.hstack([rotated[N:], form.C[:, d:]])
     return NormalForm(B, C, form.low, form.high, rank, B_error, C_error, True)
+
+
+def transpose(form: NormalForm) -> NormalForm:
+    """Return the form of the transposed network, whose Jacobians are the transposed ones.
+
+    For slopes Lam the Jacobian is J = C_x + C_v (I - Lam B_v)^-1 Lam B_x; its transpose has the
+    same shape with B' = (C_v^T, B_v^T) and C' = (C_x^T, B_x^T), the units in reverse order. So
+    sup |J|_1 over all slopes, which bounds the l1 constant, is sup |J^T|_inf of this form.
+    """
+    d, outputs = form.inputs, len(form.C)
+    back = slice(None, None, -1)
+    B = np.hstack([form.C[:, d:].T, form.B[:, d:].T[:, back]])[back]
+    C = np.hstack([form.C[:, :d].T, form.B[:, :d].T[:, back]])
+    if form.B_error is None and form.C_error is None:
+        return NormalForm(B, C, form.low[back], form.high[back], outputs)
+    B_error, C_error = form.errors()
+    # An error of length t in the x part of a row is at most t in each of its entries.
+    reads = np.linalg.norm(C_error[:, 1:], axis=0) * HEADROOM
+    own = np.hstack([reads[:, None], B_error[:, 1:].T[:, back]])[back]
+    direct = np.full((d, 1), float(np.linalg.norm(C_error[:, 0])) * HEADROOM)
+    leaves = np.hstack([direct, np.tile(B_error[:, 0][back], (d, 1))])
+    return NormalForm(B, C, form.low[back], form.high[back], outputs, own, leaves)
+
+
+def output_row(form: NormalForm, row: int) -> NormalForm:
+    """Return the form with one of its outputs alone."""
+    one = slice(row, row + 1)
+    error = None if form.C_error is None else form.C_error[one]
+    return replace(form, C=form.C[one], C_error=error)
 
 
 def normalise(form: NormalForm) -> tuple[NormalForm, float, float]:
