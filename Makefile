@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow lint format clean bench-lipschitz
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -13,6 +13,7 @@ help:
 	@echo "make test       the tests that every commit must pass"
 	@echo "make test-slow  the long ones: coverage, fuzzing, attacks"
 	@echo "make lint       ruff and pyright"
+	@echo "make bench-lipschitz  bounds of the reference nets beside their peers"
 	@echo "make format     let ruff write the formatting"
 
 setup: $(STAMP)
@@ -39,6 +40,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-lipschitz: $(STAMP)
+	$(BIN)/python benchmarks/lipschitz.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

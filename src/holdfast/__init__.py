@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from holdfast.types import Estimate as Estimate
     from holdfast.types import Outcome as Outcome
 
-__version__ = "0.1.0"
+from holdfast.versions import VERSION
+
+__version__ = VERSION
 
 _HOME = {
     "Ball": "holdfast.types",

@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     _Loaded = tuple[list[LoadedModel], LoadedData]
 
-INTERNAL, BAD_INPUT, IN_USE, ROWS_IN_ERROR, EXHAUSTED = 1, 2, 3, 4, 5
+INTERNAL, BAD_INPUT, IN_USE, EXHAUSTED = 1, 2, 3, 5
 INTERRUPTED, BROKEN_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 app = cyclopts.App(
@@ -104,18 +104,18 @@ def audit(  # noqa: PLR0913 - the options of the main job
     if epsilon is not None and not 0 < epsilon < math.inf:
         raise InvalidInput("epsilon", epsilon, "a finite distance above 0")
     models, rows = _load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
-    named = [model, data] if model else []
-    options = {"norm": norm, "epsilon": epsilon, "seconds": seconds, "out": out}
-    settings = Settings(_norm(norm), epsilon, seconds, _command("audit", named, options))
+    asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
+    command = _command("audit", asked | {"out": out})
+    settings = Settings(_norm(norm), epsilon, seconds, command)
     with _stopping_at_once(), Steps(len(models) * len(STEPS) + 1) as steps:
         report = run_audit(models, rows, out, settings, steps.begin)
     return Answer(report.document, lambda: audit_summary(report), as_json)
 
 
-def _command(name: str, named: Sequence[str], options: dict[str, object]) -> str:
+def _command(name: str, options: Mapping[str, object]) -> str:
     """Return the command that repeats a run."""
     given = [(f"--{key}", str(value)) for key, value in options.items() if value is not None]
-    return shlex.join(["holdfast", name, *named, *(word for pair in given for word in pair)])
+    return shlex.join(["holdfast", name, *(word for pair in given for word in pair)])
 
 
 @contextlib.contextmanager
@@ -132,13 +132,16 @@ def _stopping_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _load(models: Sequence[str], data: str, *, finite: bool = True) -> "_Loaded":
+def _load(models: Sequence[str], data: str) -> "_Loaded":
     """Return models, and rows in the type that the models compute in."""
     from holdfast.sources.data import load_data
-    from holdfast.sources.models import default_dtype, load_model
+    from holdfast.sources.models import check_fits, default_dtype, load_model
 
     loaded = [load_model(spec) for spec in models]
-    return loaded, load_data(data, finite=finite).to(default_dtype(loaded[0].model))
+    rows = load_data(data).to(default_dtype(loaded[0].model))
+    for each in loaded:
+        check_fits(each.model, rows.inputs)
+    return loaded, rows
 
 
 @verb
@@ -192,7 +195,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     if not 0 <= epsilon < math.inf:
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")
     _check_writable(out)
-    (loaded,), rows = _load([model], data, finite=False)
+    (loaded,), rows = _load([model], data)
     with working("certificates"):
         certificates = holdfast.certify(loaded.model, rows.inputs, rows.labels, _norm(norm), method)
     if out is not None:
@@ -205,8 +208,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
         "verified_accuracy": certificates.verified_accuracy(epsilon),
         **plain(certificates),
     }
-    code = ROWS_IN_ERROR if "not_finite" in certificates.reason else 0
-    return Answer(document, lambda: certificates_table(certificates, epsilon), as_json, code)
+    return Answer(document, lambda: certificates_table(certificates, epsilon), as_json)
 
 
 @verb
@@ -289,6 +291,8 @@ def _check_writable(out: Path | None) -> None:
 
 def show(answer: Answer) -> None:
     """Print one JSON document, or what people read."""
+    if sys.stdout is None:  # closed by whoever started us
+        return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     if answer.as_json:
@@ -334,12 +338,12 @@ def _ending(problem: BaseException) -> tuple[int, str]:  # noqa: PLR0911 - one f
             return INTERNAL, f"{problem}; please report it"
         case HoldfastError():
             return BAD_INPUT, str(problem)
+        case BrokenPipeError() | SystemExit(__context__=BrokenPipeError()):
+            return BROKEN_PIPE, _abandon_stdout()
         case SystemExit():
             return BAD_INPUT, f"model: got code that ends Python ({problem.code}), wanted a model"
         case KeyboardInterrupt() | Stopped():
             return INTERRUPTED, "interrupted; nothing half-written is left"
-        case BrokenPipeError():
-            return BROKEN_PIPE, _abandon_stdout()
         case MemoryError():
             return EXHAUSTED, f"out of memory: {problem}"
         case RuntimeError() if "allocate memory" in str(problem):

@@ -1,10 +1,11 @@
 """What is installed here, and what each optional part would need."""
 
-import importlib.util
 import os
 import platform
-from importlib import metadata
 from typing import Any
+
+VERSION = "0.1.0"
+"""Version of Holdfast."""
 
 CORE = ("torch", "numpy", "safetensors", "rich", "cyclopts")
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -20,6 +21,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 def diagnosis() -> dict[str, Any]:
     """Return versions, extras and the machine, and whether the main job would run here."""
+    import importlib.util
+
     extras = {
         name: [module for module in modules if importlib.util.find_spec(module) is None]
         for name, modules in EXTRAS.items()
@@ -35,6 +38,8 @@ def diagnosis() -> dict[str, Any]:
 
 
 def _version(distribution: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

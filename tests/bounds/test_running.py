@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.nets import Residual
 from torch import nn
@@ -28,6 +28,7 @@ def exact_mlp(net: nn.Sequential, row: list[float]) -> list[Fraction]:
     return values
 
 
+@settings(max_examples=9)
 @given(st.integers(0, 2**31), st.sampled_from([1.0, 2.0**20, 1e-20]))
 def test_the_exact_value_lies_within_the_error(seed: int, scale: float) -> None:
     torch.manual_seed(seed)

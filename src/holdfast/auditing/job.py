@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import holdfast
 from holdfast.auditing.citations import citations_for
 from holdfast.auditing.parts import (
     bracket_part,
@@ -30,7 +29,7 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.radius import certify_graph
 from holdfast.continuity.profile import knowledge_of
 from holdfast.documents import StrPath, to_json, write_whole
-from holdfast.errors import HoldfastWarning, MissingExtra, Unsupported
+from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
 from holdfast.graph.walk import run
@@ -38,7 +37,8 @@ from holdfast.report.page import write_page
 from holdfast.run.folder import claim
 from holdfast.sources.data import LoadedData, checked
 from holdfast.sources.models import LoadedModel, parameters
-from holdfast.types import check_norm, norm_name
+from holdfast.types import Outcome, check_norm, norm_name
+from holdfast.versions import VERSION
 
 KNOWLEDGE_ROWS = 2000
 """Pairs grow with the square of the rows: volatility is measured on the first so many."""
@@ -151,7 +151,7 @@ def gather_results(
     ops = {node.op for study in studies for node in study.graph.nodes}
     return {
         "format": 1,
-        "holdfast": holdfast.__version__,
+        "holdfast": VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 2),
         "command": settings.command,
@@ -203,7 +203,10 @@ def _study(loaded: LoadedModel, data: LoadedData, settings: Settings, progress: 
         lambda: certificates.append(_certificates(graph, data, settings)) or {}
     )
     begin(STEPS[3])
-    subject["knowledge"] = _or_refused(lambda: _knowledge(graph, data))
+    try:
+        subject["knowledge"] = _knowledge(graph, data)
+    except (Unsupported, InvalidInput) as refusal:  # one row, or no layer: nothing to compare
+        subject["knowledge"] = {"refused": str(refusal)}
     check_unchanged(graph, loaded.model)
     return _Study(graph, subject, certificates[0] if certificates else None)
 
@@ -224,8 +227,10 @@ def _or_refused(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _bracket(graph: Graph, data: LoadedData, settings: Settings) -> dict[str, Any]:
-    search = Search(graph, settings.norm, seconds=settings.seconds)
-    return bracket_part(search.run(data.inputs))
+    bracket = Search(graph, settings.norm, seconds=settings.seconds).run(data.inputs)
+    if bracket.outcome is Outcome.INTERRUPTED:
+        raise KeyboardInterrupt  # the search kept it to return its best; here it ends the audit
+    return bracket_part(bracket)
 
 
 def _certificates(graph: Graph, data: LoadedData, settings: Settings) -> Certificates:

@@ -138,9 +138,24 @@ class Certificates:
             raise InvalidInput("path", f"missing or unknown entries {odd}", "those of `save`")
         del document["format"]
         try:
-            return cls(**{name: _from_hex(name, value) for name, value in document.items()})
-        except (TypeError, ValueError) as problem:
+            loaded = cls(**{name: _from_hex(name, value) for name, value in document.items()})
+        except (TypeError, ValueError, OverflowError, RuntimeError) as problem:
             raise InvalidInput("path", f"{str(path)!r} ({problem})", "valid entries") from problem
+        if not loaded._coherent():
+            raise InvalidInput(
+                "path", f"{str(path)!r}", "entries that do not contradict each other"
+            )
+        return loaded
+
+    def _coherent(self) -> bool:
+        """Return whether every row has all its entries, and radii and reasons agree."""
+        rows = len(self.radius)
+        if any(len(getattr(self, name)) != rows for name in _PER_ROW) or not self.constant >= 0:
+            return False
+        numbers = bool((self.radius >= 0).all()) and not bool(self.margin.isnan().any())
+        labels = bool(((self.labels >= 0) & (self.labels < self.classes)).all())
+        pairs = zip(self.radius.tolist(), self.reason, strict=True)
+        return numbers and labels and all((r > 0) == (why == "certified") for r, why in pairs)
 
 
 def _check_epsilon(epsilon: float) -> None:
@@ -158,8 +173,12 @@ def _from_hex(name: str, value: Any) -> Any:
     if name in ("radius", "margin"):
         return torch.tensor([float.fromhex(entry) for entry in value], dtype=torch.float64)
     if name in ("predicted", "labels"):
+        if not all(isinstance(entry, int) for entry in value):
+            raise TypeError(f"{name} are not whole numbers")
         return torch.tensor(value, dtype=torch.int64)
     if name in ("reason", "method"):
+        if not isinstance(value, list):
+            raise TypeError(f"{name} is not a list")
         return tuple(map(str, value))
     if name in ("norm", "constant"):
         number = float.fromhex(value)

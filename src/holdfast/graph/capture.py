@@ -154,7 +154,7 @@ def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
 def _quiet_torch() -> Iterator[None]:
     """Keep torch.export from logging what `_export_obstacle` says in one sentence."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield

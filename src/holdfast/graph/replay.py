@@ -70,7 +70,7 @@ def _call(model: nn.Module, batch: Sequence[Tensor], names: Sequence[str] | None
             result = model(**named) if named else model(*batch)
     except Exception as error:
         why = f"fails on a batch of {batch[0].shape[0]}: {type(error).__name__}: {error}"
-        advice = "it must accept any number of rows"
+        advice = "it must accept any number of rows, in the type of the example"
         raise Unsupported("capture", [Obstacle("", "replay", why, advice)]) from error
     while not isinstance(result, Tensor):
         result = next(iter(result.values() if isinstance(result, Mapping) else result))

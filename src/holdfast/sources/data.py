@@ -45,13 +45,12 @@ class LoadedData:
         return dataclasses.replace(self, inputs=inputs)
 
 
-def load_data(spec: str, *, finite: bool = True) -> LoadedData:
+def load_data(spec: str) -> LoadedData:
     """Load data named on the command line.
 
     Args:
         spec: `demo:digits`, or `npz:PATH` with arrays `inputs` and `labels` (or `x` and `y`, or
             `x_test` and `y_test`).
-        finite: Refuse rows with NaN or infinity.
 
     Returns:
         The rows, checked: at least one, floating point, one whole label each.
@@ -64,11 +63,11 @@ def load_data(spec: str, *, finite: bool = True) -> LoadedData:
         inputs, labels = demo_data(rest or "digits")
         return LoadedData(inputs, labels, spec, demo_image_shape(rest or "digits"))
     if kind == "npz" and rest:
-        return _from_npz(spec, Path(rest), finite)
+        return _from_npz(spec, Path(rest))
     raise InvalidInput("data", repr(spec), FORMS)
 
 
-def _from_npz(spec: str, path: Path, finite: bool) -> LoadedData:
+def _from_npz(spec: str, path: Path) -> LoadedData:
     wanted = "an .npz file of plain arrays"
     try:
         with path.open("rb") as file:
@@ -81,7 +80,7 @@ def _from_npz(spec: str, path: Path, finite: bool) -> LoadedData:
     except Exception as problem:  # a damaged file can break its reader anywhere
         why = getattr(problem, "strerror", None) or " ".join(str(problem).split())
         raise InvalidInput("data", f"{str(path)!r} ({why})", wanted) from problem
-    return checked(inputs, labels, spec, finite=finite)
+    return checked(inputs, labels, spec)
 
 
 def _array(arrays: np.lib.npyio.NpzFile, names: tuple[str, ...]) -> Tensor:
@@ -94,14 +93,13 @@ def _array(arrays: np.lib.npyio.NpzFile, names: tuple[str, ...]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
-def checked(inputs: Tensor, labels: Tensor, name: str, *, finite: bool = True) -> LoadedData:
+def checked(inputs: Tensor, labels: Tensor, name: str) -> LoadedData:
     """Return rows and labels once they are seen to be usable.
 
     Args:
         inputs: [N, ...], floating point.
         labels: [N], whole numbers.
         name: What to call the data.
-        finite: Refuse rows with NaN or infinity.
 
     Returns:
         The data, labels as int64.
@@ -119,7 +117,7 @@ def checked(inputs: Tensor, labels: Tensor, name: str, *, finite: bool = True) -
         wanted = "floating-point inputs in the units the model was trained with"
         raise InvalidInput("data", f"inputs of type {inputs.dtype}", wanted)
     bad = (~torch.isfinite(inputs.flatten(1)).all(1)).nonzero().flatten().tolist()
-    if bad and finite:
+    if bad:
         got = f"NaN or infinity in {len(bad)} rows (the first is row {bad[0]})"
         raise InvalidInput("data", got, "finite inputs")
     return LoadedData(inputs, labels.long(), name, _image(tuple(inputs.shape[1:])))

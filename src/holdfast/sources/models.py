@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast.errors import InvalidInput
 from holdfast.sources.demo import DEMO_MODELS, demo_model
@@ -116,3 +116,19 @@ def default_dtype(model: nn.Module) -> torch.dtype:
     """Return the type that a model takes its input in: float64 if it has such weights."""
     types = {value.dtype for value in model.state_dict().values()}
     return torch.float64 if torch.float64 in types else torch.float32
+
+
+def check_fits(model: nn.Module, inputs: Tensor) -> None:
+    """Refuse rows that a model cannot take, before anything is built on them.
+
+    Raises:
+        InvalidInput: When the model fails on the first row.
+    """
+    try:
+        with torch.no_grad():
+            model(inputs[:1])
+    except Exception as problem:
+        kind = str(inputs.dtype).removeprefix("torch.")
+        got = f"rows of shape {list(inputs.shape[1:])} and type {kind}"
+        why = f"{type(problem).__name__}: {problem}"
+        raise InvalidInput("data", f"{got} ({why})", "rows that the model takes") from problem

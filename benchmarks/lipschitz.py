@@ -1,0 +1,134 @@
+"""Lipschitz bounds of the reference nets: Holdfast beside its peers, in one run.
+
+Run with `make bench-lipschitz`; needs the shared reference nets (HOLDFAST_SHARED or ../shared).
+Peers: the product of spectral norms, ECLipsE-Fast (Xu and Sivaranjani, 2024, its closed form), and
+the same LipSDP-Neuron program through cvxpy and Clarabel where that ends in reasonable time.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import holdfast
+from holdfast.brackets.gain import gain_upper
+from holdfast.lipsdp.interior import solve
+from holdfast.lipsdp.lift import normal_form
+from holdfast.lipsdp.normal_form import NormalForm, levels
+from holdfast.lipsdp.proof import prove
+from holdfast.lipsdp.reduction import reduce
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.nets import load_net
+
+SHAPES = {
+    "cnn_digits_trained": (1, 8, 8),
+    "tiny_2-8-8-2_moons": (2,),
+    "mnist_256_trained": (784,),
+}
+CLARABEL = ("tiny_2-8-8-2_moons", "digits_32_trained")
+"""Nets on which Clarabel ends within two minutes."""
+
+
+def shared() -> Path:
+    """Return the folder of the reference nets, or say how to name it."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("HOLDFAST_SHARED", default)) / "nets" / "lipschitz"
+    if not folder.is_dir():
+        sys.exit(f"no reference nets at {folder}: set HOLDFAST_SHARED")
+    return folder
+
+
+def timed(function: Callable[[], float]) -> tuple[float, float, float]:
+    """Return a result with its wall and CPU seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    value = function()
+    return value, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def eclipse_fast(form: NormalForm) -> float:
+    """Return the ECLipsE-Fast bound of a feed-forward ReLU net, from its normal form."""
+    layers = levels(form.B, form.inputs)
+    before = slice(0, form.inputs)
+    inverse = np.eye(form.inputs)
+    for first, last in layers:
+        weight = form.B[first:last, before]
+        if np.count_nonzero(form.B[first:last]) != np.count_nonzero(weight):
+            return math.nan  # a skip connection: not a chain of layers
+        K = weight @ inverse @ weight.T
+        top = np.linalg.eigvalsh(K)[-1]
+        inverse = np.linalg.inv(2 * np.eye(last - first) / top - K / top**2)
+        before = slice(form.inputs + first, form.inputs + last)
+    output = form.C[:, before]
+    return math.sqrt(np.linalg.eigvalsh(output @ inverse @ output.T)[-1])
+
+
+def clarabel(form: NormalForm) -> float:
+    """Return the value that cvxpy and Clarabel find for the same program."""
+    import cvxpy as cp
+
+    d, size = form.inputs, form.B.shape[1]
+    E = np.eye(size)
+    P = E[d:] - form.low[:, None] * form.B
+    Q = E[d:] - form.high[:, None] * form.B
+    r, lam = cp.Variable(), cp.Variable(form.units, nonneg=True)
+    S = r * E[:, :d] @ E[:d] - form.C.T @ form.C
+    S = S + P.T @ cp.diag(lam) @ Q + Q.T @ cp.diag(lam) @ P
+    cp.Problem(cp.Minimize(r), [S >> 0]).solve(solver=cp.CLARABEL)
+    return math.sqrt(r.value)
+
+
+def main() -> None:
+    """Print one row per reference net."""
+    torch.set_num_threads(1)
+    folder, console = shared(), Console()
+    reference = json.loads((folder / "reference.json").read_text())
+    table = Table("net", "units", "best slope", "product", "ECLipsE-Fast", "Clarabel (CPU s)")
+    for title in ("ours", "ratio", "wall s", "CPU s", "published optimum"):
+        table.add_column(title)
+    for name, known in reference.items():
+        table.add_row(name, *row(folder, name, known))
+        console.print(f"{name} done", style="dim")
+    console.print(table)
+
+
+def row(folder: Path, name: str, known: dict) -> tuple[str, ...]:
+    """Bound one net with every method."""
+    net, _ = load_net(folder / name)
+    dtype = next(net.parameters()).dtype
+    graph = holdfast.capture(net, torch.zeros(1, *SHAPES.get(name, (64,)), dtype=dtype))
+    forms: list[NormalForm] = []
+
+    def ours() -> float:
+        forms.append(reduce(normal_form(graph, 4000)))
+        return prove(forms[-1], solve(forms[-1], 1e-3, 120.0))
+
+    value, wall, cpu = timed(ours)
+    peer = "-"
+    if name in CLARABEL:
+        found, _, seconds = timed(lambda: clarabel(forms[-1]))
+        peer = f"{found:.5g} ({seconds:.2f})"
+    return (
+        str(forms[-1].units),
+        f"{known['best_lower']:.5g}",
+        f"{gain_upper(graph, 2):.5g}",
+        f"{eclipse_fast(forms[-1]):.5g}",
+        peer,
+        f"{value:.6g}",
+        f"{value / known['best_lower']:.4f}",
+        f"{wall:.2f}",
+        f"{cpu:.2f}",
+        "-" if known["lipsdp_neuron"] is None else f"{known['lipsdp_neuron']:.6g}",
+    )
+
+
+if __name__ == "__main__":
+    main()

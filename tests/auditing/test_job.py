@@ -1,0 +1,170 @@
+"""The audit from end to end on a small model."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+import holdfast
+from holdfast.auditing.job import STEPS, Settings, audit, run_audit
+from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Unsupported
+from holdfast.sources.data import checked
+from holdfast.sources.models import LoadedModel
+
+
+class Product(nn.Module):
+    """Can be executed and measured, but has no global Lipschitz constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.left(x) * self.right(x)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+def rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows with the labels that the net gives them, but for the last one."""
+    inputs = torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
+    labels = net()(inputs).argmax(1)
+    labels[-1] = (labels[-1] + 1) % 3
+    return inputs, labels
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit")
+    return audit(net(), rows(), folder, Settings(seconds=0.2, epsilon=0.01))
+
+
+def test_the_folder_holds_the_document_and_the_page_and_nothing_else(report):
+    assert json.loads(report.json.read_text()) == report.document
+    assert report.page.read_text().startswith("<!doctype html>")
+    assert sorted(os.listdir(report.json.parent)) == ["audit.json", "report.html"]
+
+
+def test_the_document_says_what_was_audited_and_with_what(report):
+    document = report.document
+    assert document["format"] == 1 and document["holdfast"] == holdfast.__version__
+    assert document["norm"] == "l2" and document["epsilon"] == 0.01
+    assert document["data"] | {"sha256": "", "range": []} == {
+        "name": "given",
+        "rows": 24,
+        "classes": 3,
+        "shape": [4],
+        "image": None,
+        "range": [],
+        "sha256": "",
+    }
+    assert document["versions"]["torch"] == torch.__version__
+    assert {"key", "bibtex"} == set(document["citations"][0])
+
+
+def test_every_part_agrees_with_its_own_verb(report):
+    (subject,) = report.document["subjects"]
+    inputs, labels = rows()
+    certificates = holdfast.certify(net(), inputs, labels)
+    part = subject["certificates"]
+    assert part["clean_accuracy"] == subject["accuracy"] == certificates.clean_accuracy
+    assert part["verified_accuracy"] == certificates.verified_accuracy(0.01)
+    assert part["reasons"] == certificates.counts()
+    assert part["constant"] == certificates.constant
+    bracket = subject["lipschitz"]
+    assert 0 < bracket["lower"] <= min(bracket["upper"], certificates.constant)
+    assert [layer["path"] for layer in bracket["layers"]] == ["0", "1", "2"]
+    knowledge = holdfast.knowledge(net(), (inputs, labels))
+    assert subject["knowledge"]["rank"] == knowledge.rank()
+    assert subject["fingerprint"] == certificates.fingerprint
+    assert subject["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
+
+
+def test_what_is_refused_says_why_and_the_rest_goes_on(tmp_path):
+    result = audit(Product().eval(), rows(), tmp_path, Settings(seconds=0.1))
+    (subject,) = result.document["subjects"]
+    for part in ("lipschitz", "certificates"):
+        assert set(subject[part]) == {"refused"}
+        assert "no global Lipschitz constant" in subject[part]["refused"]
+    assert set(subject["knowledge"]["rank"]) == {"left", "right"}
+    page = result.page.read_text().split("<script")[0]
+    assert "no global Lipschitz constant" in page
+
+
+def test_several_models_share_one_page_and_report_every_step(tmp_path):
+    inputs, labels = rows()
+    models = [LoadedModel(net(), "given", name) for name in ("one", "two")]
+    steps = []
+    result = run_audit(
+        models, checked(inputs, labels, "given"), tmp_path, Settings(seconds=0.1), steps.append
+    )
+    assert [subject["name"] for subject in result.document["subjects"]] == ["one", "two"]
+    assert steps == [f"{name}: {step}" for name in ("one", "two") for step in STEPS] + ["page"]
+
+
+def test_the_headline_distance_is_chosen_where_none_is_given(tmp_path):
+    result = audit(net(), rows(), tmp_path, Settings(seconds=0.1))
+    epsilon = result.document["epsilon"]
+    assert epsilon is not None and epsilon > 0
+    (subject,) = result.document["subjects"]
+    assert subject["certificates"]["verified_accuracy"] >= 0.7
+
+
+def test_without_the_extra_there_is_a_warning_and_no_page(tmp_path, monkeypatch):
+    def missing(*_):
+        raise MissingExtra("altair", "report", "the audit page")
+
+    monkeypatch.setattr("holdfast.auditing.job.write_page", missing)
+    with pytest.warns(HoldfastWarning, match="no page written: the audit page needs altair"):
+        result = audit(net(), rows(), tmp_path, Settings(seconds=0.1))
+    assert result.page is None
+    assert os.listdir(tmp_path) == ["audit.json"]
+
+
+BAD = {
+    "norm": (net, rows, Settings(norm=3.0), "norm: got 3.0"),
+    "seconds": (net, rows, Settings(seconds=math.nan), "seconds: got nan"),
+    "no rows": (net, lambda: [], Settings(), "data: got no batch"),
+    "NaN": (net, lambda: (rows()[0] * math.nan, rows()[1]), Settings(), "NaN or infinity in 24"),
+    "labels": (net, lambda: (rows()[0], rows()[1] + 1), Settings(), "labels: got values from"),
+}
+
+
+@pytest.mark.parametrize(("model", "data", "settings", "said"), BAD.values(), ids=BAD)
+def test_bad_input_leaves_no_file(tmp_path, model, data, settings, said):
+    with pytest.raises(InvalidInput) as refusal:
+        audit(model(), data(), tmp_path / "it", settings)
+    assert said in str(refusal.value)
+    assert not (tmp_path / "it").exists() or os.listdir(tmp_path / "it") == []
+
+
+def test_a_model_that_cannot_be_captured_is_refused_as_a_whole(tmp_path):
+    with pytest.raises(Unsupported, match=r"Dropout: training mode"):
+        audit(nn.Sequential(nn.Linear(4, 3), nn.Dropout()).train(), rows(), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("case", ["one row", "one layer"])
+def test_a_part_that_has_nothing_to_measure_does_not_end_the_audit(tmp_path, case):
+    inputs, labels = rows()
+    if case == "one row":
+        audit(net(), (inputs[:1], labels[:1]), tmp_path, Settings(seconds=0.1))
+    else:
+        audit(nn.Linear(4, 3).eval(), (inputs, labels), tmp_path, Settings(seconds=0.1))
+
+
+def test_ctrl_c_in_the_bracket_ends_the_audit(tmp_path, monkeypatch):
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+        yield
+
+    monkeypatch.setattr("holdfast.brackets.search.steepest_pairs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audit(net(), rows(), tmp_path, Settings(seconds=0.1))

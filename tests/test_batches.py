@@ -1,0 +1,82 @@
+"""What users hand over as inputs and labels."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from holdfast.batches import check_inputs, check_labels, gather
+from holdfast.errors import InvalidInput
+
+ROWS, LABELS = torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (ROWS, LABELS),
+        [ROWS, LABELS],
+        [(ROWS[:4], LABELS[:4]), (ROWS[4:], LABELS[4:])],
+        DataLoader(TensorDataset(ROWS, LABELS), batch_size=4),
+        (pair for pair in [(ROWS, LABELS)]),
+        (ROWS.clone().requires_grad_(), LABELS),
+    ],
+    ids=["pair", "list", "batches", "loader", "generator", "gradient"],
+)
+def test_every_form_of_data_gives_the_same_rows(data):
+    inputs, labels = gather(data)
+    assert torch.equal(inputs, ROWS) and torch.equal(labels, LABELS)
+    assert not inputs.requires_grad
+
+
+BAD = {
+    "nothing": ([], "data: got no batch, wanted at least one row"),
+    "a number": (3, "data: got int, wanted (inputs, labels) tensors"),
+    "None": (None, "data: got NoneType"),
+    "a tensor": (ROWS, "data: got Tensor"),
+    "a triple": ([(ROWS, LABELS, LABELS)], "data: got tuple"),
+    "a dictionary": ([{"inputs": ROWS}], "data: got dict"),
+    "no rows": ((ROWS[:0], LABELS[:0]), "inputs: got shape (0, 2), wanted at least one row"),
+    "no columns": ((ROWS[:, :0], LABELS), "inputs: got shape (6, 0)"),
+    "bytes": ((ROWS.byte(), LABELS), "inputs: got uint8 values"),
+    "short labels": ((ROWS, LABELS[:4]), "labels: got shape (4,), wanted [6]"),
+    "one-hot labels": ((ROWS, torch.eye(6)), "labels: got shape (6, 6), wanted [6]"),
+    "shifted batches": (
+        [(ROWS[:4], LABELS[:2]), (ROWS[4:], LABELS[2:])],
+        "labels: got shape (2,), wanted [4]",
+    ),
+    "two widths": (
+        [(ROWS, LABELS), (ROWS[:, :1], LABELS)],
+        "data: got rows of shapes [(1,), (2,)], wanted rows of one shape",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "said"), BAD.values(), ids=BAD)
+def test_bad_data_is_refused_by_name(data, said):
+    with pytest.raises(InvalidInput) as refusal:
+        gather(data)
+    assert str(refusal.value).startswith(said)
+
+
+def test_a_mapping_of_inputs_is_refused_by_its_names():
+    with pytest.raises(InvalidInput, match=r"a mapping with \['input_ids'\]"):
+        check_inputs({"input_ids": ROWS})
+
+
+def test_labels_become_int64():
+    assert check_labels(LABELS.to(torch.uint8), 6, 3).dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (LABELS.float(), "torch.float32, wanted integer class numbers"),
+        (LABELS > 0, "torch.bool, wanted integer class numbers"),
+        (LABELS + 1, "values from 1 to 3, wanted 0 to 2"),
+        (LABELS - 1, "values from -1 to 1, wanted 0 to 2"),
+        (LABELS[:, None], r"shape \(6, 1\), wanted \[6\], one per input"),
+    ],
+)
+def test_bad_labels_are_refused(labels, said):
+    with pytest.raises(InvalidInput, match=f"labels: got {said}"):
+        check_labels(labels, 6, 3)

@@ -1,0 +1,393 @@
+"""The command line as a new user and as a hostile one: answers, codes, one line for every error."""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from holdfast import cli
+
+HOLDFAST = str(Path(sys.executable).with_name("holdfast"))
+FACTORIES = """
+import sys
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+
+def double():
+    return net().double()
+
+def number():
+    return 3
+
+def fails():
+    raise RuntimeError("first line\\nsecond line")
+
+def leaves():
+    sys.exit(7)
+
+def training():
+    return nn.Sequential(nn.Linear(4, 3), nn.Dropout())
+
+class Product(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.left(x) * self.right(x)
+
+def product():
+    torch.manual_seed(0)
+    return Product().eval()
+
+class Talking(nn.Linear):
+    def forward(self, x):
+        print("a model that talks")
+        return super().forward(x)
+
+def talking():
+    return nn.Sequential(Talking(4, 3)).eval()
+
+class Leaving(nn.Module):
+    def forward(self, x):
+        sys.exit("enough")
+
+def leaving():
+    return Leaving()
+"""
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory) -> Path:
+    """Make a folder with good and bad data and weights."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(12, 4)).astype(np.float32), draw.integers(0, 3, 12)
+    holes = np.where(np.arange(48).reshape(12, 4) == 5, np.nan, x).astype(np.float32)
+    tables = {
+        "good": (x, y),
+        "wide": (x.astype(np.float64) + 1e-12, y),
+        "floats": (x, y.astype(np.float32)),
+        "high": (x, y + 3),
+        "negative": (x, y - 1),
+        "holes": (holes, y),
+        "empty": (x[:0], y[:0]),
+        "narrow": (x[:, :3], y),
+        "bytes": (x.astype(np.uint8), y),
+        "short": (x, y[:5]),
+        "pickled": (np.array([{}, 1], dtype=object), y[:2]),
+    }
+    for name, (inputs, labels) in tables.items():
+        np.savez(folder / f"{name}.npz", inputs=inputs, labels=labels)
+    (folder / "junk.npz").write_bytes(b"junk" * 99)
+    (folder / "broken.npz").write_bytes(_damaged((folder / "good.npz").read_bytes()))
+    (folder / "factories.py").write_text(FACTORIES)
+    (folder / "unwell.py").write_text("raise ValueError('at import')")
+    (folder / "folder").mkdir()
+    save_file({"zz": torch.zeros(2)}, folder / "other.safetensors")
+    return folder
+
+
+def _damaged(content: bytes) -> bytes:
+    middle = len(content) // 4
+    return content[:middle] + bytes(40) + content[middle + 40 :]
+
+
+@pytest.fixture(autouse=True)
+def at_work(kitchen, monkeypatch):
+    monkeypatch.chdir(kitchen)
+    monkeypatch.syspath_prepend(str(kitchen))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs one command: (exit code, stdout, stderr)."""
+
+    def run(line: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ending:
+            cli.main(line.split())
+        out, err = capsys.readouterr()
+        return ending.value.code, out, err
+
+    return run
+
+
+NET = "module:factories:net"
+CERTIFY = f"certify {NET}"
+GOOD = f"{CERTIFY} npz:good.npz"
+AUDIT = f"audit {NET} npz:good.npz --seconds 0.2"
+
+BAD = {
+    f"{CERTIFY} npz:missing.npz": "data: got 'missing.npz' (No such file or directory)",
+    f"{CERTIFY} npz:folder": "data: got 'folder' (Is a directory)",
+    f"{CERTIFY} npz:": "data: got 'npz:', wanted demo:digits or npz:PATH",
+    f"{CERTIFY} csv:good.csv": "data: got 'csv:good.csv', wanted demo:digits or npz:PATH",
+    f"{CERTIFY} npz:junk.npz": "data: got 'junk.npz', which is something else, wanted an .npz",
+    f"{CERTIFY} npz:broken.npz": "data: got 'broken.npz' (",
+    f"{CERTIFY} npz:pickled.npz": "data: got 'pickled.npz' (Object arrays cannot be loaded",
+    f"{CERTIFY} npz:floats.npz": "data: got labels of type torch.float32, wanted whole class",
+    f"{CERTIFY} npz:high.npz": "labels: got values from 3 to 5, wanted 0 to 2",
+    f"{CERTIFY} npz:negative.npz": "labels: got values from -1 to 1, wanted 0 to 2",
+    f"{CERTIFY} npz:empty.npz": "inputs: got shape (0, 4), wanted at least one row",
+    f"{CERTIFY} npz:narrow.npz": "data: got rows of shape [3] and type float32 (RuntimeError",
+    f"{CERTIFY} npz:bytes.npz": "inputs: got uint8 values, wanted floating-point values: divide",
+    f"{CERTIFY} npz:short.npz": "data: got labels of shape [5] for 12 inputs, wanted [12]",
+    f"{CERTIFY} npz:holes.npz": "data: got NaN or infinity in 1 rows (the first is row 1)",
+    f"lipschitz {NET} npz:holes.npz": "data: got NaN or infinity in 1 rows (the first is row 1)",
+    f"lipschitz {NET}": "data: got nothing, wanted DATA",
+    f"{GOOD} --norm 3": "norm: got '3', wanted 1, 2 or inf",
+    f"{GOOD} --epsilon -1": "epsilon: got -1.0, wanted a finite distance",
+    f"{GOOD} --epsilon nan": "epsilon: got nan, wanted a finite distance",
+    f"{GOOD} --epsilon far": '--epsilon: unable to convert "far" into float',
+    f"{GOOD} --method local": "method: got 'local', wanted one of auto, global",
+    f"{GOOD} --out folder": "out: got 'folder', wanted a file in a folder",
+    f"{GOOD} --out none/c.json": "out: got 'none/c.json', wanted a file in a folder",
+    f"{GOOD} --nonsense 3": "Unknown option: --nonsense",
+    f"{AUDIT} --epsilon 0": "epsilon: got 0.0, wanted a finite distance above 0",
+    f"{AUDIT} --epsilon inf": "epsilon: got inf, wanted a finite distance above 0",
+    f"audit {NET} npz:good.npz --seconds nan --out x": "seconds: got nan, wanted a finite number",
+    f"{AUDIT} --out good.npz": "out: got 'good.npz' (File exists), wanted a folder",
+    f"{AUDIT} --out good.npz/deep": "out: got 'good.npz/deep' (Not a directory)",
+    f"lipschitz {NET} npz:good.npz --seconds -1": "seconds: got -1.0, wanted a finite number",
+    f"lipschitz {NET} npz:good.npz --tolerance -1": "tolerance: got -1.0, wanted a finite",
+    f"knowledge {NET} npz:good.npz --layer nope": "layer: got 'nope', wanted one of 0, 1, 2",
+    f"knowledge {NET} npz:good.npz --loss nope": "loss: got 'nope', wanted one of cross_entropy",
+    f"knowledge {NET} npz:good.npz --distance far": "distance: got 'far', wanted one of euclid",
+    f"knowledge {NET} npz:good.npz --out folder": "out: got 'folder', wanted a file in a folder",
+    "certify module:nowhere:net npz:good.npz": "model: got nowhere (ModuleNotFoundError",
+    "certify module:unwell:net npz:good.npz": "model: got unwell (ValueError: at import)",
+    "certify module:.factories:net npz:good.npz": "model: got .factories (TypeError",
+    "certify module:factories:nope npz:good.npz": "model: got no function 'nope' in factories",
+    "certify module:factories:number npz:good.npz": "model: got factories:number returned int",
+    "certify module:factories:fails npz:good.npz": "raised RuntimeError: first line second line",
+    "certify module:factories:leaves npz:good.npz": "raised SystemExit: 7",
+    "certify module:factories:leaving npz:good.npz": "model: got code that ends Python (enough)",
+    "certify module:factories:training npz:good.npz": "1: Dropout: training mode",
+    "certify module:factories:product npz:good.npz": "has no global Lipschitz constant",
+    "certify module:factories npz:good.npz": "model: got 'module:factories', wanted demo:NAME or",
+    "certify onnx:net.onnx npz:good.npz": "model: got 'onnx:net.onnx', wanted demo:NAME or",
+    "certify demo:nope demo:digits": "model: got 'nope', wanted one of digits-plain, digits",
+    f"{CERTIFY}?weights=none.safetensors npz:good.npz": "weights: got none.safetensors (No such",
+    f"{CERTIFY}?weights=other.safetensors npz:good.npz": 'Missing key(s) in state_dict: "0.weig',
+    f"{CERTIFY}?weights=net.pt npz:good.npz": "model: got ?weights=net.pt, wanted ?weights=PATH",
+    "report missing.json": "audit_json: got 'missing.json' (No such file or directory)",
+    "report folder": "audit_json: got 'folder' (Is a directory)",
+    "report factories.py": "audit_json: got 'factories.py' (Expecting value",
+    "nonsense": 'Unknown command "nonsense"',
+    "certify": 'Command "certify" parameter --model requires an argument',
+    "doctor more": "Unused Tokens: ['more']",
+}
+
+
+@pytest.mark.parametrize(("line", "said"), BAD.items(), ids=BAD)
+def test_bad_input_ends_with_code_2_and_one_line_that_says_why(run, line, said):
+    code, out, err = run(line)
+    assert (code, out) == (2, "")
+    assert err.startswith("holdfast: ") and err.count("\n") == 1
+    assert said in err
+
+
+DOCUMENTS = {
+    GOOD: {"radius", "reason", "clean_accuracy", "verified_accuracy", "guarantee"},
+    f"lipschitz {NET} npz:good.npz --seconds 0.2": {"lower", "upper", "trace", "assumptions"},
+    "lipschitz demo:digits-plain --seconds 0": {"lower", "upper", "outcome"},
+    f"knowledge {NET} npz:good.npz": {"volatility", "normalised", "rank"},
+    f"{AUDIT} --out json": {"subjects", "versions", "citations"},
+    "report json/audit.json": {"page"},
+    "knowledge module:factories:product npz:good.npz": {"volatility"},
+    "doctor": {"python", "versions", "main_job"},
+}
+
+
+@pytest.mark.parametrize(("line", "keys"), DOCUMENTS.items(), ids=DOCUMENTS)
+def test_json_is_one_document_and_nothing_else(run, line, keys):
+    code, out, _ = run(f"{line} --json")
+    assert code == 0
+    assert keys <= set(json.loads(out))
+
+
+@pytest.mark.parametrize("line", ["", "--help", *(f"{verb} --help" for verb in list(cli.app)[:6])])
+def test_help_is_help(run, line):
+    code, out, err = run(line)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: holdfast")
+    assert "Raises" not in out
+
+
+def test_rows_in_another_type_are_converted_and_said_to_be(run):
+    code, out, err = run(f"{CERTIFY} npz:wide.npz --json")
+    assert code == 0 and json.loads(out)["radius"]
+    assert err == (
+        "holdfast: warning: data: rows of float64 were rounded to the model's float32: "
+        "results are about those\n"
+    )
+    code, _, err = run("certify module:factories:double npz:good.npz")
+    assert (code, err) == (0, "")
+
+
+def test_what_a_model_prints_goes_to_stderr(run):
+    code, out, err = run("knowledge module:factories:talking npz:good.npz --json")
+    assert code == 0 and json.loads(out)
+    assert "a model that talks" in err and "a model that talks" not in out
+
+
+def test_files_are_written_where_asked(run, tmp_path):
+    code, _, _ = run(f"{GOOD} --out {tmp_path}/c.json")
+    assert code == 0
+    code, _, _ = run(f"knowledge {NET} npz:good.npz --layer 0 --layer 2 --out {tmp_path}/k.json")
+    assert code == 0
+    assert json.loads((tmp_path / "k.json").read_text())["layers"] == ["0", "2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.json", "k.json"]
+
+
+def test_an_audit_shows_refusals_and_the_command_that_repeats_it(run, tmp_path):
+    code, out, _ = run(
+        f"audit module:factories:product npz:good.npz --epsilon 0.1 --out {tmp_path}/it"
+    )
+    assert code == 0
+    assert "refused" in out and "no global Lipschitz constant" in " ".join(out.split())
+    document = json.loads((tmp_path / "it/audit.json").read_text())
+    code, _, _ = run(document["command"].removeprefix("holdfast "))
+    assert code == 0
+    again = json.loads((tmp_path / "it/audit.json").read_text())
+    assert again["command"] == document["command"]
+
+
+@pytest.mark.parametrize("missing", ["data", "norm", "epsilon", "seconds"])
+def test_a_damaged_audit_is_bad_input(run, tmp_path, missing):
+    run(f"{AUDIT} --epsilon 0.1 --out {tmp_path}/whole")
+    document = json.loads((tmp_path / "whole/audit.json").read_text())
+    del document[missing]
+    (tmp_path / "part.json").write_text(json.dumps(document))
+    code, _, err = run(f"report {tmp_path}/part.json")
+    assert code == 2
+    assert err.startswith("holdfast: audit_json: got ") and err.count("\n") == 1
+
+
+def test_a_folder_in_use_ends_with_code_3(run, tmp_path):
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, err = run(f"{AUDIT} --out {tmp_path}")
+    assert code == 3
+    assert "is in use by another run" in err
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+ENDINGS = {
+    "memory": (MemoryError("3 TB"), 5, "out of memory: 3 TB"),
+    "torch memory": (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 5, "out of"),
+    "disk": (OSError(28, "No space left on device", "audit.json"), 5, "disk is full: audit.json"),
+    "interrupt": (KeyboardInterrupt(), 130, "interrupted; nothing half-written is left"),
+    "ours": (ZeroDivisionError("1 / 0"), 1, "a mistake in Holdfast, please report it: ZeroDiv"),
+}
+
+
+@pytest.mark.parametrize(("problem", "code", "said"), ENDINGS.values(), ids=ENDINGS)
+def test_every_ending_has_its_code_and_no_traceback(run, monkeypatch, problem, code, said):
+    def fail(*_):
+        raise problem
+
+    monkeypatch.setattr("holdfast.versions.diagnosis", fail)
+    ended, out, err = run("doctor")
+    assert (ended, out) == (code, "")
+    assert said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("step", ["capture", "Lipschitz bracket", "certificates", "page"])
+def test_ctrl_c_ends_the_whole_audit_and_leaves_no_file(run, monkeypatch, tmp_path, step):
+    from holdfast.terminal import Steps
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Steps, "begin", lambda _, name: step in name and _interrupt())
+    code, out, err = run(f"{AUDIT} --out {tmp_path}/it")
+    assert (code, out) == (130, "")
+    assert err == "holdfast: interrupted; nothing half-written is left\n"
+    assert not [path for path in (tmp_path / "it").iterdir() if path.name != "audit.json"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def _interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_a_search_ends_the_audit(tmp_path):
+    command = [HOLDFAST, "audit", "--seconds", "60", "--norm", "inf", "--out", str(tmp_path / "it")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        _wait((tmp_path / "it/.lock").exists)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert (out, err) == ("", "holdfast: interrupted; nothing half-written is left\n")
+    assert os.listdir(tmp_path / "it") == []
+
+
+def _wait(condition) -> None:
+    for _ in itertools.takewhile(lambda _: not condition(), range(600)):
+        time.sleep(0.05)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.closing(os.fdopen(writer, "w")) as pipe:
+        ended = subprocess.run(
+            [HOLDFAST, "doctor"], stdout=pipe, stderr=subprocess.PIPE, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_a_full_disk_behind_stdout_is_told():
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [HOLDFAST, "doctor", "--json"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert ended.returncode == 5
+    assert ended.stderr == b"holdfast: the disk is full: standard output\n"
+
+
+def test_a_narrow_terminal_cuts_no_number_off(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    code, out, _ = run(f"knowledge {NET} npz:good.npz")
+    assert code == 0
+    assert all(len(line) <= 40 for line in out.splitlines())
+    assert "…" not in out
+
+
+def test_names_are_never_read_as_markup(run, tmp_path):
+    folder = tmp_path / "[bold]x[/bold]"
+    run(f"{AUDIT} --out {folder}")
+    code, out, _ = run(f"report {folder}/audit.json")
+    assert code == 0
+    assert "[bold]x[/bold]" in out.replace("\n", "")
+
+
+def test_import_is_cheap():
+    code = "import sys, holdfast; print(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    heavy = {"torch", "numpy", "rich", "cyclopts", "altair", "sklearn", "jinja2"}
+    assert not heavy & set(printed.stdout.decode().split())
+
+
+def test_the_command_line_itself_needs_no_torch():
+    code = "import sys, holdfast.cli; print(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert "torch" not in printed.stdout.decode().split()
