@@ -1,52 +1,52 @@
-"""Lower bounds of a Lipschitz constant: pairs of inputs whose slope is proved.
+"""Lower bounds of a Lipschitz constant: the largest Jacobian over given points.
 
 The Jacobian at a point says in which direction the output changes fastest (power iteration with
-Jacobian-vector products); a pair of points along that direction is then evaluated with a bound of
-its rounding error, and its slope is the lower bound. No derivative is trusted: a wrong direction
-only gives a smaller slope.
+Jacobian-vector products); a pair of points along that direction is the witness.
+`holdfast.brackets.ascent` looks for better points.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from holdfast.bounds.running import evaluate
+from holdfast.brackets.witness import (
+    Witness,
+    best_pair,
+    contains,
+    distances_upper,
+    lengths,
+    over_rows,
+    pairs_along,
+    sample,
+    slopes_lower,
+    unit,
+)
 from holdfast.graph.ir import Graph
 from holdfast.graph.walk import run
-from holdfast.rounding import gamma, next_down
-from holdfast.types import Box, Region
+from holdfast.types import Region
+
+__all__ = [
+    "Witness",
+    "contains",
+    "distances_upper",
+    "sample",
+    "slopes_lower",
+    "steepest_directions",
+    "steepest_pairs",
+]
 
 Function = Callable[[Tensor], Tensor]
 Pull = Callable[[Tensor], tuple[Tensor]]
 
 _ITERATIONS = 20
-_STEPS = tuple(10.0**-k for k in range(7))
-"""Lengths of the pairs tried, relative to the size of the input: long ones lose the kink of a
-piecewise linear net, short ones lose digits."""
 
 _OUTPUTS = 256
 """At most so many outputs are differentiated one by one for l1 and linf."""
 
 _FINALISTS = 8
-
-
-@dataclass(frozen=True)
-class Witness:
-    """Two inputs and a proved lower bound of the slope between them.
-
-    Attributes:
-        first: One input without batch dimension, float64.
-        second: Another one.
-        slope: At most ||f(first) - f(second)|| / ||first - second||, in exact arithmetic.
-    """
-
-    first: Tensor
-    second: Tensor
-    slope: float
 
 
 def steepest_pairs(
@@ -69,7 +69,8 @@ def steepest_pairs(
     for part in points.double().split(batch):
         directions, values = steepest_directions(graph, part, norm)
         finalists = values.argsort(descending=True)[:_FINALISTS]
-        for witness in _pairs(graph, part[finalists], directions[finalists], norm, region):
+        for first, second in pairs_along(part[finalists], directions[finalists], region):
+            witness = best_pair(graph, first, second, norm)
             if witness.slope > best:
                 best = witness.slope
                 yield witness
@@ -92,32 +93,18 @@ def steepest_directions(graph: Graph, points: Tensor, norm: float) -> tuple[Tens
     return _by_output(function, points, norm)
 
 
-def _lengths(values: Tensor, norm: float) -> Tensor:
-    """Return the norm of every row, all other dimensions flattened."""
-    return torch.linalg.vector_norm(values.flatten(1), ord=norm, dim=1)
-
-
-def _over_rows(numbers: Tensor, like: Tensor) -> Tensor:
-    """Shape one number per row for broadcasting."""
-    return numbers.reshape(-1, *[1] * (like.dim() - 1))
-
-
-def _unit(values: Tensor, norm: float) -> Tensor:
-    return values / _over_rows(_lengths(values, norm), values).clamp(min=1e-300)
-
-
 def _power_iteration(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
     """Iterate u <- J^T J u, all points at once: rows do not influence each other."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(points.shape, generator=generator, dtype=points.dtype)
-    direction = _unit(noise, 2.0)
+    direction = unit(noise, 2.0)
     _, pull = _vjp(function, points)
     for _ in range(_ITERATIONS):
         (back,) = pull(_push(function, points, direction))
-        moving = _over_rows(_lengths(back, 2.0) > 0, back)
-        direction = torch.where(moving, _unit(back, 2.0), direction)
+        moving = over_rows(lengths(back, 2.0) > 0, back)
+        direction = torch.where(moving, unit(back, 2.0), direction)
     change = _push(function, points, direction)
-    return direction.detach(), _lengths(change, 2.0).detach()
+    return direction.detach(), lengths(change, 2.0).detach()
 
 
 def _vjp(function: Function, points: Tensor) -> tuple[Tensor, Pull]:
@@ -160,82 +147,9 @@ def _best_row(pull: Pull, output: Tensor, count: int) -> tuple[Tensor, Tensor]:
     best = torch.zeros(output.shape[0], dtype=output.dtype)
     for k in range(count):
         gradient = _gradient(pull, output, k)
-        value = _lengths(gradient, 1.0)
+        value = lengths(gradient, 1.0)
         better = value > best
         signs = torch.where(gradient < 0, -1.0, 1.0).to(direction)
-        direction = torch.where(_over_rows(better, direction), signs, direction)
+        direction = torch.where(over_rows(better, direction), signs, direction)
         best = torch.maximum(best, value)
     return direction, best
-
-
-def _pairs(
-    graph: Graph, points: Tensor, directions: Tensor, norm: float, region: Region | None
-) -> Iterator[Witness]:
-    """Yield the best pair of all lengths tried, for each length."""
-    size = _over_rows(points.flatten(1).abs().amax(1).clamp(min=1e-3), points)
-    for step in _STEPS:
-        first, second = points, _into(region, points + directions * size * step)
-        inside = contains(region, first) & contains(region, second)
-        if not bool(inside.any()):
-            continue
-        first, second = first[inside], second[inside]
-        slopes = slopes_lower(graph, first, second, norm)
-        best = int(slopes.argmax())
-        yield Witness(first[best], second[best], float(slopes[best]))
-
-
-def _into(region: Region | None, points: Tensor) -> Tensor:
-    """Move points into a box; a ball is left to `contains`."""
-    if not isinstance(region, Box):
-        return points
-    return points.clamp(region.low.double(), region.high.double())
-
-
-def slopes_lower(graph: Graph, first: Tensor, second: Tensor, norm: float) -> Tensor:
-    """Return proved lower bounds of the slopes between pairs of points.
-
-    Args:
-        graph: Captured model.
-        first: [N, ...], float64, taken as exact.
-        second: Same shape.
-        norm: 1, 2 or inf, on both sides.
-
-    Returns:
-        [N], float64: at most ||f(first) - f(second)|| / ||first - second||; 0 for equal points.
-    """
-    values = evaluate(graph, torch.cat([first, second]))
-    (y, z), (ey, ez) = values.value.chunk(2), values.error.chunk(2)
-    outputs = y[0].numel()
-    gap = (y - z).abs() * (1.0 - 2.0 * gamma(4)) - (ey + ez) * (1.0 + 2.0 * gamma(4))
-    change = _lengths(gap.clamp(min=0.0), norm) * (1.0 - 2.0 * gamma(outputs + 8))
-    distance = distances_upper(first, second, norm)
-    slopes = next_down(change / distance.clamp(min=1e-300))
-    return torch.where(distance > 0, slopes.clamp(min=0.0), torch.zeros_like(slopes))
-
-
-def distances_upper(first: Tensor, second: Tensor, norm: float) -> Tensor:
-    """Return upper bounds of the distances between float64 points, row by row, [N]."""
-    entries = first[0].numel()
-    return _lengths(first - second, norm) * (1.0 + 2.0 * gamma(entries + 8))
-
-
-def contains(region: Region | None, points: Tensor) -> Tensor:
-    """Return per row whether a point surely lies in the region."""
-    if region is None:
-        return torch.ones(len(points), dtype=torch.bool)
-    if isinstance(region, Box):
-        low, high = region.low.double(), region.high.double()
-        return ((points >= low) & (points <= high)).flatten(1).all(1)
-    return distances_upper(points, region.center.double()[None], region.norm) <= region.radius
-
-
-def sample(region: Region, count: int, generator: torch.Generator) -> Tensor:
-    """Draw points of a region: uniform in a box, random directions and radii in a ball."""
-    if isinstance(region, Box):
-        low, high = region.low.double(), region.high.double()
-        shares = torch.rand((count, *low.shape), generator=generator, dtype=torch.float64)
-        return torch.clamp(low + shares * (high - low), low, high)
-    center = region.center.double()
-    noise = torch.randn((count, *center.shape), generator=generator, dtype=torch.float64)
-    shares = torch.rand((count,), generator=generator, dtype=torch.float64) * 0.999
-    return center + _unit(noise, region.norm) * _over_rows(shares, noise) * region.radius

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from holdfast.brackets.ascent import ascending_pairs
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.brackets.gain import GainReading
 from holdfast.brackets.lower import Witness, sample, steepest_pairs
@@ -18,8 +19,8 @@ from holdfast.types import Outcome, Region, norm_name
 
 Report = Callable[[Step], None]
 
-_DATA_SHARE = 0.25
-"""Share of the time for the slopes around the data, before the upper bound is worked on."""
+_DATA_SHARE, _ASCENT_SHARE = 0.15, 0.4
+"""Shares of the time after which the data, then the first ascent, give way to the upper bound."""
 
 
 @dataclass
@@ -72,9 +73,9 @@ class Search:
         interrupted = False
         try:
             self._look_around(starts)
-            for stage in (self._solve_lipsdp,):
-                if not self._closed and not self._late(1.0):
-                    stage()
+            self._ascend(starts, _ASCENT_SHARE, seed=0)
+            self._solve_lipsdp()
+            self._ascend(self._with_witness(starts), 1.0, seed=1)
         except KeyboardInterrupt:
             interrupted = True
         return self._bracket(gain, self._outcome(interrupted))
@@ -118,9 +119,27 @@ class Search:
             if self._closed or self._late(_DATA_SHARE):
                 return
 
+    def _ascend(self, starts: Tensor, share: float, seed: int) -> None:
+        """Climb from the starting points until a share of the time is spent."""
+
+        def spent() -> bool:
+            return self._closed or self._late(share)
+
+        if math.isinf(self._upper) or spent():
+            return
+        pairs = ascending_pairs(self.graph, starts, self.norm, self.region, spent, seed)
+        for witness in pairs:
+            self._raise_lower(witness, "smoothed ascent")
+
+    def _with_witness(self, starts: Tensor) -> Tensor:
+        """Put the best point so far first."""
+        if self._witness is None:
+            return starts
+        return torch.cat([self._witness.first[None], starts])
+
     def _solve_lipsdp(self) -> None:
         """Bound the constant by the slopes of the activations together."""
-        if math.isinf(self._upper):
+        if math.isinf(self._upper) or self._closed or self._late(1.0):
             return
         left = self.seconds - self._spent
         if self.norm == 2.0:

@@ -1,0 +1,267 @@
+"""Jacobian-vector products of a graph, with kinks made smooth enough to climb on.
+
+A piecewise linear net has a Jacobian that is constant in each piece: its gradient says nothing
+about where a larger one is. Here every value carries a tangent, and the slope of a kink is a
+logistic step of its argument (the derivative of softplus), so that J_s(x) u can be differentiated
+with respect to x. Values stay those of the true net; the sharpness is relative to the mean
+magnitude of each row's arguments, so that far points are treated like near ones.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from holdfast.graph.ir import Graph, Node
+from holdfast.graph.ops import LINEAR, OPS, WIRING, homogeneous, per_channel
+from holdfast.graph.walk import Reading, Rule, execute, read
+
+Step = Callable[[Tensor], Tensor]
+
+_POOLED = 50.0
+"""Largest sharpness in a window: weights are relative to the row's largest value, and far below
+it they would all be zero."""
+
+
+@dataclass(frozen=True)
+class Dual:
+    """A value and its change along the input's direction.
+
+    Attributes:
+        value: [N, ...], float64.
+        tangent: Same shape.
+    """
+
+    value: Tensor
+    tangent: Tensor
+
+
+def push(graph: Graph, points: Tensor, directions: Tensor, sharpness: float | None) -> Tensor:
+    """Return J(x) u for each row, differentiable with respect to points and directions.
+
+    Args:
+        graph: Captured model in float64.
+        points: [N, ...].
+        directions: Same shape.
+        sharpness: Of the steps that replace the slopes of kinks; None for the true Jacobian.
+
+    Returns:
+        [N, ...]: the change of the output.
+    """
+    rules = _rules(partial(_step, sharpness=sharpness), sharpness)
+    reading = Reading("tangents", rules, {}, constants=True)
+    start = {graph.perturbed_input.name: Dual(points, directions)}
+    return read(graph, reading, start)[graph.output].tangent
+
+
+def kinks(graph: Graph, points: Tensor) -> Tensor:
+    """Return the arguments of all kinks: the Jacobian changes where one of them changes sign.
+
+    Args:
+        graph: Captured model in float64.
+        points: [N, ...].
+
+    Returns:
+        [N, K]; K is 0 for a smooth net. Groups sorted or pooled are left out, except pairs.
+    """
+    found = [points.flatten(1)[:, :0]]
+
+    def note(arguments: Tensor) -> Tensor:
+        found.append(arguments.flatten(1).expand(len(points), -1))
+        return torch.zeros_like(arguments)
+
+    reading = Reading("kinks", _rules(note, None), {}, constants=True)
+    start = {graph.perturbed_input.name: Dual(points, torch.zeros_like(points))}
+    read(graph, reading, start)
+    return torch.cat(found, 1)
+
+
+def _step(arguments: Tensor, sharpness: float | None) -> Tensor:
+    """Return 1 where an argument is positive and 0 where it is not, or smoothly between."""
+    if sharpness is None:
+        return (arguments > 0).to(arguments.dtype)
+    return torch.sigmoid(arguments * (sharpness / _scale(arguments)))
+
+
+def _scale(arguments: Tensor) -> Tensor:
+    """Return the mean magnitude of each row, shaped for broadcasting."""
+    dims = tuple(range(1, arguments.dim()))
+    size = arguments.detach().abs()
+    return (size.mean(dims, keepdim=True) if dims else size).clamp(min=1e-300)
+
+
+# --- slopes of kinks, out of steps ------------------------------------------------------------
+
+
+def _relu(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
+    return step(z)
+
+
+def _leaky_relu(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
+    return params["negative_slope"] + (1.0 - params["negative_slope"]) * step(z)
+
+
+def _prelu(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
+    weight = params["weight"]
+    slope = per_channel(weight, z.dim()) if weight.numel() > 1 else weight
+    return slope + (1.0 - slope) * step(z)
+
+
+def _hardtanh(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
+    return step(z - params["low"]) - step(z - params["high"])
+
+
+def _hardsigmoid(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
+    return (step(z + 3.0) - step(z - 3.0)) / 6.0
+
+
+def _abs(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
+    return 2.0 * step(z) - 1.0
+
+
+_KINKS = {
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "prelu": _prelu,
+    "hardtanh": _hardtanh,
+    "hardsigmoid": _hardsigmoid,
+    "abs": _abs,
+}
+
+
+# --- rules ------------------------------------------------------------------------------------
+
+
+def _rules(step: Step, sharpness: float | None) -> dict[str, Rule]:
+    return {
+        "constant": _constant,
+        **dict.fromkeys((*OPS, "aten"), _any),
+        **dict.fromkeys(LINEAR, _linear),
+        **dict.fromkeys(WIRING, _wiring),
+        **dict.fromkeys(_KINKS, partial(_kink, step=step)),
+        "add": _add,
+        "maximum": partial(_extreme, step=step),
+        "minimum": partial(_extreme, step=step),
+        "sort": partial(_sort, step=step),
+        "amax": partial(_amax, sharpness=sharpness),
+        "max_pool": partial(_max_pool, sharpness=sharpness),
+    }
+
+
+def _constant(node: Node, parts: Sequence[Dual]) -> Dual:
+    value = execute(node, [])
+    return Dual(value, torch.zeros_like(value))
+
+
+def _any(node: Node, parts: Sequence[Dual]) -> Dual:
+    """Leave the derivative to torch: forward mode, or twice backward where an op has none."""
+    values = tuple(part.value for part in parts)
+    tangents = tuple(part.tangent for part in parts)
+    if not node.perturbed:
+        value = execute(node, values)
+        return Dual(value, torch.zeros_like(value))
+    function = partial(_of_values, node)
+    try:
+        value, tangent, *_ = torch.func.jvp(function, values, tangents)
+    except (NotImplementedError, RuntimeError):
+        return Dual(function(*values), _twice_backward(function, values, tangents))
+    return Dual(value, tangent)
+
+
+def _twice_backward(
+    function: Callable[..., Tensor], values: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> Tensor:
+    """Return J t as the derivative of J^T w with respect to w, for ops without a forward mode."""
+    with torch.enable_grad():
+        inputs = [v if v.requires_grad else v.detach().requires_grad_() for v in values]
+        output = function(*inputs)
+        dummy = torch.zeros_like(output, requires_grad=True)
+        back = torch.autograd.grad(output, inputs, dummy, create_graph=True, materialize_grads=True)
+        moving = [(g, t) for g, t in zip(back, tangents, strict=True) if g.requires_grad]
+        total = sum(((g * t).sum() for g, t in moving), dummy.sum() * 0.0)
+        tangent, *_ = torch.autograd.grad(total, dummy, create_graph=True)
+    return tangent
+
+
+def _of_values(node: Node, *values: Tensor) -> Tensor:
+    return execute(node, values)
+
+
+def _linear(node: Node, parts: Sequence[Dual]) -> Dual:
+    (x,) = parts
+    op, params = homogeneous(node.op, node.params)
+    return Dual(execute(node, [x.value]), OPS[op]([x.tangent], params))
+
+
+def _wiring(node: Node, parts: Sequence[Dual]) -> Dual:
+    params = {**node.params, "value": 0.0} if node.op == "pad" else node.params
+    tangents = [part.tangent for part in parts]
+    return Dual(execute(node, [part.value for part in parts]), WIRING[node.op](tangents, params))
+
+
+def _kink(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
+    (x,) = parts
+    slope = _KINKS[node.op](x.value, node.params, step)
+    return Dual(execute(node, [x.value]), slope * x.tangent)
+
+
+def _add(node: Node, parts: Sequence[Dual]) -> Dual:
+    value = execute(node, [part.value for part in parts])
+    return Dual(value, execute(node, [part.tangent for part in parts]))
+
+
+def _extreme(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
+    left, right = parts
+    value = execute(node, [left.value, right.value])
+    share = step(left.value - right.value)
+    share = share if node.op == "maximum" else 1.0 - share
+    return Dual(value, share * left.tangent + (1.0 - share) * right.tangent)
+
+
+def _sort(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
+    """Pairs are a minimum and a maximum; longer groups keep their true order."""
+    (x,) = parts
+    dim, descending = node.params["dim"], node.params["descending"]
+    value, order = x.value.sort(dim, descending=descending)
+    if x.value.shape[dim] != 2:
+        return Dual(value, x.tangent.gather(dim, order))
+    (a, b), (ta, tb) = x.value.unbind(dim), x.tangent.unbind(dim)
+    share = step(a - b)
+    high, low = share * ta + (1.0 - share) * tb, (1.0 - share) * ta + share * tb
+    return Dual(value, torch.stack([high, low] if descending else [low, high], dim))
+
+
+def _amax(node: Node, parts: Sequence[Dual], sharpness: float | None) -> Dual:
+    (x,) = parts
+    dims, keep = node.params["dims"], node.params["keepdim"]
+    below = x.value - x.value.amax(dims, keepdim=True)
+    if sharpness is None:
+        weight = (below == 0).to(below.dtype)
+    else:
+        weight = torch.exp(below * (sharpness / _scale(x.value)))
+    total = (weight * x.tangent).sum(dims, keepdim=keep) / weight.sum(dims, keepdim=keep)
+    return Dual(execute(node, [x.value]), total)
+
+
+def _max_pool(node: Node, parts: Sequence[Dual], sharpness: float | None) -> Dual:
+    """Mix the tangents of a window by exp(sharpness * value): two average pools."""
+    (x,) = parts
+    params = node.params
+    if sharpness is None or any(step != 1 for step in params["dilation"]):
+        return _any(node, parts)
+    functions = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+    pool = partial(
+        functions[len(params["kernel"]) - 1],
+        kernel_size=params["kernel"],
+        stride=params["stride"],
+        padding=params["padding"],
+        ceil_mode=params["ceil_mode"],
+    )
+    sharpness = min(sharpness, _POOLED)
+    top = x.value.detach().flatten(1).amax(1).reshape(-1, *[1] * (x.value.dim() - 1))
+    weight = torch.exp(((x.value - top) * (sharpness / _scale(x.value))).clamp(min=-600.0))
+    return Dual(execute(node, [x.value]), pool(weight * x.tangent) / pool(weight))
