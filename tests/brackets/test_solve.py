@@ -13,6 +13,9 @@ from holdfast.brackets.search import Search
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.types import Ball, Box, Outcome
 
+SHORT = 0.6
+"""Seconds: the search spends what it is given unless the bracket closes."""
+
 
 def small(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
@@ -22,7 +25,9 @@ def small(seed: int = 0) -> nn.Sequential:
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 def test_the_witness_attains_the_lower_bound(norm: float) -> None:
     model = small().double()
-    bracket = holdfast.lipschitz(model, torch.randn(64, 6, dtype=torch.float64), norm=norm)
+    bracket = holdfast.lipschitz(
+        model, torch.randn(64, 6, dtype=torch.float64), norm, seconds=SHORT
+    )
     first, second = bracket.witness
     assert first.dtype == second.dtype == torch.float64
     with torch.no_grad():
@@ -37,7 +42,7 @@ def test_the_witness_attains_the_lower_bound(norm: float) -> None:
 def test_a_linear_model_closes(norm: float) -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 4).double()
-    bracket = holdfast.lipschitz(model, torch.randn(8, 5, dtype=torch.float64), norm=norm)
+    bracket = holdfast.lipschitz(model, torch.randn(8, 5, dtype=torch.float64), norm, seconds=SHORT)
     true = float(torch.linalg.matrix_norm(model.weight.detach(), norm))
     assert bracket.outcome is Outcome.CLOSED
     assert bracket.lower <= true * (1 + 1e-15) and true <= bracket.upper
@@ -47,7 +52,7 @@ def test_a_linear_model_closes(norm: float) -> None:
 def test_the_trace_is_monotone_on_each_side() -> None:
     steps = []
     graph = holdfast.capture(small(), torch.zeros(1, 6))
-    bracket = Search(graph, report=steps.append).run(torch.randn(600, 6))
+    bracket = Search(graph, seconds=SHORT, report=steps.append).run(torch.randn(600, 6))
     assert tuple(steps) == bracket.trace
     lower = [step.value for step in steps if step.side == "lower"]
     upper = [step.value for step in steps if step.side == "upper"]
@@ -93,7 +98,7 @@ def test_time_and_interruption_end_with_the_best_so_far() -> None:
     ],
 )
 def test_the_witness_stays_in_the_region(region) -> None:
-    bracket = holdfast.lipschitz(small(), torch.zeros(1, 6), region=region)
+    bracket = holdfast.lipschitz(small(), torch.zeros(1, 6), region=region, seconds=SHORT)
     assert bool(contains(region, torch.stack(bracket.witness)).all())
     points = sample(region, 50, torch.Generator().manual_seed(0))
     assert bool(contains(region, points).all())
@@ -147,7 +152,7 @@ def test_token_models_are_refused_with_advice() -> None:
 def test_rows_that_are_not_finite_are_left_out() -> None:
     rows = torch.randn(4, 6)
     rows[1, 2] = math.nan
-    assert holdfast.lipschitz(small(), rows).lower > 0
+    assert holdfast.lipschitz(small(), rows, seconds=SHORT).lower > 0
     with pytest.raises(InvalidInput, match="no row without NaN"):
         holdfast.lipschitz(small(), torch.full((2, 6), math.nan))
 
@@ -159,7 +164,7 @@ def test_exact_constants_lie_inside(shared) -> None:
     exact = reference["tiny_2-8-8-2_moons"]["exact"]
     net, _ = load_net(shared / "nets/lipschitz/tiny_2-8-8-2_moons")
     points = torch.randn(2000, 2, dtype=torch.float64)
-    bracket = holdfast.lipschitz(net, points.to(next(net.parameters()).dtype))
+    bracket = holdfast.lipschitz(net, points.to(next(net.parameters()).dtype), seconds=SHORT)
     assert bracket.lower <= exact * (1 + 1e-12) and exact <= bracket.upper
     for stem, value in (
         ("exlipbab_iris_relu", 11.634355134114875),
@@ -169,5 +174,5 @@ def test_exact_constants_lie_inside(shared) -> None:
         net, _ = load_net(shared / "nets" / stem)
         dtype = next(net.parameters()).dtype
         points = torch.randn(2000, net[0].in_features, dtype=dtype)
-        bracket = holdfast.lipschitz(net, points)
+        bracket = holdfast.lipschitz(net, points, seconds=SHORT)
         assert bracket.lower <= value * (1 + 1e-6) and value * (1 - 1e-6) <= bracket.upper
