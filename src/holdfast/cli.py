@@ -156,14 +156,17 @@ def lipschitz(
 ) -> Answer:
     """Bracket the Lipschitz constant of a model from both sides."""
     from holdfast.auditing.parts import bracket_part
-    from holdfast.terminal import bracket_table, working
+    from holdfast.brackets.search import Search
+    from holdfast.graph.capture import check_unchanged
+    from holdfast.terminal import ClosingBracket, bracket_table
     from holdfast.types import Outcome
 
     (loaded,), rows = _load([model], _data_of(model, data))
-    with working("Lipschitz bracket"):
-        bracket = holdfast.lipschitz(
-            loaded.model, rows.inputs, _norm(norm), seconds=seconds, tolerance=tolerance
-        )
+    with ClosingBracket() as watched:
+        graph = holdfast.capture(loaded.model, rows.inputs[:1])
+        search = Search(graph, _norm(norm), None, seconds, tolerance, watched.take)
+        bracket = search.run(rows.inputs)
+        check_unchanged(graph, loaded.model)
     code = INTERRUPTED if bracket.outcome is Outcome.INTERRUPTED else 0
     document = {"model": model} | bracket_part(bracket)
     return Answer(document, lambda: bracket_table(bracket), as_json, code)

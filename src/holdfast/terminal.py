@@ -1,17 +1,19 @@
 """What a person sees in the terminal: progress on stderr, tables on stdout."""
 
 import math
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from holdfast.auditing.job import Report
-from holdfast.brackets.bracket import Bracket
+from holdfast.brackets.bracket import Bracket, Step
 from holdfast.certificates.certificate import Certificates
 from holdfast.continuity.volatility import Knowledge
 from holdfast.report import formats
@@ -62,6 +64,47 @@ def working(step: str) -> Steps:
     steps = Steps(1)
     steps.begin(step)
     return steps
+
+
+class ClosingBracket:
+    """A bracket on stderr that closes while the user watches; silent where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._live = Live(self, console=self._console, refresh_per_second=8, transient=True)
+        self._sides: dict[str, Step] = {}
+        self._begun = time.perf_counter()
+
+    def take(self, step: Step) -> None:
+        """Take an improvement of one side."""
+        self._sides[step.side] = step
+
+    def __rich__(self) -> RenderableType:
+        table = _table("side", "bound", "method", "found at")
+        for side in ("upper", "lower"):
+            step = self._sides.get(side)
+            if step is not None:
+                at = f"{step.seconds:.1f} s"
+                table.add_row(side, f"{step.value:.6g}", step.method, at)
+        ratio = "-"
+        if len(self._sides) == 2 and self._sides["lower"].value > 0:
+            ratio = f"{self._sides['upper'].value / self._sides['lower'].value:.4f}"
+        spent = time.perf_counter() - self._begun
+        table.add_row("ratio", ratio, "Ctrl-C ends with the best so far", f"{spent:.1f} s")
+        return table
+
+    def __enter__(self) -> "ClosingBracket":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
 
 
 def number(value: float | None, write: Callable[[float], str] = formats.number) -> str:
