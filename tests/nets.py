@@ -54,9 +54,9 @@ def _module(spec: dict) -> nn.Module:
 
 def load_net(stem: Path) -> tuple[nn.Sequential, dict]:
     """Return a shared net, in the type of its weights, and its description."""
-    spec = json.loads(stem.with_suffix(".json").read_text())
+    spec = json.loads(Path(f"{stem}.json").read_text())
     layers = spec.get("layers", spec.get("arch"))
-    state = load_file(stem.with_suffix(".safetensors"))
+    state = load_file(f"{stem}.safetensors")
     net = nn.Sequential(*map(_module, layers)).to(next(iter(state.values())).dtype)
     net.load_state_dict(state)
     return net.eval(), spec

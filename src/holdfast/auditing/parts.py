@@ -12,7 +12,7 @@ from holdfast.documents import plain
 from holdfast.sources.data import LoadedData
 from holdfast.types import norm_name
 
-_EDGE_ROWS = 8
+_EDGE_ROWS = 7
 _WORST_ROWS = 6
 _CURVE_POINTS = 240
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from holdfast.bounds.activations import slope_bound
 from holdfast.brackets.known import CONSTANTS
 from holdfast.brackets.operators import (
-    DENSE_COLUMNS,
     affine_run,
     chain_norm_upper,
     operator_norm_upper,
+    worth_writing_out,
 )
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
@@ -190,8 +190,7 @@ class GainReading:
     def _worth_writing_out(self, run: Sequence[Node], first: Node) -> bool:
         """Return whether a run of affine nodes is small enough, and more than one operator."""
         several = sum(node.op in LINEAR and node.op != "shift" for node in run) > 1
-        columns, rows = math.prod(first.shape), math.prod(run[-1].shape)
-        small = columns <= DENSE_COLUMNS and min(columns, rows) <= DENSE_COLUMNS // 4
+        small = worth_writing_out(math.prod(first.shape), math.prod(run[-1].shape))
         return self.norm == 2.0 and several and small and first.perturbed
 
     def _elementwise(self, node: Node, flows: Sequence[Flow | None]) -> Flow:

@@ -18,6 +18,9 @@ DENSE_COLUMNS = 4096
 _DENSE_SIDE = 2048
 """... unless its smaller side is longer than this: the cost grows with its cube."""
 
+_DENSE_ENTRIES = 2**25
+"""... or it has more entries than this (256 MB in float64)."""
+
 _FACTORS = ("scale", "shift", "scale_channels", "batch_norm")
 
 
@@ -50,12 +53,18 @@ def operator_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
 def _conv_norm(node: Node, shape: Sequence[int]) -> float:
     """Return the l2 norm of a convolution: dense where small, from its symbol where not."""
     columns, rows = math.prod(shape), math.prod(node.shape)
-    if columns <= DENSE_COLUMNS and min(columns, rows) <= _DENSE_SIDE:
+    if worth_writing_out(columns, rows):
         return chain_norm_upper([node], shape)
     weight, geometry = node.params["weight"], node.params["geometry"]
     if node.op == "conv":
         return conv_upper(weight, geometry, shape[1:])
     return conv_transpose_upper(weight, geometry, node.shape[1:])
+
+
+def worth_writing_out(columns: int, rows: int) -> bool:
+    """Return whether an operator is small enough to be written out as a matrix."""
+    small = columns <= DENSE_COLUMNS and columns * rows <= _DENSE_ENTRIES
+    return small and min(columns, rows) <= _DENSE_SIDE
 
 
 def _absolute_norm(node: Node, shape: Sequence[int], norm: float) -> float:

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.search import Search
+from holdfast.errors import Unsupported
 from holdfast.graph.capture import Example, capture, check_example, check_unchanged
 from holdfast.graph.ir import Graph
 from holdfast.types import Region, check_norm
@@ -54,6 +55,16 @@ def lipschitz(
 
 
 def _points(graph: Graph, example: Example) -> Tensor:
-    """Return the rows of the one input that moves."""
+    """Return the rows of the one input that moves.
+
+    Raises:
+        Unsupported: When there are other inputs, which would have to be held fixed.
+    """
     check_example(example)
+    moving = graph.perturbed_input
+    others = [node for node in graph.inputs if node is not moving]
+    if others:
+        why = "an input that is not moved"
+        advice = "wrap the model so that it is a constant of the module"
+        raise Unsupported("a global Lipschitz constant", [n.obstacle(why, advice) for n in others])
     return example if isinstance(example, Tensor) else example[graph.perturbed_input.name]
