@@ -20,6 +20,7 @@ FLOORS = {
     "norms": 1,
     "bounds": 2,
     "lipsdp": 3,
+    "riccati": 3,
     "continuity": 3,
     "brackets": 4,
     "certificates": 5,

@@ -5,6 +5,8 @@ import math
 import time
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.lipsdp.interior import minimise, solve
@@ -12,10 +14,17 @@ from holdfast.lipsdp.lift import normal_form
 from holdfast.lipsdp.normal_form import Array, NormalForm
 from holdfast.lipsdp.proof import prove, prove_linf
 from holdfast.lipsdp.reduction import output_row, reduce, transpose
+from holdfast.riccati.chain import Chain
+from holdfast.riccati.lift import chain_of
+from holdfast.riccati.proof import chain_upper
+from holdfast.riccati.search import minimise as minimise_chain
 from holdfast.threads import one_thread
 
 MOST_UNITS = 3000
 """Beyond so many activations one iteration takes longer than anybody waits."""
+
+DEEP, WIDE = 5, 1500
+"""From so many layers, or units, the recursion along the chain beats one large matrix."""
 
 UNITS_WITHOUT_CLOCK = 1200
 """Up to so many activations (some ten seconds) the bound is computed whatever it takes."""
@@ -43,9 +52,14 @@ def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[flo
         KeyboardInterrupt: When the user interrupts, after the best bound so far.
     """
     try:
-        form = reduce(normal_form(graph, MOST_UNITS))
+        whole = normal_form(graph, MOST_UNITS)
     except Unsupported:
         return
+    chain = chain_of(whole)
+    if chain is not None and (len(chain.blocks) >= DEEP or whole.units > WIDE):
+        yield from _chain_upper(chain, tolerance, seconds)
+        return
+    form = reduce(whole)
     best: list[Array] = []  # multipliers
 
     def keep(bound: float, multipliers: Array) -> None:
@@ -61,6 +75,24 @@ def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[flo
             yield prove(form, best[0])
         raise
     yield prove(form, multipliers)
+
+
+def _chain_upper(chain: Chain, tolerance: float, seconds: float) -> Iterator[float]:
+    """Yield the proved bound of the best multipliers found for a chain."""
+    best: list[tuple[Tensor, ...]] = []
+
+    def keep(spent: float, estimate: float, multipliers: tuple[Tensor, ...]) -> None:
+        best[:] = [multipliers]
+
+    try:
+        with one_thread():
+            minimise_chain(chain, seconds=seconds, tolerance=tolerance, callback=keep)
+    except KeyboardInterrupt:
+        if best:
+            yield chain_upper(chain, best[0])
+        raise
+    if best:
+        yield chain_upper(chain, best[0])
 
 
 def row_bounds_upper(graph: Graph, norm: float, seconds: float) -> Iterator[float]:
