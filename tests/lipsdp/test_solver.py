@@ -243,6 +243,17 @@ def test_forms_without_units_or_outputs():
     assert prove(nothing, solve(nothing, 1e-3, 1.0)) == 0.0
 
 
+@pytest.mark.parametrize("errors", [None, 0.0, 1e-9])
+def test_an_output_that_never_moves_is_bounded_by_zero_or_not_at_all(errors):
+    """Never NaN, which no comparison would stop."""
+    B, C = np.array([[1.0, 2.0, 0.0]]), np.zeros((1, 3))
+    fields = (None, None) if errors is None else (np.zeros((1, 2)), np.full((1, 2), errors))
+    form = reduce(NormalForm(B, C, np.zeros(1), np.ones(1), 2, *fields), rotate=False)
+    r, lam = minimise(form, True, (1e-3, 5.0))
+    for bound in (prove(form, lam), prove_linf(form, r, lam)):
+        assert bound == (math.inf if errors else 0.0)
+
+
 def test_solver_refuses_what_is_not_reduced():
     form = feed_forward([np.eye(2), np.eye(2)], [(1.0, 1.0)])
     with pytest.raises(InvalidInput):

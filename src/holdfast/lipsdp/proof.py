@@ -149,8 +149,7 @@ def prove(form: NormalForm, lam: Array) -> float:
     Returns:
         The bound, rounded upwards; inf when nothing can be proved with these multipliers.
     """
-    lam = np.asarray(lam, dtype=np.float64)
-    if not form.C.any() and form.C_error is None:
+    if is_constant(form):
         return 0.0
     small, unit, lam_unit = normalise(form)
     factor = prove_factor(small, np.asarray(lam, dtype=np.float64) / lam_unit, np.ones(form.inputs))
@@ -175,11 +174,20 @@ def prove_linf(form: NormalForm, r: Array, lam: Array) -> float:
         raise InvalidInput("form", f"{len(form.C)} outputs", "one output row")
     if form.rotated:
         raise InvalidInput("form", "a rotated input space", "reduce(form, rotate=False)")
+    if is_constant(form):
+        return 0.0
     small, unit, lam_unit = normalise(form)
     weights = np.asarray(r, dtype=np.float64) / unit**2
     factor = prove_factor(small, np.asarray(lam, dtype=np.float64) / lam_unit, weights)
+    if not math.isfinite(factor):
+        return math.inf  # not inf * 0, where all weights are 0
     total = factor * float(np.sum(weights)) * (1.0 + gamma(form.inputs + 4))
     return scale_up(math.sqrt(total), unit)
+
+
+def is_constant(form: NormalForm) -> bool:
+    """Return whether the exact output surely does not move."""
+    return not form.C.any() and (form.C_error is None or not form.C_error.any())
 
 
 def scale_up(root: float, unit: float) -> float:
