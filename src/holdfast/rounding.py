@@ -74,7 +74,7 @@ def sum_up(values: Tensor) -> float:
 
 def rows_up(values: Tensor, operations: int) -> Tensor:
     """Inflate non-negative results of `operations` rounded steps to upper bounds."""
-    return values * (1.0 + 2.0 * gamma(operations + 2)) + TINY
+    return values * (1.0 + 2.0 * gamma(operations + 2)) + (operations + 1) * TINY
 
 
 def next_down(values: Tensor) -> Tensor:

@@ -125,6 +125,8 @@ def test_slopes_of_equal_points_are_zero() -> None:
         ({"seconds": -1.0}, "seconds"),
         ({"seconds": math.nan}, "seconds"),
         ({"tolerance": -0.1}, "tolerance"),
+        ({"region": Ball(torch.zeros(5), 1.0)}, "region"),
+        ({"region": Box(torch.zeros(1, 6), torch.ones(1, 6))}, "region"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict, name: str) -> None:

@@ -206,6 +206,14 @@ def test_weights_that_change_after_capture_are_noticed() -> None:
     assert torch.equal(before, run(graph, torch.ones(1, 2))), "the graph keeps its own weights"
 
 
+def test_dividing_by_a_constant_tensor() -> None:
+    scale = torch.tensor([2.0, 3.0, 4.0])
+    graph = holdfast.capture(module_of(lambda x: x / scale), torch.zeros(1, 3))
+    assert ops(graph) == ["scale"]
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(run(graph, x), x / scale)
+
+
 def test_hooks_are_seen() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     model[0].register_forward_hook(lambda module, args, output: output * 100)

@@ -69,18 +69,18 @@ def _constant(node: Node, parts: Sequence[Approximate]) -> Approximate:
     return Approximate(value, torch.zeros_like(value))
 
 
-def _affine(node: Node, parts: Sequence[Approximate]) -> Approximate:
+def affine(node: Node, parts: Sequence[Approximate]) -> Approximate:
     """Propagate |T| error, plus gamma_n (|T| |x| + |b|) for the operation itself."""
     (x,) = parts
     value = execute(node, [x.value])
     op, params = absolute(node.op, node.params)
     count = terms(node.op, node.params, _row_shape(x))
-    magnitude = OPS[op]([x.value.abs() + x.error], params) + _offset(node, value)
+    magnitude = OPS[op]([x.value.abs() + x.error], params) + offset(node, value)
     error = OPS[op]([x.error], params) + 2.0 * gamma(count + 8) * magnitude
     return Approximate(value, rows_up(error, count + 8))
 
 
-def _offset(node: Node, value: Tensor) -> Tensor:
+def offset(node: Node, value: Tensor) -> Tensor:
     """Return the magnitude of what an affine operation adds."""
     if node.op == "shift":
         return torch.as_tensor(node.params["offset"]).double().abs().expand_as(value)
@@ -104,7 +104,8 @@ def _wiring(node: Node, parts: Sequence[Approximate]) -> Approximate:
     )
 
 
-def _elementwise(node: Node, parts: Sequence[Approximate]) -> Approximate:
+def elementwise(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """Apply an activation: an error grows by the steepest slope, and its own rounding is added."""
     (x,) = parts
     value = execute(node, [x.value])
     slope = slope_bound(node)
@@ -199,9 +200,9 @@ def _groups(node: Node, x: Approximate) -> tuple[Approximate, Tensor, Tensor]:
 
 _RULES: dict[str, Rule] = {
     "constant": _constant,
-    **dict.fromkeys(LINEAR, _affine),
+    **dict.fromkeys(LINEAR, affine),
     **dict.fromkeys(WIRING, _wiring),
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(ELEMENTWISE, elementwise),
     "add": _add,
     "maximum": _extreme,
     "minimum": _extreme,

@@ -15,7 +15,7 @@ from holdfast.brackets.lower import Witness, sample, steepest_pairs
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
 from holdfast.errors import InvalidInput
 from holdfast.graph.ir import Graph
-from holdfast.types import Outcome, Region, norm_name
+from holdfast.types import Box, Outcome, Region, norm_name
 
 Report = Callable[[Step], None]
 
@@ -52,6 +52,11 @@ class Search:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise InvalidInput(name, value, "a finite number, at least 0")
+        if self.region is not None:
+            corner = self.region.low if isinstance(self.region, Box) else self.region.center
+            shape, wanted = tuple(corner.shape), self.graph.perturbed_input.shape
+            if shape != wanted:
+                raise InvalidInput("region", f"shape {shape}", f"{wanted}, that of one input")
 
     def run(self, points: Tensor) -> Bracket:
         """Search from the given points and return the bracket.
@@ -143,11 +148,11 @@ class Search:
             return
         left = self.seconds - self._spent
         if self.norm == 2.0:
-            bounds = lipsdp_upper(self.graph, 0.3 * self.tolerance, left)
+            bounds = lipsdp_upper(self.graph, 0.3 * self.tolerance, left, self.region)
         else:
-            bounds = row_bounds_upper(self.graph, self.norm, left)
+            bounds = row_bounds_upper(self.graph, self.norm, left, self.region)
         for value in bounds:
-            self._lower_upper(value, "LipSDP")
+            self._lower_upper(value, "LipSDP" if self.region is None else "LipSDP on the region")
             if self._closed:
                 return
 
@@ -189,7 +194,7 @@ class Search:
         return torch.cat([finite, finite + noise * (float(finite.std(correction=0)) or 1.0)])
 
     def _assumptions(self) -> tuple[str, ...]:
-        where = "all inputs" if self.region is None else "the region, proved on all inputs"
+        where = "all inputs" if self.region is None else "all pairs of inputs in the region"
         sentences = [
             f"The bracket is about {where}, with the {norm_name(self.norm)} norm on inputs and "
             "outputs, flattened.",

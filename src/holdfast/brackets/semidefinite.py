@@ -7,8 +7,12 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from holdfast.bounds.linear import Relaxed
+from holdfast.bounds.regions import Regions
+from holdfast.bounds.relaxations import slopes_on
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.ir import Graph
+from holdfast.graph.ops import ELEMENTWISE
 from holdfast.lipsdp.interior import minimise, solve
 from holdfast.lipsdp.lift import normal_form
 from holdfast.lipsdp.normal_form import Array, NormalForm
@@ -19,6 +23,7 @@ from holdfast.riccati.lift import chain_of
 from holdfast.riccati.proof import chain_upper
 from holdfast.riccati.search import minimise as minimise_chain
 from holdfast.threads import one_thread
+from holdfast.types import Region
 
 MOST_UNITS = 3000
 """Beyond so many activations one iteration takes longer than anybody waits."""
@@ -33,8 +38,10 @@ _ACCURACY = 1e-3
 _ROUGH = 0.3
 
 
-def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[float]:
-    """Yield proved upper bounds of the global l2 constant from the slopes of all activations.
+def lipsdp_upper(
+    graph: Graph, tolerance: float, seconds: float, region: Region | None = None
+) -> Iterator[float]:
+    """Yield proved upper bounds of the l2 constant from the slopes of all activations.
 
     Fazlyab, Robey, Hassani, Morari, Pappas, "Efficient and accurate estimation of Lipschitz
     constants for deep neural networks" (2019), one multiplier per neuron, on any graph of linear
@@ -44,6 +51,7 @@ def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[flo
         graph: Captured model.
         tolerance: Relative accuracy of the optimum.
         seconds: Time for the solver; it ends with the best multipliers until then.
+        region: Where the inputs lie; None for everywhere.
 
     Yields:
         Proved bounds.
@@ -52,7 +60,7 @@ def lipsdp_upper(graph: Graph, tolerance: float, seconds: float) -> Iterator[flo
         KeyboardInterrupt: When the user interrupts, after the best bound so far.
     """
     try:
-        whole = normal_form(graph, MOST_UNITS)
+        whole = form_on(graph, region)
     except Unsupported:
         return
     chain = chain_of(whole)
@@ -95,8 +103,35 @@ def _chain_upper(chain: Chain, tolerance: float, seconds: float) -> Iterator[flo
         yield chain_upper(chain, best[0])
 
 
-def row_bounds_upper(graph: Graph, norm: float, seconds: float) -> Iterator[float]:
-    """Yield ever lower proved bounds of the global l1 or linf constant, one output row at a time.
+def form_on(graph: Graph, region: Region | None) -> NormalForm:
+    """Return the normal form of a network on a region, not yet reduced.
+
+    Any two points of a convex region have their pre-activations within the bounds of the region,
+    so that slopes between them are those of the activation on these intervals.
+
+    Args:
+        graph: Captured model.
+        region: A ball or a box; None for all inputs.
+
+    Raises:
+        Unsupported: When an op has no slopes or no bounds, or there are too many units.
+    """
+    if region is None:
+        return normal_form(graph, MOST_UNITS)
+    relaxed = Relaxed(graph, Regions.of(region))
+    ranges = {
+        node.name: slopes_on(node, before.low[:1], before.high[:1])
+        for node in relaxed.graph.nodes
+        if node.op in ELEMENTWISE and node.perturbed
+        for before in (relaxed.intervals[node.inputs[0]],)
+    }
+    return normal_form(relaxed.graph, MOST_UNITS, ranges)
+
+
+def row_bounds_upper(
+    graph: Graph, norm: float, seconds: float, region: Region | None = None
+) -> Iterator[float]:
+    """Yield ever lower proved bounds of the l1 or linf constant, one output row at a time.
 
     The linf constant is the largest of the rows' constants from linf to a number; the l1 constant
     is that of the transposed network. All rows are bounded roughly first, then the worst one is
@@ -106,13 +141,14 @@ def row_bounds_upper(graph: Graph, norm: float, seconds: float) -> Iterator[floa
         graph: Captured model.
         norm: 1 or inf.
         seconds: Time to spend.
+        region: Where the inputs lie; None for everywhere.
 
     Yields:
         Proved bounds.
     """
     end = time.perf_counter() + seconds
     try:
-        form = normal_form(graph, MOST_UNITS)
+        form = form_on(graph, region)
     except Unsupported:
         return
     form = transpose(form) if norm == 1.0 else form
@@ -156,11 +192,17 @@ def row_upper(form: NormalForm, norm: float, accuracy: float = _ACCURACY) -> flo
     """
     try:
         with one_thread():
-            if norm == 2.0:
-                small = reduce(form)
-                return prove(small, solve(small, accuracy, math.inf))
-            small = reduce(form, rotate=False)
-            weights, multipliers = minimise(small, True, (accuracy, math.inf))
-            return prove_linf(small, weights, multipliers)
+            bound = _solved(form, norm, accuracy)
     except InvalidInput:
         return math.inf
+    return bound if bound >= 0.0 else math.inf  # a NaN must never pass as a bound
+
+
+def _solved(form: NormalForm, norm: float, accuracy: float) -> float:
+    """Reduce, solve and prove one normal form."""
+    if norm == 2.0:
+        small = reduce(form)
+        return prove(small, solve(small, accuracy, math.inf))
+    small = reduce(form, rotate=False)
+    weights, multipliers = minimise(small, True, (accuracy, math.inf))
+    return prove_linf(small, weights, multipliers)

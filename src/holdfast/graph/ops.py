@@ -104,6 +104,13 @@ def per_channel(values: Tensor, dimensions: int) -> Tensor:
     return values.reshape(1, -1, *[1] * (dimensions - 2))
 
 
+def _scale(inputs: Sequence[Tensor], params: Params) -> Tensor:
+    (x,) = inputs
+    factor = params["factor"]
+    # A quotient is kept in float64, more exact than the type that the model computes in.
+    return x * (factor.to(x.dtype) if isinstance(factor, Tensor) else factor)
+
+
 def _avg_pool(inputs: Sequence[Tensor], params: Params) -> Tensor:
     (x,) = inputs
     rank = len(params["kernel"])
@@ -215,7 +222,7 @@ LINEAR: Mapping[str, Evaluate] = {
     "conv_transpose": _one(lambda x, p: conv_transpose(x, p["weight"], p["bias"], p["geometry"])),
     "batch_norm": _batch_norm,
     "scale_channels": _scale_channels,
-    "scale": _one(lambda x, p: x * p["factor"]),
+    "scale": _scale,
     "shift": _one(lambda x, p: x + p["offset"]),
     "avg_pool": _avg_pool,
     "adaptive_avg_pool": _adaptive_avg_pool,

@@ -8,7 +8,7 @@ slope-restricted activations" (2024), say: the sum is kept and the difference do
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,12 +55,17 @@ class Signal:
     error: Array
 
 
-def normal_form(graph: Graph, most_units: int) -> NormalForm:
+Ranges = Mapping[str, tuple[Tensor, Tensor]]
+"""Smallest and largest slope of every entry of an elementwise node, by its name."""
+
+
+def normal_form(graph: Graph, most_units: int, ranges: Ranges | None = None) -> NormalForm:
     """Return the normal form of a captured network, not yet reduced.
 
     Args:
         graph: Captured model, or a part of one.
         most_units: Give up beyond so many activations: the matrices grow with their square.
+        ranges: Slopes that hold on a convex region; those over the real line where missing.
 
     Returns:
         The form; its output is the network's, flattened.
@@ -68,7 +73,7 @@ def normal_form(graph: Graph, most_units: int) -> NormalForm:
     Raises:
         Unsupported: When an op is not made of linear maps and slopes, or there are too many units.
     """
-    return _Lift(graph.double(), most_units).form()
+    return _Lift(graph.double(), most_units, ranges or {}).form()
 
 
 class _Lift:
@@ -77,10 +82,11 @@ class _Lift:
     Args:
         graph: In float64.
         most_units: Give up beyond so many.
+        ranges: Slopes by node.
     """
 
-    def __init__(self, graph: Graph, most_units: int) -> None:
-        self.graph, self.most_units = graph, most_units
+    def __init__(self, graph: Graph, most_units: int, ranges: Ranges) -> None:
+        self.graph, self.most_units, self.ranges = graph, most_units, ranges
         self.inputs = math.prod(graph.perturbed_input.shape)
         self.units = 0
         self._activated: list[tuple[Signal, Array, Array]] = []
@@ -155,16 +161,21 @@ class _Lift:
         return Signal(moved([s.rows for s in wide]), moved([s.error for s in wide]))
 
     def _elementwise(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
-        low, high = slopes(node)
-        return self._activate(node, self._wide(signals[0], self._shape(node)), low, high)
+        signal = self._wide(signals[0], self._shape(node))
+        if node.name not in self.ranges:
+            return self._activate(node, signal, *slopes(node))
+        low, high = (side.flatten().numpy() for side in self.ranges[node.name])
+        return self._activate(node, signal, low, high)
 
-    def _activate(self, node: Node, signal: Signal, low: float, high: float) -> Signal:
+    def _activate(
+        self, node: Node, signal: Signal, low: float | Array, high: float | Array
+    ) -> Signal:
         """Add one unit per entry and return their outputs."""
         size, before = len(signal.rows), self.units
         if before + size > self.most_units:
             why = f"more than {self.most_units} activations"
             raise Unsupported("LipSDP", [node.obstacle(why)])
-        if not (math.isfinite(low) and math.isfinite(high)):
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise Unsupported("LipSDP", [node.obstacle("no finite slopes")])
         self._activated.append((signal, np.full(size, low), np.full(size, high)))
         self.units += size

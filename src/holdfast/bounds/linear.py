@@ -1,0 +1,378 @@
+"""Linear bounds by reading the graph backwards: CROWN, and optimised slopes.
+
+Zhang, Weng, Chen, Hsieh, Daniel, "Efficient neural network robustness certification with general
+activation functions" (2018); Xu et al., "Fast and complete: enabling complete verification with
+massively parallel incomplete verifiers" (2021) for the optimised slopes. Every activation lies
+between two lines on the interval of its input; going backwards from a linear combination of the
+outputs, each node is replaced by its line, and what remains is a linear function of the input,
+least over a ball where the dual norm says. The intervals in front of every nonlinear node are
+found in the same way, front to back, and met with those of interval arithmetic.
+
+What is proved. Let row c and region X be given, A and `offset` the linear function found. For all
+x in X, exact real arithmetic on the stored weights gives <c, f(x)> >= <A, x> + offset, A taken as
+the float64 numbers that are returned. Each step is exact but for rounding, and the steps' rounding
+is at most gamma_n <|a|, magnitude> (proved in `holdfast.bounds.backward`), a sum of non-negative
+terms that is carried along in float64 and subtracted twice over, which covers its own rounding.
+Slopes are optimised by plain gradient steps: each slope in [0, 1] is valid below a ReLU on an
+interval around 0, so every iterate is a bound, and the best of each row is kept.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holdfast.bounds.backward import Step, dot, make_step
+from holdfast.bounds.comparisons import write_out
+from holdfast.bounds.interval import READING, RULES, SMALLEST, Interval, around, lift
+from holdfast.bounds.regions import Regions, middle_form
+from holdfast.bounds.relaxations import slopes_on
+from holdfast.errors import InvalidInput
+from holdfast.graph.ir import Graph, Node
+from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
+from holdfast.graph.walk import Env, check_covered
+from holdfast.rounding import gamma, next_down
+from holdfast.types import Region
+
+_ENTRIES = 2**22
+"""Largest number of coefficients held for one node at a time."""
+
+_DUST = 2.0**-900
+"""Far above anything that underflows in a sum, far below everything else."""
+
+_RATE = 0.25
+_DECAY = 0.95
+
+
+@dataclass(frozen=True)
+class Plane:
+    """K linear functions of the input per region: <slope, x> + offset.
+
+    Attributes:
+        slope: [R, K, *shape of the input].
+        offset: [R, K].
+    """
+
+    slope: Tensor
+    offset: Tensor
+
+
+@dataclass(frozen=True)
+class LinearBounds:
+    """Bounds of K linear combinations of the outputs, per region.
+
+    Attributes:
+        low: [R, K], proved.
+        high: [R, K], proved.
+        below: Linear functions below, on the region.
+        above: Linear functions above.
+        intervals: Bounds of every node's values, those in front of nonlinear nodes tightened.
+    """
+
+    low: Tensor
+    high: Tensor
+    below: Plane
+    above: Plane
+    intervals: Env[Interval]
+
+
+def linear_bounds(
+    graph: Graph,
+    region: Region | Regions | Sequence[Region],
+    spec: Tensor | None = None,
+    steps: int = 0,
+) -> LinearBounds:
+    """Bound linear combinations of a graph's outputs over regions.
+
+    Args:
+        graph: Captured model, or a part of one.
+        region: One region, or R of them.
+        spec: Rows of combinations of the flattened outputs, [K, outputs] or [R, K, outputs]; the
+            outputs themselves where None.
+        steps: Gradient steps on the slopes below ReLU, for the given rows.
+
+    Returns:
+        The bounds, nowhere looser than those of interval arithmetic on the tightened intervals.
+
+    Raises:
+        Unsupported: When an op has no rule, naming every such op.
+        InvalidInput: When `spec` does not fit the outputs.
+    """
+    return Relaxed(graph, Regions.of(region)).bounds(spec, steps)
+
+
+@dataclass(frozen=True)
+class _Below:
+    """A bound below K rows: at the least point of the region, and as linear functions."""
+
+    low: Tensor
+    plane: Plane
+
+
+class Relaxed:
+    """A graph with every node replaced by linear bounds on its values over regions.
+
+    Args:
+        graph: Captured model.
+        regions: R regions.
+
+    Attributes:
+        graph: In float64, with sorts and poolings written out.
+        intervals: Bounds of every node's values.
+    """
+
+    @torch.no_grad()
+    def __init__(self, graph: Graph, regions: Regions) -> None:
+        self.graph, self._regions = write_out(graph.double()), regions
+        check_covered(self.graph, READING)
+        self.intervals: Env[Interval] = lift(self.graph, regions)
+        self._entry = self.graph.perturbed_input.name
+        self._steps: dict[str, Step] = {}
+        self._gaps: dict[tuple[str, ...], Interval] = {}
+        self._tight: set[str] = set()
+        self._operations = 64 + regions.center[0].numel() + len(self.graph.nodes)
+        size = self.intervals[self._entry].size().flatten(1).sum(1, keepdim=True)
+        self._dust = _DUST * (size + regions.center[0].numel())
+        for node in self.graph.nodes:
+            if node.name != self._entry:
+                self._enter(node)
+
+    def _enter(self, node: Node) -> None:
+        """Bound one node, after tightening what it reads, and prepare its step."""
+        gap = self._tighten(node) if node.perturbed else None
+        parts = [self.intervals[name] for name in node.inputs]
+        result = RULES[node.op](node, parts)
+        self.intervals[node.name] = result
+        step = make_step(node, parts, result, gap)
+        self._steps[node.name] = step
+        self._operations = max(self._operations, step.operations + len(self.graph.nodes) + 64)
+        size = step.magnitude.flatten(1).sum(1) + result.size().flatten(1).sum(1)
+        self._dust = self._dust + _DUST * (size[:, None] + result.low[0].numel())
+
+    # --- intervals ------------------------------------------------------------------------------
+
+    def _tighten(self, node: Node) -> Interval | None:
+        """Tighten the intervals that a nonlinear node's rule depends on; return a - b's if any."""
+        if node.op in LINEAR or node.op in WIRING or node.op == "add":
+            return None
+        if node.op in ("maximum", "minimum"):
+            return self._gap(node)
+        if node.op in ELEMENTWISE:
+            (name,) = node.inputs
+            x = self.intervals[name]
+            least, most = slopes_on(node, x.low, x.high)
+            self._improve(name, (least < most) & (x.low < x.high))
+            return None
+        for name in node.inputs:
+            self._improve_source(name)
+        return None
+
+    def _gap(self, node: Node) -> Interval:
+        """Bound the difference of the two inputs of a maximum or minimum."""
+        first, second = node.inputs
+        if node.inputs not in self._gaps:
+            a, b = self.intervals[first], self.intervals[second]
+            low, high = next_down(a.low - b.high), -next_down(b.low - a.high)
+            low, high = low.nan_to_num(-torch.inf), high.nan_to_num(torch.inf)
+            gap, unsure = Interval(low, high), (low < 0) & (high > 0)
+            self._gaps[node.inputs] = self._bounded({first: 1.0, second: -1.0}, gap, unsure)
+        return self._gaps[node.inputs]
+
+    def _improve(self, name: str, wanted: Tensor) -> None:
+        """Tighten a node's interval where wanted."""
+        if name in self._steps and name not in self._tight:
+            self._tight.add(name)
+            self.intervals[name] = self._bounded({name: 1.0}, self.intervals[name], wanted)
+
+    def _improve_source(self, name: str) -> None:
+        """Tighten the node whose entries another one only moves, and move them again."""
+        node = self.graph[name]
+        if node.op in WIRING and len(node.inputs) == 1:
+            self._improve_source(node.inputs[0])
+            moved = RULES[node.op](node, [self.intervals[node.inputs[0]]])
+            self.intervals[name] = self.intervals[name].meet(moved.low, moved.high)
+        elif node.perturbed:
+            x = self.intervals[name]
+            self._improve(name, x.low < x.high)
+
+    def _bounded(self, signs: Mapping[str, float], known: Interval, wanted: Tensor) -> Interval:
+        """Bound a signed sum of nodes, entry by entry, where any region wants it."""
+        places = wanted.flatten(1).any(0).nonzero()[:, 0]
+        if not len(places):
+            return known
+        shape, count = known.low.shape[1:], known.low[0].numel()
+        low, high = known.low.flatten(1).clone(), known.high.flatten(1).clone()
+        for part in places.split(self._rows_at_once()):
+            rows = torch.zeros(1, len(part), count, dtype=torch.float64)
+            rows = rows.scatter(2, part[None, :, None], 1.0).reshape(1, len(part), *shape)
+            low[:, part] = self.below(_start(signs, rows)).low
+            high[:, part] = -self.below(_start(signs, -rows)).low
+        met = known.meet(low.reshape(known.low.shape), high.reshape(known.low.shape))
+        low = torch.where(wanted, met.low, known.low)
+        return dataclasses.replace(known, low=low, high=torch.where(wanted, met.high, known.high))
+
+    def _rows_at_once(self) -> int:
+        widest = max(interval.low[0].numel() for interval in self.intervals.values())
+        return max(1, _ENTRIES // (len(self._regions.center) * widest))
+
+    # --- backwards ------------------------------------------------------------------------------
+
+    def below(self, start: Env[Tensor], slopes: Mapping[str, Tensor] | None = None) -> _Below:
+        """Bound sums of rows times nodes from below.
+
+        Args:
+            start: Rows [R or 1, K, *shape] by node.
+            slopes: Slopes in [0, 1] to use below ramps, [R, K, *shape] by node.
+
+        Returns:
+            The bound of each row over each region.
+        """
+        pending = dict(start)
+        some = next(iter(start.values()))
+        total = some.new_zeros(1, some.shape[1])
+        size = some.new_zeros(1, some.shape[1])
+        for node in reversed(self.graph.nodes):
+            rows = pending.pop(node.name, None) if node.name != self._entry else None
+            if rows is None:
+                continue
+            step = self._steps[node.name]
+            size = size + dot(rows.detach().abs(), step.magnitude)
+            passed, added = step.pull(rows, slopes.get(node.name) if slopes else None)
+            total = total if added is None else total + added
+            for name, part in zip(step.inputs, passed, strict=True):
+                pending[name] = pending[name] + part if name in pending else part
+        shape = (1, some.shape[1], *self._regions.center.shape[1:])
+        return self._concrete(pending.get(self._entry, some.new_zeros(shape)), total, size)
+
+    def _concrete(self, rows: Tensor, total: Tensor, size: Tensor) -> _Below:
+        """Take the least value of linear functions over each region, rounding included."""
+        center = self._regions.center
+        reach = self._reach(rows)
+        size = size + dot(rows.detach().abs(), center.abs()) + reach.detach()
+        twice = 2.0 * gamma(self._operations)
+        offset = total - (twice * size + self._dust + 4.0 * SMALLEST)
+        offset = next_down(offset.detach()) + (offset - offset.detach())
+        least = offset + dot(rows, center) - reach
+        low = least - (twice * (size + offset.detach().abs()) + self._dust)
+        low = low.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        return _Below(low, Plane(rows, offset.nan_to_num(-torch.inf, torch.inf, -torch.inf)))
+
+    def _reach(self, rows: Tensor) -> Tensor:
+        """Return the dual norm of the rows times the radius, [R, K]."""
+        radius, norm = self._regions.radius, self._regions.norm
+        flat = rows.flatten(2)
+        if norm == torch.inf:
+            return dot(flat.abs(), radius.expand_as(self._regions.center))
+        lengths = flat.abs().amax(2) if norm == 1.0 else torch.linalg.vector_norm(flat, dim=2)
+        return (lengths + 2.0**-500) * radius.reshape(-1, 1)
+
+    # --- outputs --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def bounds(self, spec: Tensor | None = None, steps: int = 0) -> LinearBounds:
+        """Bound linear combinations of the outputs; see `linear_bounds`."""
+        output = self.intervals[self.graph.output]
+        if spec is None:
+            rows = torch.eye(output.low[0].numel(), dtype=torch.float64)[None]
+            known = Interval(output.low.flatten(1), output.high.flatten(1))
+        else:
+            rows = self._check(spec, output)
+            known = _combined(rows, output)
+        below = self._best(rows, steps)
+        above = self._best(-rows, steps)
+        count = len(self._regions.center)
+        known = known.meet(below.low, -above.low)
+        return LinearBounds(
+            known.low.expand(count, -1),
+            known.high.expand(count, -1),
+            below.plane,
+            Plane(-above.plane.slope, -above.plane.offset),
+            self.intervals,
+        )
+
+    def _check(self, spec: Tensor, output: Interval) -> Tensor:
+        """Return the rows as float64 [R or 1, K, outputs].
+
+        Raises:
+            InvalidInput: When they do not fit.
+        """
+        rows = spec.detach().double()
+        rows = rows[None] if rows.dim() == 2 else rows
+        regions, outputs = len(self._regions.center), output.low[0].numel()
+        if rows.dim() != 3 or rows.shape[2] != outputs or len(rows) not in (1, regions):
+            wanted = f"[K, {outputs}] or [{regions}, K, {outputs}]"
+            raise InvalidInput("spec", tuple(spec.shape), wanted)
+        return rows
+
+    def _best(self, rows: Tensor, steps: int) -> _Below:
+        """Bound combinations of the outputs from below, some rows at a time."""
+        shape = self.intervals[self.graph.output].low.shape[1:]
+        found = []
+        for part in rows.split(self._rows_at_once(), dim=1):
+            start = {self.graph.output: part.reshape(*part.shape[:2], *shape)}
+            found.append(self._optimised(start, steps) if steps else self.below(start))
+        count = len(self._regions.center)
+        join = [(b.low, b.plane.slope, b.plane.offset) for b in found]
+        low, slope, offset = (
+            torch.cat([part.expand(count, *part.shape[1:]) for part in parts], 1)
+            for parts in zip(*join, strict=True)
+        )
+        return _Below(low, Plane(slope, offset))
+
+    def _optimised(self, start: Env[Tensor], steps: int) -> _Below:
+        """Improve the slopes below ramps by gradient steps; every row keeps its best."""
+        best = self.below(start)
+        count = next(iter(start.values())).shape[1]
+        slopes = {
+            name: step.lines.lower_slope[:, None].repeat(1, count, *[1] * (step.free.dim() - 1))
+            for name, step in self._steps.items()
+            if step.lines is not None and step.free is not None and bool(step.free.any())
+        }
+        if not slopes:
+            return best
+        leaves = [slope.requires_grad_() for slope in slopes.values()]
+        optimizer = torch.optim.Adam(leaves, lr=_RATE)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, _DECAY)
+        for _ in range(steps):
+            with torch.enable_grad():
+                reached = self.below(start, slopes)
+                loss = -reached.low.sum()
+            best = _better(best, reached)
+            if not loss.requires_grad:
+                return best
+            gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                leaf.grad = gradient
+            optimizer.step()
+            schedule.step()
+            for leaf in leaves:
+                leaf.clamp_(0.0, 1.0)
+        return _better(best, self.below(start, slopes))
+
+
+def _start(signs: Mapping[str, float], rows: Tensor) -> Env[Tensor]:
+    """Return the rows of a signed sum of nodes."""
+    return {name: sign * rows for name, sign in signs.items()}
+
+
+def _better(first: _Below, second: _Below) -> _Below:
+    """Keep the better bound of each row."""
+    low, slope, offset = second.low.detach(), second.plane.slope, second.plane.offset
+    wins = low > first.low
+    over = wins.reshape(*wins.shape, *[1] * (slope.dim() - 2))
+    plane = Plane(
+        torch.where(over, slope.detach(), first.plane.slope),
+        torch.where(wins, offset.detach(), first.plane.offset),
+    )
+    return _Below(torch.where(wins, low, first.low), plane)
+
+
+def _combined(rows: Tensor, output: Interval) -> Interval:
+    """Bound combinations of outputs by those of the outputs alone."""
+    middle, reach = (part.flatten(1) for part in middle_form(output.low, output.high))
+    moved = dot(rows.abs(), reach)
+    magnitude = dot(rows.abs(), middle.abs()) + moved
+    room = 4.0 * gamma(rows.shape[2] + 8) * magnitude + rows.shape[2] * SMALLEST
+    return around(dot(rows, middle), moved + room)
