@@ -93,7 +93,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
     ),
     norm: NormName = "2",
     epsilon: Annotated[float | None, Parameter(help="distance of the headline")] = None,
-    seconds: Annotated[float, Parameter(help="time for each bracket")] = 10.0,
+    seconds: Annotated[float, Parameter(help="time for each bracket")] = 5.0,
     as_json: Json = False,
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge and a page."""

@@ -59,7 +59,7 @@ class Settings:
 
     norm: float = 2.0
     epsilon: float | None = None
-    seconds: float = 10.0
+    seconds: float = 5.0
     command: str = "holdfast.audit(model, data)"
 
 
