@@ -54,7 +54,7 @@ def add_up(*terms: float) -> float:
 def sqrt_up(value: float) -> float:
     """Return an upper bound of the square root; exact squares stay exact."""
     root = math.sqrt(value)
-    return root if root * root == value and root == int(root) else up(root)
+    return root if root * root == value and root.is_integer() else up(root)
 
 
 def gamma(operations: int) -> float:

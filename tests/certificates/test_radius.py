@@ -220,6 +220,17 @@ def test_inputs_that_are_no_rows() -> None:
             holdfast.certify(model, inputs, labels)
 
 
+def test_logits_that_overflow_are_not_finite_and_the_file_can_be_read(tmp_path) -> None:
+    model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 2)).double()
+    for layer in model:
+        layer.weight.data.fill_(1e200)
+    inputs = torch.full((1, 1), 1e300, dtype=torch.float64)
+    certificates = holdfast.certify(model.eval(), inputs, torch.tensor([0]))
+    assert certificates.reason == ("not_finite",) and int(certificates.predicted) == -1
+    certificates.save(tmp_path / "c.json")
+    assert holdfast.Certificates.load(tmp_path / "c.json").reason == certificates.reason
+
+
 def test_a_single_logit_is_refused() -> None:
     with pytest.raises(Unsupported, match="at least two logits"):
         holdfast.certify(nn.Linear(2, 1), torch.zeros(1, 2), torch.tensor([0]))

@@ -111,13 +111,12 @@ def _difference(form: NormalForm, i: int, j: int) -> NormalForm:
     The subtraction rounds every entry by one unit, which goes into the error row.
     """
     row = form.C[i] - form.C[j]
-    _, errors = form.errors()
+    B_error, C_error = form.errors()
     d = form.inputs
-    error = errors[i] + errors[j]
+    error = C_error[i] + C_error[j]
     rounding = gamma(2) * abs(row)
     error[0] += float((rounding[:d] ** 2).sum()) ** 0.5
     error[1:] += rounding[d:]
-    B_error, _ = form.errors()
     return dataclasses.replace(
         form, C=row[None], B_error=B_error, C_error=error[None] * (1.0 + gamma(8))
     )

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 
+import numpy as np
 from torch import Tensor
 
 from holdfast.bounds.linear import Relaxed
@@ -74,7 +75,7 @@ def lipsdp_upper(
         best[:] = [multipliers]
 
     try:
-        with one_thread():
+        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             multipliers = solve(form, tolerance, seconds, keep)
     except InvalidInput:
         return  # no feasible start in float64: the weights are too extreme for this method
@@ -191,7 +192,8 @@ def row_upper(form: NormalForm, norm: float, accuracy: float = _ACCURACY) -> flo
         A proved bound; inf where the weights are too extreme for the method.
     """
     try:
-        with one_thread():
+        # Extreme weights may overflow: what is not a finite proved number counts as no bound.
+        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             bound = _solved(form, norm, accuracy)
     except InvalidInput:
         return math.inf

@@ -99,13 +99,15 @@ def certify_graph(
     rates = rates_upper(graph, norm)
     logits = _evaluate(graph, inputs)
     margins, radii = _margins(logits, labels, rates.pairs)
-    predicted = torch.where(finite, logits.value.argmax(1), -1)
     known = finite & torch.isfinite(logits.value).all(1)
-    reason = tuple(_reasons(margins, _leads(logits, labels), known, math.isinf(rates.constant)))
+    predicted = torch.where(known, logits.value.argmax(1), -1)
+    # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
+    safe = (margins > 0) & (radii > 0)
+    reason = tuple(_reasons(safe, _leads(logits, labels), known, math.isinf(rates.constant)))
     certified = torch.tensor([entry == _CERTIFIED for entry in reason])
     return Certificates(
         radius=torch.where(certified, radii, 0.0),
-        margin=torch.where(finite, margins, 0.0),
+        margin=torch.where(known, margins, 0.0),
         predicted=predicted,
         labels=labels,
         reason=reason,
@@ -165,10 +167,10 @@ def _leads(logits: Approximate, labels: Tensor) -> Tensor:
     return (own - others).squeeze(1)
 
 
-def _reasons(margins: Tensor, leads: Tensor, known: Tensor, unbounded: bool) -> Iterator[str]:
+def _reasons(safe: Tensor, leads: Tensor, known: Tensor, unbounded: bool) -> Iterator[str]:
     """Say for every row whether its radius is certified, or why it is 0."""
-    rows = zip(known.tolist(), leads.tolist(), margins.tolist(), strict=True)
-    for is_known, lead, margin in rows:
+    rows = zip(known.tolist(), leads.tolist(), safe.tolist(), strict=True)
+    for is_known, lead, is_safe in rows:
         if not is_known:
             yield "not_finite"
         elif lead < 0:
@@ -178,4 +180,4 @@ def _reasons(margins: Tensor, leads: Tensor, known: Tensor, unbounded: bool) -> 
         elif unbounded:
             yield "unbounded_constant"
         else:
-            yield _CERTIFIED if margin > 0 else "within_rounding"
+            yield _CERTIFIED if is_safe else "within_rounding"
