@@ -10,9 +10,9 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.lower import slopes_lower
 from holdfast.brackets.rates import rates_upper
 from holdfast.brackets.semidefinite import row_bounds_upper
+from holdfast.brackets.witness import slopes_lower
 from holdfast.lipsdp.lift import normal_form
 from holdfast.lipsdp.reduction import transpose
 

@@ -8,8 +8,8 @@ from tests.nets import load_net
 from torch import nn
 
 import holdfast
-from holdfast.brackets.lower import contains, sample, slopes_lower
 from holdfast.brackets.search import Search
+from holdfast.brackets.witness import contains, sample, slopes_lower
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.types import Ball, Box, Outcome
 

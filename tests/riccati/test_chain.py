@@ -13,8 +13,8 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.lower import slopes_lower
 from holdfast.brackets.semidefinite import lipsdp_upper
+from holdfast.brackets.witness import slopes_lower
 from holdfast.errors import InvalidInput
 from holdfast.lipsdp.interior import solve
 from holdfast.lipsdp.lift import normal_form

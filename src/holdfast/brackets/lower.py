@@ -15,28 +15,14 @@ from torch import Tensor
 from holdfast.brackets.witness import (
     Witness,
     best_pair,
-    contains,
-    distances_upper,
     lengths,
     over_rows,
     pairs_along,
-    sample,
-    slopes_lower,
     unit,
 )
 from holdfast.graph.ir import Graph
 from holdfast.graph.walk import run
 from holdfast.types import Region
-
-__all__ = [
-    "Witness",
-    "contains",
-    "distances_upper",
-    "sample",
-    "slopes_lower",
-    "steepest_directions",
-    "steepest_pairs",
-]
 
 Function = Callable[[Tensor], Tensor]
 Pull = Callable[[Tensor], tuple[Tensor]]

@@ -54,7 +54,7 @@ def rates_upper(graph: Graph, norm: float) -> Rates:
         Unsupported: When an op has no known constant.
     """
     constant = gain_upper(graph, norm)
-    pairs = _by_rows(graph, norm)
+    pairs = _by_rows(graph, norm, constant)
     if norm != 1.0 and math.isfinite(constant):
         if norm == 2.0:
             constant = min(constant, spectral_constant_upper(graph))
@@ -62,7 +62,7 @@ def rates_upper(graph: Graph, norm: float) -> Rates:
     return Rates(coarse_up(constant), pairs)
 
 
-def _by_rows(graph: Graph, norm: float) -> Tensor:
+def _by_rows(graph: Graph, norm: float, whole: float) -> Tensor:
     """Bound every pair by the constant before the last linear layer and the rows' difference."""
     last = graph[graph.output]
     classes = last.shape[0]
@@ -71,7 +71,7 @@ def _by_rows(graph: Graph, norm: float) -> Tensor:
         apart = {1.0: 1.0, 2.0: sqrt_up(2.0), math.inf: 2.0}[norm]
         lengths = torch.full((classes, classes), apart, dtype=torch.float64)
         lengths.fill_diagonal_(0.0)
-        return _times(lengths, gain_upper(graph, norm))
+        return _times(lengths, whole)
     body, _ = graph.cut_at(last.inputs[0])
     constant = gain_upper(body, norm)
     if norm == 2.0 and math.isfinite(constant):

@@ -11,8 +11,9 @@ from torch import Tensor
 from holdfast.brackets.ascent import ascending_pairs
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.brackets.gain import GainReading
-from holdfast.brackets.lower import Witness, sample, steepest_pairs
+from holdfast.brackets.lower import steepest_pairs
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
+from holdfast.brackets.witness import Witness, sample
 from holdfast.errors import InvalidInput
 from holdfast.graph.ir import Graph
 from holdfast.types import Box, Outcome, Region, norm_name

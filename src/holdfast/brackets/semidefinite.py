@@ -3,10 +3,10 @@
 import heapq
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
@@ -16,7 +16,7 @@ from holdfast.graph.ir import Graph
 from holdfast.graph.ops import ELEMENTWISE
 from holdfast.lipsdp.interior import minimise, solve
 from holdfast.lipsdp.lift import normal_form
-from holdfast.lipsdp.normal_form import Array, NormalForm
+from holdfast.lipsdp.normal_form import NormalForm
 from holdfast.lipsdp.proof import prove, prove_linf
 from holdfast.lipsdp.reduction import output_row, reduce, transpose
 from holdfast.riccati.chain import Chain
@@ -34,6 +34,9 @@ DEEP, WIDE = 5, 1500
 
 UNITS_WITHOUT_CLOCK = 1200
 """Up to so many activations (some ten seconds) the bound is computed whatever it takes."""
+
+Keep = Callable[[Any], None]
+"""Takes the best multipliers so far, whatever form a solver gives them."""
 
 _ACCURACY = 1e-3
 _ROUGH = 0.3
@@ -69,39 +72,44 @@ def lipsdp_upper(
         yield from _chain_upper(chain, tolerance, seconds)
         return
     form = reduce(whole)
-    best: list[Array] = []  # multipliers
 
-    def keep(bound: float, multipliers: Array) -> None:
-        best[:] = [multipliers]
+    def search(keep: Keep) -> None:
+        keep(solve(form, tolerance, seconds, lambda bound, multipliers: keep(multipliers)))
 
     try:
-        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
-            multipliers = solve(form, tolerance, seconds, keep)
+        yield from _proved(search, lambda multipliers: prove(form, multipliers))
     except InvalidInput:
         return  # no feasible start in float64: the weights are too extreme for this method
-    except KeyboardInterrupt:
-        if best:
-            yield prove(form, best[0])
-        raise
-    yield prove(form, multipliers)
 
 
 def _chain_upper(chain: Chain, tolerance: float, seconds: float) -> Iterator[float]:
     """Yield the proved bound of the best multipliers found for a chain."""
-    best: list[tuple[Tensor, ...]] = []
 
-    def keep(spent: float, estimate: float, multipliers: tuple[Tensor, ...]) -> None:
+    def search(keep: Keep) -> None:
+        minimise_chain(
+            chain,
+            seconds=seconds,
+            tolerance=tolerance,
+            callback=lambda spent, estimate, multipliers: keep(multipliers),
+        )
+
+    yield from _proved(search, lambda multipliers: chain_upper(chain, multipliers))
+
+
+def _proved(search: Callable[[Keep], None], prove_them: Callable[[Any], float]) -> Iterator[float]:
+    """Yield what is proved of the last multipliers that a search kept, also when interrupted."""
+    best: list[Any] = []
+
+    def keep(multipliers: Any) -> None:
         best[:] = [multipliers]
 
     try:
-        with one_thread():
-            minimise_chain(chain, seconds=seconds, tolerance=tolerance, callback=keep)
+        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
+            search(keep)
     except KeyboardInterrupt:
-        if best:
-            yield chain_upper(chain, best[0])
+        yield from map(prove_them, best)
         raise
-    if best:
-        yield chain_upper(chain, best[0])
+    yield from map(prove_them, best)
 
 
 def form_on(graph: Graph, region: Region | None) -> NormalForm:
@@ -192,12 +200,11 @@ def row_upper(form: NormalForm, norm: float, accuracy: float = _ACCURACY) -> flo
         A proved bound; inf where the weights are too extreme for the method.
     """
     try:
-        # Extreme weights may overflow: what is not a finite proved number counts as no bound.
+        # Extreme weights may overflow, and then nothing is proved.
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):
-            bound = _solved(form, norm, accuracy)
+            return _solved(form, norm, accuracy)
     except InvalidInput:
         return math.inf
-    return bound if bound >= 0.0 else math.inf  # a NaN must never pass as a bound
 
 
 def _solved(form: NormalForm, norm: float, accuracy: float) -> float:

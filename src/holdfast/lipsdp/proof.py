@@ -191,8 +191,9 @@ def is_constant(form: NormalForm) -> bool:
 
 
 def scale_up(root: float, unit: float) -> float:
-    """Return `root * unit`, rounded upwards, for a square root rounded to nearest."""
-    return math.nextafter(math.nextafter(root, math.inf) * unit, math.inf)
+    """Return `root * unit`, rounded upwards, for a square root rounded to nearest; never NaN."""
+    bound = math.nextafter(math.nextafter(root, math.inf) * unit, math.inf)
+    return bound if bound >= 0.0 else math.inf
 
 
 def prove_factor(form: NormalForm, lam: Array, r: Array) -> float:
