@@ -70,7 +70,7 @@ def test_same_floor_rooms_know_each_other_one_way_only() -> None:
 
 
 def test_the_front_door_is_only_used_by_the_top_floors() -> None:
-    users = {path.stem for path in MODULES if "holdfast" in imported(path)}
+    users = {path.relative_to(SOURCE).parts[0] for path in MODULES if "holdfast" in imported(path)}
     assert users <= {"cli"}
 
 

@@ -1,0 +1,136 @@
+"""What every verb shares: how it is registered, its options, and how its answer is shown."""
+
+import contextlib
+import functools
+import io
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+
+from holdfast.errors import InvalidInput
+from holdfast.versions import VERSION
+
+if TYPE_CHECKING:
+    from holdfast.sources.data import LoadedData
+    from holdfast.sources.models import LoadedModel
+
+    _Loaded = tuple[list[LoadedModel], LoadedData]
+
+app = cyclopts.App(
+    name="holdfast",
+    help="How far may something move before a network's answer may change, and how do we know?",
+    version=VERSION,
+    help_format="plaintext",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found.
+
+    Attributes:
+        document: For `--json`.
+        drawing: Draws it for people.
+        as_json: Which of the two is wanted.
+        code: Exit code.
+    """
+
+    document: Any
+    drawing: Callable[[], object]
+    as_json: bool
+    code: int = 0
+
+
+class Stopped(BaseException):
+    """Ctrl-C where a search must not take it as its own end and go on with the next step."""
+
+
+def verb(function: Callable[..., Answer]) -> Callable[..., int]:
+    """Register a verb; stdout is for its answer, so what a model prints goes to stderr."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> int:
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = function(*args, **kwargs)
+        show(answer)
+        return answer.code
+
+    return app.command(run)
+
+
+Model = Annotated[str, Parameter(help="demo:NAME or module:package.file:factory[?weights=FILE]")]
+DataName = Annotated[str, Parameter(help="demo:digits or npz:FILE")]
+NormName = Annotated[str, Parameter(help="1, 2 or inf")]
+Json = Annotated[
+    bool, Parameter(name="--json", negative=(), help="print one JSON document and nothing else")
+]
+
+
+def repeat_command(name: str, options: Mapping[str, object]) -> str:
+    """Return the command that repeats a run."""
+    given = [(f"--{key}", str(value)) for key, value in options.items() if value is not None]
+    return shlex.join(["holdfast", name, *(word for pair in given for word in pair)])
+
+
+@contextlib.contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the whole of a run of several steps."""
+
+    def stop(*_: object) -> NoReturn:
+        raise Stopped
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def load(models: Sequence[str], data: str) -> "_Loaded":
+    """Return models, and rows in the type that the models compute in."""
+    from holdfast.sources.data import load_data
+    from holdfast.sources.models import check_fits, default_dtype, load_model
+
+    loaded = [load_model(spec) for spec in models]
+    rows = load_data(data).to(default_dtype(loaded[0].model))
+    for each in loaded:
+        check_fits(each.model, rows.inputs)
+    return loaded, rows
+
+
+def norm_of(text: str) -> float:
+    """Return a norm from its name on the command line."""
+    known = {"1": 1.0, "2": 2.0, "inf": float("inf")}
+    if text not in known:
+        raise InvalidInput("norm", repr(text), "1, 2 or inf")
+    return known[text]
+
+
+def check_writable(out: Path | None) -> None:
+    """Refuse a file that cannot be written before the work, not after it."""
+    if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK)):
+        raise InvalidInput("out", repr(str(out)), "a file in a folder that can be written to")
+
+
+def show(answer: Answer) -> None:
+    """Print one JSON document, or what people read."""
+    if sys.stdout is None:  # closed by whoever started us
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    if answer.as_json:
+        from holdfast.documents import to_json
+
+        sys.stdout.write(to_json(answer.document))
+    else:
+        Console(markup=False, highlight=False, emoji=False).print(answer.drawing())
+    sys.stdout.flush()

@@ -1,0 +1,50 @@
+"""`holdfast audit`."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from holdfast.cli.app import (
+    Answer,
+    DataName,
+    Json,
+    Model,
+    NormName,
+    load,
+    norm_of,
+    repeat_command,
+    stopping_at_once,
+    verb,
+)
+from holdfast.errors import InvalidInput
+
+
+@verb
+def audit(  # noqa: PLR0913 - the options of the main job
+    model: Model | None = None,
+    data: DataName = "demo:digits",
+    *,
+    out: Annotated[Path, Parameter(help="folder for audit.json and report.html")] = Path(
+        "runs/demo"
+    ),
+    norm: NormName = "2",
+    epsilon: Annotated[float | None, Parameter(help="distance of the headline")] = None,
+    seconds: Annotated[float, Parameter(help="time for each bracket")] = 5.0,
+    as_json: Json = False,
+) -> Answer:
+    """Audit a model, or the two built-in ones: certificates, knowledge and a page."""
+    from holdfast.auditing.job import STEPS, Settings, run_audit
+    from holdfast.sources.demo import DEMO_MODELS
+    from holdfast.terminal import Steps, audit_summary
+
+    if epsilon is not None and not 0 < epsilon < math.inf:
+        raise InvalidInput("epsilon", epsilon, "a finite distance above 0")
+    models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
+    asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
+    command = repeat_command("audit", asked | {"out": out})
+    settings = Settings(norm_of(norm), epsilon, seconds, command)
+    with stopping_at_once(), Steps(len(models) * len(STEPS) + 1) as steps:
+        report = run_audit(models, rows, out, settings, steps.begin)
+    return Answer(report.document, lambda: audit_summary(report), as_json)

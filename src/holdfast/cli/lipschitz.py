@@ -1,0 +1,46 @@
+"""`holdfast lipschitz`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import holdfast
+from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load, norm_of, verb
+from holdfast.cli.ending import INTERRUPTED
+from holdfast.errors import InvalidInput
+
+
+@verb
+def lipschitz(
+    model: Model,
+    data: DataName | None = None,
+    *,
+    norm: NormName = "2",
+    seconds: Annotated[float, Parameter(help="time to spend")] = 10.0,
+    tolerance: Annotated[float, Parameter(help="stop at upper / lower <= 1 + this")] = 1e-3,
+    as_json: Json = False,
+) -> Answer:
+    """Bracket the Lipschitz constant of a model from both sides."""
+    from holdfast.auditing.parts import bracket_part
+    from holdfast.brackets.search import Search
+    from holdfast.graph.capture import check_unchanged
+    from holdfast.terminal import ClosingBracket, bracket_table
+    from holdfast.types import Outcome
+
+    (loaded,), rows = load([model], _data_of(model, data))
+    with ClosingBracket() as watched:
+        graph = holdfast.capture(loaded.model, rows.inputs[:1])
+        search = Search(graph, norm_of(norm), None, seconds, tolerance, watched.take)
+        bracket = search.run(rows.inputs)
+        check_unchanged(graph, loaded.model)
+    code = INTERRUPTED if bracket.outcome is Outcome.INTERRUPTED else 0
+    document = {"model": model} | bracket_part(bracket)
+    return Answer(document, lambda: bracket_table(bracket), as_json, code)
+
+
+def _data_of(model: str, data: str | None) -> str:
+    """Return the data to use: the built-in nets bring their own."""
+    if data is None and not model.startswith("demo:"):
+        wanted = "DATA, which gives the input's shape and the points to search from"
+        raise InvalidInput("data", "nothing", wanted)
+    return data or "demo:digits"
