@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-slow lint format clean bench-lipschitz
+.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -13,7 +13,9 @@ help:
 	@echo "make test       the tests that every commit must pass"
 	@echo "make test-slow  the long ones: coverage, fuzzing, attacks"
 	@echo "make lint       ruff and pyright"
-	@echo "make bench-lipschitz  bounds of the reference nets beside their peers"
+	@echo "make bench-lipschitz  bounds of the reference nets beside their peers; parts of it:"
+	@echo "make bench-exact, bench-local  exact constants; bounds on balls"
+	@echo "make bench-cost   seconds and memory against width and depth, with a picture"
 	@echo "make format     let ruff write the formatting"
 
 setup: $(STAMP)
@@ -42,7 +44,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench-lipschitz: $(STAMP)
-	$(BIN)/python benchmarks/lipschitz.py
+	$(BIN)/python -m benchmarks.lipschitz
+
+bench-exact bench-local bench-cost: bench-%: $(STAMP)
+	$(BIN)/python -m benchmarks.$*
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

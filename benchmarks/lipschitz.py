@@ -8,14 +8,13 @@ the same LipSDP-Neuron program through cvxpy and Clarabel where that ends in rea
 import itertools
 import json
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks import exact, local
+from benchmarks.reference import SHAPES, reference_net, shared
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -29,25 +28,8 @@ from holdfast.lipsdp.reduction import reduce
 from holdfast.riccati.lift import chain_of
 from holdfast.riccati.start import eclipse_fast as fast_bound
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.nets import load_net
-
-SHAPES = {
-    "cnn_digits_trained": (1, 8, 8),
-    "tiny_2-8-8-2_moons": (2,),
-    "mnist_256_trained": (784,),
-}
 CLARABEL = ("tiny_2-8-8-2_moons", "digits_32_trained")
 """Nets on which Clarabel ends within two minutes."""
-
-
-def shared() -> Path:
-    """Return the folder of the reference nets, or say how to name it."""
-    default = Path(__file__).resolve().parents[2] / "shared"
-    folder = Path(os.environ.get("HOLDFAST_SHARED", default)) / "nets" / "lipschitz"
-    if not folder.is_dir():
-        sys.exit(f"no reference nets at {folder}: set HOLDFAST_SHARED")
-    return folder
 
 
 def timed(function: Callable[[], float]) -> tuple[float, float, float]:
@@ -79,18 +61,20 @@ def clarabel(form: NormalForm) -> float:
 
 
 def main() -> None:
-    """Print one row per reference net."""
+    """Print one row per reference net, then the exact nets and the balls."""
     torch.set_num_threads(1)
-    folder, console = shared(), Console()
+    folder, console = shared() / "lipschitz", Console()
     reference = json.loads((folder / "reference.json").read_text())
     table = Table("net", "units", "best slope", "product", "ECLipsE-Fast", "Clarabel (CPU s)")
     for title in ("ours", "ratio", "wall s", "CPU s", "published optimum"):
         table.add_column(title)
     for name, known in reference.items():
-        table.add_row(name, *row(folder, name, known))
+        table.add_row(name, *row(name, known))
         console.print(f"{name} done", style="dim")
     table.add_row("20 x 128 Gaussian", *deep_row())
     console.print(table)
+    exact.main()
+    local.main()
 
 
 def deep_row() -> tuple[str, ...]:
@@ -109,9 +93,9 @@ def deep_row() -> tuple[str, ...]:
     return ("2560", "-", product, f"{fast:.5g}", "-", *ours)
 
 
-def row(folder: Path, name: str, known: dict) -> tuple[str, ...]:
+def row(name: str, known: dict) -> tuple[str, ...]:
     """Bound one net with every method."""
-    net, _ = load_net(folder / name)
+    net = reference_net(name)
     dtype = next(net.parameters()).dtype
     graph = holdfast.capture(net, torch.zeros(1, *SHAPES.get(name, (64,)), dtype=dtype))
     whole = normal_form(graph, 4000)

@@ -136,8 +136,8 @@ AUDIT = f"audit {NET} npz:good.npz --seconds 0.2"
 BAD = {
     f"{CERTIFY} npz:missing.npz": "data: got 'missing.npz' (No such file or directory)",
     f"{CERTIFY} npz:folder": "data: got 'folder' (Is a directory)",
-    f"{CERTIFY} npz:": "data: got 'npz:', wanted demo:digits or npz:PATH",
-    f"{CERTIFY} csv:good.csv": "data: got 'csv:good.csv', wanted demo:digits or npz:PATH",
+    f"{CERTIFY} npz:": "data: got 'npz:', wanted demo:NAME, npz:PATH or normal:SHAPE",
+    f"{CERTIFY} csv:good.csv": "data: got 'csv:good.csv', wanted demo:NAME, npz:PATH or",
     f"{CERTIFY} npz:junk.npz": "data: got 'junk.npz', which is something else, wanted an .npz",
     f"{CERTIFY} npz:broken.npz": "data: got 'broken.npz' (",
     f"{CERTIFY} npz:pickled.npz": "data: got 'pickled.npz' (Object arrays cannot be loaded",

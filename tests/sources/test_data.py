@@ -99,3 +99,11 @@ def test_rounding_to_another_type_is_said():
     rough = checked(torch.tensor([[0.1], [0.25]], dtype=torch.float64), labels, "x")
     with pytest.warns(HoldfastWarning, match="float64 were rounded to the model's float32"):
         rough.to(torch.float32)
+
+
+def test_normal_rows_have_the_shape_and_are_the_same_each_time() -> None:
+    first, second = load_data("normal:1x4x3"), load_data("normal:1x4x3")
+    assert first.inputs.shape[1:] == (1, 4, 3) and torch.equal(first.inputs, second.inputs)
+    for bad in ("normal:", "normal:0", "normal:-3", "normal:2x", "normal:9999x9999x9", "normal:²"):
+        with pytest.raises(InvalidInput):
+            load_data(bad)

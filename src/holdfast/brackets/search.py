@@ -10,6 +10,7 @@ from torch import Tensor
 
 from holdfast.brackets.ascent import ascending_pairs
 from holdfast.brackets.bracket import Bracket, Step
+from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.gain import GainReading
 from holdfast.brackets.lower import steepest_pairs
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
@@ -20,8 +21,11 @@ from holdfast.types import Box, Outcome, Region, norm_name
 
 Report = Callable[[Step], None]
 
-_DATA_SHARE, _ASCENT_SHARE = 0.15, 0.4
-"""Shares of the time after which the data, then the first ascent, give way to the upper bound."""
+_DATA_SHARE, _ASCENT_SHARE, _LIPSDP_SHARE, _BRANCH_SHARE = 0.15, 0.4, 0.8, 0.9
+"""Shares of the time after which one method gives way to the next."""
+
+_ASCENT_SECONDS = 2.0
+"""The first ascent stops here: what it has not found by then, it finds later."""
 
 
 @dataclass
@@ -79,8 +83,9 @@ class Search:
         interrupted = False
         try:
             self._look_around(starts)
-            self._ascend(starts, _ASCENT_SHARE, seed=0)
+            self._ascend(starts, self._first_ascent, seed=0)
             self._solve_lipsdp()
+            self._branch()
             self._ascend(self._with_witness(starts), 1.0, seed=1)
         except KeyboardInterrupt:
             interrupted = True
@@ -93,6 +98,13 @@ class Search:
     @property
     def _closed(self) -> bool:
         return self._upper <= self._lower * (1.0 + self.tolerance)
+
+    @property
+    def _first_ascent(self) -> float:
+        """The share of the time for the first ascent."""
+        if self.seconds * _ASCENT_SHARE <= _ASCENT_SECONDS:
+            return _ASCENT_SHARE
+        return _ASCENT_SECONDS / self.seconds
 
     @property
     def _spent(self) -> float:
@@ -147,7 +159,7 @@ class Search:
         """Bound the constant by the slopes of the activations together."""
         if math.isinf(self._upper) or self._closed or self._late(1.0):
             return
-        left = self.seconds - self._spent
+        left = max(_LIPSDP_SHARE * self.seconds - self._spent, 0.1 * self.seconds)
         if self.norm == 2.0:
             bounds = lipsdp_upper(self.graph, 0.3 * self.tolerance, left, self.region)
         else:
@@ -156,6 +168,22 @@ class Search:
             self._lower_upper(value, "LipSDP" if self.region is None else "LipSDP on the region")
             if self._closed:
                 return
+
+    def _branch(self) -> None:
+        """Split the inputs into cells with fewer kinks, down to the linear pieces."""
+        if math.isinf(self._upper) or self._closed or self._late(_BRANCH_SHARE):
+            return
+        goal = Goal(
+            self.norm,
+            self.region,
+            lambda: self._lower * (1.0 + self.tolerance),
+            lambda: self._late(_BRANCH_SHARE),
+        )
+        for found in branch(self.graph, goal):
+            if isinstance(found, Witness):
+                self._raise_lower(found, "branch and bound")
+            else:
+                self._lower_upper(found, "branch and bound")
 
     def _outcome(self, interrupted: bool) -> Outcome:
         if math.isinf(self._upper):

@@ -23,6 +23,7 @@ from holdfast.riccati.chain import Chain
 from holdfast.riccati.lift import chain_of
 from holdfast.riccati.proof import chain_upper
 from holdfast.riccati.search import minimise as minimise_chain
+from holdfast.riccati.start import closed_form
 from holdfast.threads import one_thread
 from holdfast.types import Region
 
@@ -68,6 +69,8 @@ def lipsdp_upper(
     except Unsupported:
         return
     chain = chain_of(whole)
+    if chain is not None:
+        yield _closed_form_upper(chain)
     if chain is not None and (len(chain.blocks) >= DEEP or whole.units > WIDE):
         yield from _chain_upper(chain, tolerance, seconds)
         return
@@ -80,6 +83,13 @@ def lipsdp_upper(
         yield from _proved(search, lambda multipliers: prove(form, multipliers))
     except InvalidInput:
         return  # no feasible start in float64: the weights are too extreme for this method
+
+
+def _closed_form_upper(chain: Chain) -> float:
+    """Return the bound of one multiplier per layer, which takes a few products of matrices."""
+    with one_thread(), np.errstate(over="ignore", invalid="ignore"):
+        sizes = [block.neurons for block in chain.blocks]
+        return chain_upper(chain, closed_form(chain).split(sizes))
 
 
 def _chain_upper(chain: Chain, tolerance: float, seconds: float) -> Iterator[float]:

@@ -20,16 +20,16 @@ def lipschitz(
 ) -> Bracket:
     """Bracket the Lipschitz constant of a trained network.
 
-    The upper bound is the gain (`holdfast.brackets.gain`): it holds on all inputs, so on any
-    region too. The lower bound is the largest proved slope between two inputs near the rows of
-    `example` or, with a region, between two points of it.
+    The upper bound is the least of the product of gains, LipSDP and, for small networks of linear
+    pieces, branch and bound over their pieces. The lower bound is the largest proved slope between
+    two inputs, near the rows of `example` or, with a region, between two points of it.
 
     Args:
         model: Any module in eval mode.
         example: Inputs with batch dimension, [N, ...]: the more rows, the better the lower bound.
         norm: 1, 2 or inf, on inputs and outputs.
         region: Where the inputs lie (`Ball` or `Box`, in input units); None for everywhere.
-        seconds: Time for the lower bound.
+        seconds: Time to spend; a step that has begun is finished.
         tolerance: Stop when upper / lower <= 1 + tolerance.
 
     Returns:

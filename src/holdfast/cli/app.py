@@ -68,7 +68,7 @@ def verb(function: Callable[..., Answer]) -> Callable[..., int]:
 
 
 Model = Annotated[str, Parameter(help="demo:NAME or module:package.file:factory[?weights=FILE]")]
-DataName = Annotated[str, Parameter(help="demo:digits or npz:FILE")]
+DataName = Annotated[str, Parameter(help="demo:digits, npz:FILE or normal:SHAPE")]
 NormName = Annotated[str, Parameter(help="1, 2 or inf")]
 Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="print one JSON document and nothing else")

@@ -1,6 +1,6 @@
 """`holdfast lipschitz`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -9,13 +9,21 @@ from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load, norm
 from holdfast.cli.ending import INTERRUPTED
 from holdfast.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from holdfast.types import Box
+
 
 @verb
-def lipschitz(
+def lipschitz(  # noqa: PLR0913 - the options of the verb
     model: Model,
     data: DataName | None = None,
     *,
     norm: NormName = "2",
+    box: Annotated[
+        tuple[float, float] | None, Parameter(help="only inputs between these two numbers")
+    ] = None,
     seconds: Annotated[float, Parameter(help="time to spend")] = 10.0,
     tolerance: Annotated[float, Parameter(help="stop at upper / lower <= 1 + this")] = 1e-3,
     as_json: Json = False,
@@ -28,14 +36,23 @@ def lipschitz(
     from holdfast.types import Outcome
 
     (loaded,), rows = load([model], _data_of(model, data))
+    region = None if box is None else _box(box, rows.inputs[0])
     with ClosingBracket() as watched:
         graph = holdfast.capture(loaded.model, rows.inputs[:1])
-        search = Search(graph, norm_of(norm), None, seconds, tolerance, watched.take)
+        search = Search(graph, norm_of(norm), region, seconds, tolerance, watched.take)
         bracket = search.run(rows.inputs)
         check_unchanged(graph, loaded.model)
     code = INTERRUPTED if bracket.outcome is Outcome.INTERRUPTED else 0
     document = {"model": model} | bracket_part(bracket)
     return Answer(document, lambda: bracket_table(bracket), as_json, code)
+
+
+def _box(ends: tuple[float, float], row: "Tensor") -> "Box":
+    """Return the inputs whose entries all lie between two numbers."""
+    from holdfast.types import Box
+
+    low, high = (row.double().new_full(row.shape, end) for end in ends)
+    return Box(low, high)
 
 
 def _data_of(model: str, data: str | None) -> str:

@@ -224,7 +224,7 @@ class _Lift:
         signal = self._wide(signals[0], shape)
         places = _places(shape).movedim(dim, -1).reshape(-1, length).numpy()
         lanes = [_take(signal, places[:, k]) for k in range(length)]
-        for first in _rounds(length):
+        for first in sorting_rounds(length):
             for k in range(first, length - 1, 2):
                 high, low = self._compare(node, lanes[k], lanes[k + 1])
                 lanes[k], lanes[k + 1] = low, high
@@ -262,7 +262,7 @@ class _Lift:
         return lanes[0]
 
 
-def _rounds(length: int) -> Iterator[int]:
+def sorting_rounds(length: int) -> Iterator[int]:
     """Yield the first lane of every round of odd-even transposition sort."""
     rounds = 1 if length == 2 else length
     return itertools.islice(itertools.cycle((0, 1)), rounds)

@@ -1,6 +1,7 @@
-"""Data by name, as the command line takes it: `demo:NAME`, `npz:PATH`."""
+"""Data by name, as the command line takes it: `demo:NAME`, `npz:PATH`, `normal:SHAPE`."""
 
 import dataclasses
+import math
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from holdfast.batches import check_inputs
 from holdfast.errors import HoldfastWarning, InvalidInput
 from holdfast.sources.demo import demo_data, demo_image_shape
 
-FORMS = "demo:digits or npz:PATH"
+FORMS = "demo:NAME, npz:PATH or normal:SHAPE"
+_NORMAL_ROWS, _MOST_ENTRIES = 64, 2**22
 _INPUTS = ("inputs", "x", "x_test")
 _LABELS = ("labels", "y", "y_test")
 
@@ -49,8 +51,8 @@ def load_data(spec: str) -> LoadedData:
     """Load data named on the command line.
 
     Args:
-        spec: `demo:digits`, or `npz:PATH` with arrays `inputs` and `labels` (or `x` and `y`, or
-            `x_test` and `y_test`).
+        spec: `demo:digits`; `npz:PATH` with arrays `inputs` and `labels` (or `x` and `y`, or
+            `x_test` and `y_test`); or `normal:SHAPE`, standard normal rows, all of class 0.
 
     Returns:
         The rows, checked: at least one, floating point, one whole label each.
@@ -64,7 +66,22 @@ def load_data(spec: str) -> LoadedData:
         return LoadedData(inputs, labels, spec, demo_image_shape(rest or "digits"))
     if kind == "npz" and rest:
         return _from_npz(spec, Path(rest))
+    if kind == "normal" and rest:
+        return _normal(spec, rest)
     raise InvalidInput("data", repr(spec), FORMS)
+
+
+def _normal(spec: str, shape: str) -> LoadedData:
+    """Return random rows where there is no data: a bracket needs points to search from."""
+    sizes = shape.split("x")
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise InvalidInput("data", repr(spec), FORMS)
+    sides = [int(size) for size in sizes]
+    if math.prod(sides) > _MOST_ENTRIES:
+        raise InvalidInput("data", repr(spec), f"at most {_MOST_ENTRIES} entries a row")
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(_NORMAL_ROWS, *sides, generator=generator)
+    return LoadedData(inputs, torch.zeros(_NORMAL_ROWS, dtype=torch.int64), spec)
 
 
 def _from_npz(spec: str, path: Path) -> LoadedData:

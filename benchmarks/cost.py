@@ -1,0 +1,99 @@
+"""What a bound costs: seconds and memory against the width and the depth of a network.
+
+Run with `make bench-cost`; writes runs/cost.svg beside the table. Random ReLU nets from 64 inputs
+to 10 outputs; every bound has at most 60 seconds and ends with the best until then.
+"""
+
+import itertools
+import resource
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import holdfast
+from holdfast.brackets.semidefinite import lipsdp_upper
+from holdfast.lipsdp.lift import normal_form
+from holdfast.riccati.lift import chain_of
+from holdfast.riccati.start import eclipse_fast
+
+WIDTHS = (64, 128, 256, 512, 1024)
+DEPTHS = (2, 3, 5, 8, 12, 20)
+OUT = Path("runs/cost.svg")
+
+
+def gaussian(width: int, depth: int, inputs: int = 64) -> nn.Sequential:
+    """Return a random ReLU net with `depth` hidden layers."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise([inputs, *[width] * depth, 10]):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        layers[-2].weight.data.normal_(0, fan_in**-0.5)
+    return nn.Sequential(*layers[:-1]).double()
+
+
+def measured(width: int, depth: int) -> dict:
+    """Bound one net."""
+    graph = holdfast.capture(gaussian(width, depth), torch.zeros(1, 64).double())
+    chain = chain_of(normal_form(graph, 4000))
+    fast = eclipse_fast(chain)[0]
+    wall, cpu = time.perf_counter(), time.process_time()
+    value = min(lipsdp_upper(graph, 1e-3, 60.0))
+    return {
+        "width": width,
+        "depth": depth,
+        "seconds": time.perf_counter() - wall,
+        "cpu": time.process_time() - cpu,
+        "bound": value,
+        "fast": value / fast,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def draw(rows: list[dict]) -> None:
+    """Write both curves as one picture."""
+    import altair as alt
+
+    by_width = [row for row in rows if row["depth"] == DEPTHS[0]]
+    by_depth = [row for row in rows if row["width"] == WIDTHS[0]]
+    charts = [
+        alt.Chart(alt.Data(values=part))
+        .mark_line(point=True)
+        .encode(
+            alt.X(f"{axis}:Q", title=title).scale(type="log"),
+            alt.Y("cpu:Q", title="CPU seconds").scale(type="log"),
+        )
+        .properties(width=300, height=220)
+        for part, axis, title in (
+            (by_width, "width", f"width ({DEPTHS[0]} hidden layers)"),
+            (by_depth, "depth", f"hidden layers (width {WIDTHS[0]})"),
+        )
+    ]
+    OUT.parent.mkdir(exist_ok=True)
+    alt.hconcat(*charts).save(str(OUT))
+
+
+def main() -> None:
+    """Print the table and write the picture."""
+    torch.set_num_threads(1)
+    sizes = [(width, DEPTHS[0]) for width in WIDTHS]
+    sizes += [(WIDTHS[0], depth) for depth in DEPTHS[1:]]
+    table = Table("width", "depth", "bound", "x ECLipsE-Fast", "wall s", "CPU s", "peak GB so far")
+    rows = []
+    for width, depth in sizes:
+        row = measured(width, depth)
+        rows.append(row)
+        table.add_row(
+            str(width), str(depth), f"{row['bound']:.5g}", f"{row['fast']:.3f}",
+            f"{row['seconds']:.2f}", f"{row['cpu']:.2f}", f"{row['peak']:.2f}",
+        )  # fmt: skip
+    draw(rows)
+    Console().print(table)
+    Console().print(f"{OUT}")
+
+
+if __name__ == "__main__":
+    main()

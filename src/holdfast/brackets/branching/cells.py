@@ -1,0 +1,185 @@
+"""Cells of a network: where some units keep their side, and whether any input lies there.
+
+A cell is open: `side_i z_i(x) > 0` for the units whose pre-activation is linear in x once the
+units before them keep their side. The Lipschitz constant on a convex set with interior is the
+largest over the open cells that meet it, so a cell without interior may be left out. A linear
+program finds a point inside, or multipliers that refute it; the multipliers are checked in exact
+arithmetic (Gordan's theorem of the alternative: y >= 0, y != 0, y A = 0, y b <= 0).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.brackets.branching.dyadic import Integers, Row, null_vector
+from holdfast.brackets.branching.pieces import Pieces
+from holdfast.lipsdp.normal_form import Array
+
+Sides = NDArray[np.int8]
+Limits = tuple[Array, Array]
+
+_FAR = 1e4
+"""Points are looked for within this distance of the origin where the region has no end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """Where some units keep their side.
+
+    Attributes:
+        pieces: The network.
+        sides: [units] -1, 0 (free) or 1.
+        values: Row (gradient, offset) of every unit's value that is linear in x.
+        walls: Rows (gradient, offset) that are positive inside.
+    """
+
+    pieces: Pieces
+    sides: Sides
+    values: dict[int, Row]
+    walls: tuple[Row, ...]
+
+    @classmethod
+    def whole(cls, pieces: Pieces) -> "Cell":
+        """Return the cell of all inputs."""
+        return cls(pieces, np.zeros(len(pieces.B), np.int8), {}, ())._grown()
+
+    def split(self, unit: int, side: int) -> "Cell":
+        """Return the half in which a free unit is on one side of 0."""
+        sides = self.sides.copy()
+        sides[unit] = side
+        return Cell(self.pieces, sides, self.values, self.walls)._grown()
+
+    def slopes(self) -> tuple[Array, Array]:
+        """Return the smallest and largest slope of every unit inside."""
+        left, right = self.pieces.left, self.pieces.right
+        fixed = np.where(self.sides > 0, right, left)
+        free = self.sides == 0
+        low = np.where(free, np.minimum(left, right), fixed)
+        return low, np.where(free, np.maximum(left, right), fixed)
+
+    @cached_property
+    def free(self) -> NDArray[np.int64]:
+        """Units with a kink that are on neither side yet."""
+        kinked = self.pieces.kinked
+        return kinked[self.sides[kinked] == 0]
+
+    def _grown(self) -> "Cell":
+        """Follow the network as far as it is linear."""
+        sides, values, walls = self.sides.copy(), dict(self.values), list(self.walls)
+        for unit in range(len(sides)):
+            row = None if unit in values else self._known(unit, values)
+            if row is None:
+                continue
+            if not row.integers[:-1].any():  # constant: no wall, and no side that could be empty
+                sides[unit] = sides[unit] or (1 if row.integers[-1] > 0 else -1)
+            elif self._bent(unit):
+                if not sides[unit]:
+                    continue
+                walls.append(row.times(float(sides[unit])))
+            slope = self.pieces.right[unit] if sides[unit] > 0 else self.pieces.left[unit]
+            values[unit] = row.times(slope)
+        return Cell(self.pieces, sides, values, tuple(walls))
+
+    def _bent(self, unit: int) -> bool:
+        return bool(self.pieces.left[unit] != self.pieces.right[unit])
+
+    def _known(self, unit: int, values: dict[int, Row]) -> Row | None:
+        """Return the row of a unit's pre-activation where it is linear in x."""
+        d = self.pieces.inputs
+        line = self.pieces.B[unit]
+        places = np.flatnonzero(line[d:])
+        if any(int(place) not in values for place in places):
+            return None
+        total = Row.of([*line[:d], self.pieces.offset[unit]])
+        for place in places:
+            total = total.plus(values[int(place)].times(line[d + place]))
+        return total
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is known about the inputs in a cell.
+
+    Attributes:
+        empty: Proved: the cell has no interior.
+        point: A point that seems to be inside; None where none was found.
+    """
+
+    empty: bool
+    point: Array | None
+
+
+def look_inside(cell: Cell, limits: Limits | None) -> Room:
+    """Find a point of a cell, or prove that it has no interior.
+
+    Args:
+        cell: The cell.
+        limits: Lower and upper ends of a box around the region; None for all inputs.
+
+    Returns:
+        What was found; nothing that is not proved is called empty.
+    """
+    from scipy.optimize import linprog  # heavy, and needed by few commands
+
+    d = cell.pieces.inputs
+    ends = limits or (np.full(d, -_FAR), np.full(d, _FAR))
+    if not cell.walls:
+        return Room(False, 0.5 * ends[0] + 0.5 * ends[1])
+    walls = np.array([wall.floats() for wall in cell.walls])
+    if not np.isfinite(walls).all():
+        return Room(False, None)
+    lengths = np.linalg.norm(walls[:, :d], axis=1)
+    walls = walls / np.maximum(lengths, 1e-300)[:, None]
+    # maximise t with A x + b >= t, t <= 1
+    tight = np.hstack([-walls[:, :d], np.ones((len(walls), 1))])
+    box = [*zip(*ends, strict=True), (None, 1.0)]
+    cost = np.zeros(d + 1)
+    cost[d] = -1.0
+    found = linprog(cost, tight, walls[:, d], bounds=box, method="highs-ds")
+    if found.status != 0:
+        return Room(False, None)
+    if found.x[d] > 1e-11:
+        return Room(False, found.x[:d])
+    weights = np.maximum(-found.ineqlin.marginals, 0.0) / np.maximum(lengths, 1e-300)
+    proved = _refuted_in_box if limits else _refuted_anywhere
+    return Room(proved(cell.walls, weights, ends), None)
+
+
+def _refuted_in_box(walls: tuple[Row, ...], weights: Array, ends: Limits) -> bool:
+    """Prove that a weighted sum of the walls is nowhere positive in the box."""
+    used = np.flatnonzero(weights > 0)
+    if not len(used):
+        return False
+    total = walls[used[0]].times(weights[used[0]])
+    for wall in used[1:]:
+        total = total.plus(walls[wall].times(weights[wall]))
+    low, high = (Row.of(end) for end in ends)
+    exponent = max(low.exponent, high.exponent)
+    sides = [end.integers * (1 << exponent - end.exponent) for end in (low, high)]
+    most = sum(max(g * a, g * b) for g, a, b in zip(total.integers[:-1], *sides, strict=True))
+    return most + total.integers[-1] * (1 << exponent) <= 0
+
+
+def _refuted_anywhere(walls: tuple[Row, ...], weights: Array, ends: Limits) -> bool:
+    """Prove that a weighted sum of the walls is a constant that is not positive."""
+    used = np.flatnonzero(weights > 1e-9 * weights.max(initial=0.0))
+    if not len(used):
+        return False
+    integers = _common(tuple(walls[k] for k in used))
+    found = null_vector([row[:-1] for row in integers])
+    if found is None:
+        return False
+    if found[0] < 0:
+        found = [-weight for weight in found]
+    if any(weight < 0 for weight in found):
+        return False
+    constant = sum(weight * row[-1] for weight, row in zip(found, integers, strict=True))
+    return constant <= 0
+
+
+def _common(rows: tuple[Row, ...]) -> list[Integers]:
+    """Return rows as integers over one power of two."""
+    exponent = max(row.exponent for row in rows)
+    return [row.integers * (1 << exponent - row.exponent) for row in rows]

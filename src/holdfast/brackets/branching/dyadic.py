@@ -1,0 +1,87 @@
+"""Exact rows of numbers k / 2^e: sums and products of floating-point numbers never round."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+Integers = np.ndarray
+"""One-dimensional, of Python integers (dtype object)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """The numbers `integers / 2^exponent`.
+
+    Attributes:
+        integers: Python integers.
+        exponent: At least 0.
+    """
+
+    integers: Integers
+    exponent: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Row":
+        """Return finite floating-point numbers, exactly."""
+        ratios = [float(value).as_integer_ratio() for value in values]
+        exponent = max((bottom.bit_length() - 1 for _, bottom in ratios), default=0)
+        scaled = [(top << exponent) // bottom for top, bottom in ratios]
+        return cls(np.array(scaled, dtype=object), exponent)
+
+    def times(self, factor: float) -> "Row":
+        """Return the row times a finite floating-point number."""
+        top, bottom = float(factor).as_integer_ratio()
+        return Row(self.integers * top, self.exponent + bottom.bit_length() - 1)
+
+    def plus(self, other: "Row") -> "Row":
+        """Return the sum of two rows of one length."""
+        exponent = max(self.exponent, other.exponent)
+        left = self.integers * (1 << exponent - self.exponent)
+        right = other.integers * (1 << exponent - other.exponent)
+        return Row(left + right, exponent)
+
+    def floats(self) -> list[float]:
+        """Return the numbers rounded to nearest."""
+        bottom = 1 << self.exponent
+        return [top / bottom for top in self.integers]
+
+
+def null_vector(rows: list[Integers]) -> list[int] | None:
+    """Return whole weights, not all 0, with which rows of integers sum to 0.
+
+    Args:
+        rows: Of one length, at least one.
+
+    Returns:
+        The weights, the only ones up to a factor; None where there are none, or several.
+    """
+    matrix = [list(column) for column in zip(*rows, strict=True)]
+    unknowns, rank = len(rows), 0
+    pivots: list[int] = []
+    last = 1
+    for column in range(unknowns):
+        place = next((i for i in range(rank, len(matrix)) if matrix[i][column]), None)
+        if place is None:
+            continue
+        matrix[rank], matrix[place] = matrix[place], matrix[rank]
+        pivot = matrix[rank]
+        for i, line in enumerate(matrix):
+            if i != rank:
+                # Fraction-free elimination (Bareiss, 1968): the division leaves no rest.
+                factor = line[column]
+                matrix[i] = [
+                    (pivot[column] * a - factor * b) // last
+                    for a, b in zip(line, pivot, strict=True)
+                ]
+        last = pivot[column]
+        pivots.append(column)
+        rank += 1
+    if rank != unknowns - 1:
+        return None
+    (free,) = set(range(unknowns)) - set(pivots)
+    weights = [0] * unknowns
+    weights[free] = last
+    for line, column in zip(matrix, pivots, strict=False):
+        weights[column] = -line[free]
+    return weights

@@ -1,0 +1,216 @@
+"""Best-first branch and bound on the sides of the units of a network of linear pieces.
+
+Jordan and Dimakis, "Exactly computing the local Lipschitz constant of ReLU networks" (2020), and
+Bhowmick, D'Souza, Raghavan, "LipBaB: computing exact Lipschitz constant of ReLU networks" (2021),
+branch on boxes of Jacobians; here the l2 bound of a cell is LipSDP with the slopes that are left,
+and a cell is left out only where exact arithmetic proves that it has no interior.
+"""
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.bounds.linear import Relaxed
+from holdfast.bounds.regions import Regions
+from holdfast.bounds.relaxations import slopes_on
+from holdfast.brackets.branching.cells import Cell, Limits, look_inside
+from holdfast.brackets.branching.jacobian import constant_upper
+from holdfast.brackets.branching.milp import milp_estimate
+from holdfast.brackets.branching.pieces import Pieces, pieces
+from holdfast.brackets.lower import steepest_directions
+from holdfast.brackets.witness import Witness, best_pair, pairs_along
+from holdfast.errors import Unsupported
+from holdfast.graph.ir import Graph
+from holdfast.graph.ops import ELEMENTWISE
+from holdfast.types import Box, Region
+
+MOST_KINKS = 64
+"""Beyond so many units that can be on either side, branching does not end in anybody's time."""
+
+_MOST_UNITS = 1000
+
+_MILP_KINKS, _MILP_SECONDS = 24, 2.0
+"""Up to so many kinks, for so long a row, a mixed-integer program may say where to look."""
+
+_ACCURACY = 1e-4
+
+
+@dataclass
+class Goal:
+    """What a search is to reach, as its caller knows it at any time.
+
+    Attributes:
+        norm: 1, 2 or inf.
+        region: Where the inputs lie; None for everywhere.
+        enough: Returns the bound that need not be improved on: lower * (1 + tolerance).
+        spent: Returns whether the time is over.
+    """
+
+    norm: float
+    region: Region | None
+    enough: Callable[[], float]
+    spent: Callable[[], bool]
+
+
+def branch(graph: Graph, goal: Goal) -> Iterator[float | Witness]:
+    """Yield proved upper bounds and pairs with large slopes until both meet.
+
+    Args:
+        graph: Captured model.
+        goal: What to reach.
+
+    Yields:
+        Ever smaller upper bounds, and witnesses; nothing where the network is not made of linear
+        pieces that meet in 0, or has too many of them.
+    """
+    if goal.region is not None and not _has_interior(goal.region):
+        return
+    try:
+        network, limits = _on_region(graph, goal.region)
+    except Unsupported:
+        return
+    if len(network.kinked) <= MOST_KINKS and len(network.B) <= _MOST_UNITS:
+        yield from _Tree(graph.double(), network, limits, goal).run()
+
+
+def _on_region(graph: Graph, region: Region | None) -> tuple[Pieces, Limits | None]:
+    """Return the pieces that a region meets, and the ends of a box around it."""
+    if region is None:
+        return pieces(graph), None
+    regions = Regions.of(region)
+    relaxed = Relaxed(graph, regions)
+    ranges = {
+        node.name: slopes_on(node, before.low[:1], before.high[:1])
+        for node in relaxed.graph.nodes
+        if node.op in ELEMENTWISE and node.perturbed
+        for before in (relaxed.intervals[node.inputs[0]],)
+    }
+    low, high = (end.flatten().numpy() for end in regions.box())
+    return pieces(relaxed.graph, ranges), (low, high)
+
+
+def _has_interior(region: Region) -> bool:
+    if isinstance(region, Box):
+        return bool((region.low < region.high).all())
+    return region.radius > 0
+
+
+@dataclass
+class _Tree:
+    """One search.
+
+    Attributes:
+        graph: In float64.
+        network: Its pieces.
+        limits: Ends of a box around the region; None for all inputs.
+        goal: What to reach.
+    """
+
+    graph: Graph
+    network: Pieces
+    limits: Limits | None
+    goal: Goal
+    _heap: list[tuple[float, int, Cell]] = field(default_factory=list)
+    _count: Iterator[int] = field(default_factory=itertools.count)
+    _done: float = 0.0
+    _best: float = 0.0
+
+    def run(self) -> Iterator[float | Witness]:
+        """Split the cell with the largest bound, again and again."""
+        root = Cell.whole(self.network)
+        self._push(root, self._bound(root))
+        yield from self._pair_by_milp()
+        last = math.inf
+        while self._heap:
+            upper = max(-self._heap[0][0], self._done)
+            if upper < last:
+                last = upper
+                yield upper
+            if -self._heap[0][0] <= self.goal.enough() or self.goal.spent():
+                return
+            negative, _, cell = heapq.heappop(self._heap)
+            if not len(cell.free):
+                self._done = max(self._done, -negative)
+                continue
+            unit = self._choice(cell)
+            for side in (-1, 1):
+                yield from self._enter(cell.split(unit, side), -negative)
+        if self._done < last:
+            yield self._done
+
+    def _enter(self, cell: Cell, bound: float) -> Iterator[Witness]:
+        """Bound one half of a cell, and keep it unless nothing is in it."""
+        bound = min(bound, self._bound(cell))
+        if bound <= self.goal.enough():
+            self._done = max(self._done, bound)
+            return
+        room = look_inside(cell, self.limits)
+        if room.empty:
+            return
+        if room.point is not None:
+            yield from self._pair(torch.from_numpy(room.point))
+        self._push(cell, bound)
+
+    def _push(self, cell: Cell, bound: float) -> None:
+        heapq.heappush(self._heap, (-bound, next(self._count), cell))
+
+    def _bound(self, cell: Cell) -> float:
+        low, high = cell.slopes()
+        return constant_upper(self.network, low, high, self.goal.norm, _ACCURACY)
+
+    def _choice(self, cell: Cell) -> int:
+        """Return the unit to split: one that is linear in x, and whose kink matters most."""
+        low, high = cell.slopes()
+        weights = _influence(self.network, 0.5 * (low + high))[cell.free]
+        ready = np.array([self._ready(cell, int(unit)) for unit in cell.free])
+        weights = np.where(ready, weights, -1.0) if ready.any() else weights
+        return int(cell.free[weights.argmax()])
+
+    def _ready(self, cell: Cell, unit: int) -> bool:
+        """Return whether a unit's pre-activation is linear in x on the cell."""
+        reads = np.flatnonzero(self.network.B[unit, self.network.inputs :])
+        return all(int(place) in cell.values for place in reads)
+
+    def _pair_by_milp(self) -> Iterator[Witness]:
+        """Yield the steepest pair where a mixed-integer program says it is (l1 and linf)."""
+        small = 0 < len(self.network.kinked) <= _MILP_KINKS
+        if self.goal.norm == 2.0 or self.limits is None or not small:
+            return
+        _, point = milp_estimate(self.network, self.limits, self.goal.norm, _MILP_SECONDS)
+        if point is not None:
+            yield from self._pair(torch.from_numpy(point))
+
+    def _pair(self, point: Tensor) -> Iterator[Witness]:
+        """Yield the steepest pair at a point where it is the best so far."""
+        points = point.reshape(1, *self.graph.perturbed_input.shape)
+        directions, values = steepest_directions(self.graph, points, self.goal.norm)
+        if float(values[0]) <= self._best:
+            return
+        for first, second in pairs_along(points, directions, self.goal.region):
+            witness = best_pair(self.graph, first, second, self.goal.norm)
+            if witness.slope > self._best:
+                self._best = witness.slope
+                yield witness
+
+
+def _influence(network: Pieces, slopes: np.ndarray) -> np.ndarray:
+    """Return per unit how much of the output's change passes its kink, at the given slopes."""
+    d, units = network.inputs, len(network.B)
+    into = np.zeros((d + units, d))
+    into[:d] = np.eye(d)
+    arriving = np.zeros(units)
+    for unit, row in enumerate(network.B):
+        line = row[: d + unit] @ into[: d + unit]
+        arriving[unit] = np.linalg.norm(line)
+        into[d + unit] = slopes[unit] * line
+    out = network.C.copy()
+    for unit in reversed(range(units)):
+        out[:, : d + unit] += np.outer(out[:, d + unit] * slopes[unit], network.B[unit, : d + unit])
+    leaving = np.linalg.norm(out[:, d:], axis=0)
+    return arriving * leaving * np.abs(network.right - network.left)
