@@ -63,7 +63,7 @@ def draw(rows: list[dict]) -> None:
         alt.Chart(alt.Data(values=part))
         .mark_line(point=True)
         .encode(
-            alt.X(f"{axis}:Q", title=title).scale(type="log"),
+            alt.X(f"{axis}:Q", title=title).scale(type="log", nice=False, padding=10),
             alt.Y("cpu:Q", title="CPU seconds").scale(type="log"),
         )
         .properties(width=300, height=220)

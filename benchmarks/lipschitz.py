@@ -63,7 +63,7 @@ def clarabel(form: NormalForm) -> float:
 def main() -> None:
     """Print one row per reference net, then the exact nets and the balls."""
     torch.set_num_threads(1)
-    folder, console = shared() / "lipschitz", Console()
+    folder, console = shared() / "lipschitz", Console(width=150)
     reference = json.loads((folder / "reference.json").read_text())
     table = Table("net", "units", "best slope", "product", "ECLipsE-Fast", "Clarabel (CPU s)")
     for title in ("ours", "ratio", "wall s", "CPU s", "published optimum"):

@@ -1,5 +1,6 @@
 """What a person sees in the terminal: progress on stderr, tables on stdout."""
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -141,15 +142,19 @@ def _audit_row(subject: dict[str, Any]) -> tuple[str, ...]:
 
 def _range(lower: float, upper: float | None) -> str:
     """Return two bounds, each rounded outward; JSON has None for infinity."""
-    above = number(math.inf if upper is None else upper, formats.at_most)
-    return f"{number(lower, formats.at_least)} to {above}"
+    upper = math.inf if upper is None else upper
+    digits = formats.telling_digits(lower, upper)
+    above = number(upper, functools.partial(formats.at_most, digits=digits))
+    return f"{number(lower, functools.partial(formats.at_least, digits=digits))} to {above}"
 
 
 def bracket_table(bracket: Bracket) -> RenderableType:
     """Return the bracket and the gain of every operation."""
+    digits = formats.telling_digits(bracket.lower, bracket.upper)
+    ratio = number(bracket.ratio, functools.partial(formats.at_most, digits=digits))
     head = Text(
         f"Lipschitz constant ({norm_name(bracket.norm)}): "
-        f"{_range(bracket.lower, bracket.upper)}, ratio {number(bracket.ratio, formats.at_most)}\n"
+        f"{_range(bracket.lower, bracket.upper)}, ratio {ratio}\n"
         f"lower: {bracket.lower_by}; upper: {bracket.upper_by}; {bracket.seconds:.2f} s; "
         f"{bracket.outcome.value}"
     )

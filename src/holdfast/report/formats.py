@@ -1,5 +1,6 @@
 """Numbers as people read them: three significant digits, bounds rounded outward, units."""
 
+import math
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
@@ -11,12 +12,13 @@ _SUPERSCRIPTS = str.maketrans(
 )
 
 
-def number(value: float | None, rounding: str = ROUND_HALF_EVEN) -> str:
-    """Return `value` with three significant digits.
+def number(value: float | None, rounding: str = ROUND_HALF_EVEN, digits: int = 3) -> str:
+    """Return `value` with so many significant digits.
 
     Args:
         value: A finite number, or None where there is none.
         rounding: A rounding mode of the `decimal` module.
+        digits: At least 1.
 
     Returns:
         The number, with a power of ten outside 0.0001 to 1 000 000; a dash for None.
@@ -31,29 +33,40 @@ def number(value: float | None, rounding: str = ROUND_HALF_EVEN) -> str:
     exact = Decimal(str(value))
     if exact == 0:
         return "0"
-    short = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), rounding=rounding)
+    short = exact.quantize(Decimal(1).scaleb(exact.adjusted() + 1 - digits), rounding=rounding)
     power = short.adjusted()
     if -4 <= power < 6:
         return f"{short:,f}"
-    return f"{short.scaleb(-power):.2f}{TIMES}10{str(power).translate(_SUPERSCRIPTS)}"
+    return f"{short.scaleb(-power):.{digits - 1}f}{TIMES}10{str(power).translate(_SUPERSCRIPTS)}"
 
 
-def at_least(value: float | None) -> str:
+def at_least(value: float | None, digits: int = 3) -> str:
     """Return a proved lower bound, rounded down so that what is shown stays proved.
 
     >>> at_least(27.19), at_least(-1.001)
     ('27.1', '-1.01')
     """
-    return number(value, ROUND_FLOOR)
+    return number(value, ROUND_FLOOR, digits)
 
 
-def at_most(value: float | None) -> str:
+def at_most(value: float | None, digits: int = 3) -> str:
     """Return a proved upper bound, rounded up so that what is shown stays proved.
 
     >>> at_most(35.21)
     '35.3'
     """
-    return number(value, ROUND_CEILING)
+    return number(value, ROUND_CEILING, digits)
+
+
+def telling_digits(lower: float, upper: float) -> int:
+    """Return how many digits two bounds need so that what is shown is about as close as they are.
+
+    >>> telling_digits(27.17, 27.3), telling_digits(82.32498440, 82.32498441)
+    (4, 11)
+    """
+    if not 0 < lower < upper < math.inf:
+        return 3
+    return min(max(1 - math.floor(math.log10(upper / lower - 1.0)), 3), 12)
 
 
 def percent(share: float | None) -> str:
