@@ -116,7 +116,9 @@ def slopes_lower(graph: Graph, first: Tensor, second: Tensor, norm: float) -> Te
     change = lengths(gap.clamp(min=0.0), norm) * (1.0 - 2.0 * gamma(outputs + 8))
     distance = distances_upper(first, second, norm)
     slopes = next_down(change / distance.clamp(min=1e-300))
-    proved = (distance > _SMALL) & (change > _SMALL) & torch.isfinite(slopes)
+    # next_down turns infinity into the largest number: what overflowed proves nothing
+    finite = torch.isfinite(change) & torch.isfinite(distance) & torch.isfinite(slopes)
+    proved = (distance > _SMALL) & (change > _SMALL) & finite
     return torch.where(proved, slopes.clamp(min=0.0), torch.zeros_like(slopes))
 
 

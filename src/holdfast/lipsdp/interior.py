@@ -169,7 +169,7 @@ def minimise(
         if following is None:
             break
         point = following
-    return best.r.numpy() * unit**2, best.lam.numpy() * lam_unit
+    return best.r.numpy() * unit * unit, best.lam.numpy() * lam_unit
 
 
 def proceed(pencil: Pencil, point: Iterate) -> tuple[Pencil, Iterate | None]:
@@ -271,7 +271,10 @@ def assemble(pencil: Pencil, point: Iterate) -> System | None:
     and `A_j = e_j e_j^T` for the inputs.
     """
     d = pencil.inputs
-    P = torch.cholesky_inverse(point.L.to(pencil.dtype))
+    factor = point.L.to(pencil.dtype)
+    if not bool((factor.diagonal() > 0).all()):
+        return None  # it underflowed in single precision
+    P = torch.cholesky_inverse(factor)
     of_P, of_X = pencil.products(P), pencil.products(point.X)
     units = of_X.PXQ * of_P.PXQ.T
     units = units + units.T

@@ -30,7 +30,7 @@ from holdfast.graph.ops import (
     terms,
 )
 from holdfast.graph.walk import Reading, read
-from holdfast.lipsdp.normal_form import HEADROOM, Array, NormalForm, norm_rows
+from holdfast.lipsdp.normal_form import HEADROOM, Array, NormalForm, may_underflow, norm_rows
 from holdfast.rounding import gamma
 
 Places = NDArray[np.int64]
@@ -144,6 +144,9 @@ class _Lift:
         bound = absolute(node.op, node.params)
         error = _apply(bound, signal.error, shape) * HEADROOM
         if node.op not in _EXACT or not _single_coordinates(signal.rows):
+            coefficients = [part for part in bound[1].values() if isinstance(part, Tensor)]
+            if may_underflow(signal.rows, *(part.double().numpy() for part in coefficients)):
+                raise Unsupported("LipSDP", [node.obstacle("weights whose products underflow")])
             sizes = _apply(bound, norm_rows(signal.rows, self.inputs), shape)
             count = terms(node.op, node.params, shape) + 8
             error = (error + gamma(count) * sizes) * HEADROOM

@@ -5,6 +5,7 @@ two inputs the same thing: coordinates `xi = (x, v)`, pre-activations `z = B xi`
 and `low_i <= v_i / z_i <= high_i` for every unit.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from holdfast.errors import InvalidInput
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 HEADROOM = 1.0 + 2.0**-20  # covers the rounding of sums and products of non-negative bounds
+LEAST_EXPONENT = -960
+SQUARES = 1e-150  # more than a length loses when squares of small entries underflow
 
 
 def multiply(left: Array, right: Array) -> Array:
@@ -48,9 +51,19 @@ def levels(B: Array, inputs: int) -> list[tuple[int, int]]:
     return [*runs, (first, B.shape[0])]
 
 
+def may_underflow(*factors: Array) -> bool:
+    """Return whether products of their entries may come near the smallest float64.
+
+    Error bounds here are relative, and say nothing about a product that vanishes.
+    """
+    sizes = [np.abs(factor[factor != 0.0]) for factor in factors]
+    return sum(math.log2(float(size.min())) for size in sizes if size.size) < LEAST_EXPONENT
+
+
 def norm_rows(matrix: Array, inputs: int) -> Array:
     """Return `(|x part of the row|_2, |entries of the v part|)` per row, rounded upwards."""
     first = np.linalg.norm(matrix[:, :inputs], axis=1, keepdims=True)
+    first += SQUARES * matrix[:, :inputs].any(1, keepdims=True)
     return np.hstack([first, np.abs(matrix[:, inputs:])]) * HEADROOM
 
 

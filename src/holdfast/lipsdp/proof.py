@@ -177,7 +177,7 @@ def prove_linf(form: NormalForm, r: Array, lam: Array) -> float:
     if is_constant(form):
         return 0.0
     small, unit, lam_unit = normalise(form)
-    weights = np.asarray(r, dtype=np.float64) / unit**2
+    weights = np.asarray(r, dtype=np.float64) / unit / unit
     factor = prove_factor(small, np.asarray(lam, dtype=np.float64) / lam_unit, weights)
     if not math.isfinite(factor):
         return math.inf  # not inf * 0, where all weights are 0

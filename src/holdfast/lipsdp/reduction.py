@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from holdfast.lipsdp.normal_form import HEADROOM, Array, NormalForm, levels, multiply, norm_rows
+from holdfast.errors import InvalidInput
+from holdfast.lipsdp.normal_form import (
+    HEADROOM,
+    Array,
+    NormalForm,
+    levels,
+    may_underflow,
+    multiply,
+    norm_rows,
+)
 from holdfast.rounding import gamma
 
 
@@ -38,9 +47,14 @@ def substitute(rows: Array, error: Array, B: Array, B_error: Array, plan: tuple)
         B: Pre-activation rows of the units, free of linear units themselves.
         B_error: Error bounds of those rows.
         plan: (the units, their slopes, number of inputs).
+
+    Raises:
+        InvalidInput: When entries are so small that their products vanish.
     """
     units, slopes, inputs = plan
     weight = rows[:, inputs + units] * slopes
+    if may_underflow(rows[:, inputs + units], slopes, B):
+        raise InvalidInput("form", "entries whose products underflow", "larger entries")
     sloped = np.abs(error[:, 1 + units] * slopes) * HEADROOM
     sizes = norm_rows(B, inputs)
     rounding = gamma(len(units) + 4) * (norm_rows(rows, inputs) + multiply(np.abs(weight), sizes))
