@@ -137,7 +137,9 @@ BAD = {
     f"{CERTIFY} npz:missing.npz": "data: got 'missing.npz' (No such file or directory)",
     f"{CERTIFY} npz:folder": "data: got 'folder' (Is a directory)",
     f"{CERTIFY} npz:": "data: got 'npz:', wanted demo:NAME, npz:PATH or normal:SHAPE",
-    f"{CERTIFY} csv:good.csv": "data: got 'csv:good.csv', wanted demo:NAME, npz:PATH or",
+    f"{CERTIFY} csv:good.csv": (
+        "data: got 'csv:good.csv', wanted demo:NAME, npz:PATH or normal:SHAPE"
+    ),
     f"{CERTIFY} npz:junk.npz": "data: got 'junk.npz', which is something else, wanted an .npz",
     f"{CERTIFY} npz:broken.npz": "data: got 'broken.npz' (",
     f"{CERTIFY} npz:pickled.npz": "data: got 'pickled.npz' (Object arrays cannot be loaded",

@@ -12,6 +12,7 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
+from holdfast.brackets.lower import steepest_pairs
 from holdfast.brackets.semidefinite import lipsdp_upper
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.types import Ball
@@ -54,8 +55,7 @@ def test_skip_connections_count() -> None:  # T2
     model = nn.Sequential(nn.Linear(6, 6), Residual(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)))
     model[1].body[2].weight.data *= 1e-6
     bound = bracket_of(model, 6).upper
-    exact = float(torch.linalg.matrix_norm(model[0].weight.detach().double(), 2))
-    assert bound >= exact * (1 - 1e-5)
+    assert bound >= attained(model, 6) > 1e-3  # more than the norms along the block's inside
 
 
 @pytest.mark.parametrize(("layer", "steepest"), [(nn.SiLU(), 1.0998), (nn.GELU(), 1.1289)])
@@ -108,7 +108,8 @@ def test_power_iteration_stops_below_the_truth() -> None:  # T7
         u = torch.nn.functional.normalize(model.weight.data.T @ (model.weight.data @ u), dim=0)
     stopped = float((model.weight.data @ u).norm())
     graph = holdfast.capture(model, torch.zeros(1, 60).double())
-    assert stopped < 0.999 and gain_upper(graph, 2.0) >= 1.0 - 1e-12
+    *_, witness = steepest_pairs(graph, torch.randn(8, 60).double(), 2.0, None)
+    assert stopped < witness.slope <= gain_upper(graph, 2.0)
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
@@ -149,13 +150,10 @@ def test_a_module_used_twice_counts_twice() -> None:  # T11
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.layer(self.layer(x))
 
-    torch.manual_seed(0)
     model = Twice().double()
-    true = float(
-        torch.linalg.matrix_norm(model.layer.weight.detach() @ model.layer.weight.detach(), 2)
-    )
-    bracket = holdfast.lipschitz(model, torch.randn(4, 3).double())
-    assert bracket.lower <= true * (1 + 1e-15) and true * (1 - 1e-15) <= bracket.upper
+    model.layer.weight.data = torch.tensor([[0.0, 4.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+    bracket = holdfast.lipschitz(model.double(), torch.randn(4, 3).double())
+    assert bracket.lower <= 4.0 <= bracket.upper  # the layer's square is 4 times the identity
 
 
 def test_overlapping_windows_count() -> None:  # T11
@@ -167,10 +165,10 @@ def test_overlapping_windows_count() -> None:  # T11
 
 
 def test_float32_weights_are_what_is_certified() -> None:  # T11
-    torch.manual_seed(0)
-    single = nn.Linear(30, 30, bias=False)
-    true = float(torch.linalg.matrix_norm(single.weight.detach().double(), 2))
-    assert bracket_of(single, 30).upper >= true * (1 - 1e-14)
+    single = nn.Linear(3, 3, bias=False)
+    single.weight.data = torch.eye(3) * 0.1
+    stored = float(torch.tensor(0.1).double())
+    assert stored > 0.1 and bracket_of(single, 3).upper >= stored
 
 
 def test_a_region_of_another_shape_is_refused() -> None:

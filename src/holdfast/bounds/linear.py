@@ -268,6 +268,17 @@ class Relaxed:
         lengths = flat.abs().amax(2) if norm == 1.0 else torch.linalg.vector_norm(flat, dim=2)
         return (lengths + 2.0**-500) * radius.reshape(-1, 1)
 
+    # --- slopes ---------------------------------------------------------------------------------
+
+    def slopes(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the smallest and largest slope of every activation on the first region."""
+        return {
+            node.name: slopes_on(node, before.low[:1], before.high[:1])
+            for node in self.graph.nodes
+            if node.op in ELEMENTWISE and node.perturbed
+            for before in (self.intervals[node.inputs[0]],)
+        }
+
     # --- outputs --------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from holdfast.brackets.gain import GainReading
 from holdfast.brackets.lower import steepest_pairs
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
 from holdfast.brackets.witness import Witness, sample
-from holdfast.errors import InvalidInput
+from holdfast.errors import InternalError, InvalidInput
 from holdfast.graph.ir import Graph
 from holdfast.types import Box, Outcome, Region, norm_name
 
@@ -126,6 +126,9 @@ class Search:
             self._note("lower", witness.slope, method)
 
     def _note(self, side: str, value: float, method: str) -> None:
+        if self._lower > self._upper:
+            ends = f"a slope of {self._lower!r} above the upper bound {self._upper!r}"
+            raise InternalError(f"{ends} ({method})")
         step = Step(self._spent, side, value, method)
         self._steps.append(step)
         self.report(step)
@@ -176,7 +179,8 @@ class Search:
         goal = Goal(
             self.norm,
             self.region,
-            lambda: self._lower * (1.0 + self.tolerance),
+            self.tolerance,
+            lambda: self._lower,
             lambda: self._late(_BRANCH_SHARE),
         )
         for found in branch(self.graph, goal):

@@ -10,10 +10,8 @@ import numpy as np
 
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
-from holdfast.bounds.relaxations import slopes_on
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.ir import Graph
-from holdfast.graph.ops import ELEMENTWISE
 from holdfast.lipsdp.interior import minimise, solve
 from holdfast.lipsdp.lift import normal_form
 from holdfast.lipsdp.normal_form import NormalForm
@@ -59,15 +57,23 @@ def lipsdp_upper(
         region: Where the inputs lie; None for everywhere.
 
     Yields:
-        Proved bounds.
+        Ever lower proved bounds.
 
     Raises:
         KeyboardInterrupt: When the user interrupts, after the best bound so far.
     """
+    best = math.inf
     try:
-        whole = form_on(graph, region)
-    except Unsupported:
-        return
+        for bound in _spectral_bounds(form_on(graph, region), tolerance, seconds):
+            if bound < best:
+                best = bound
+                yield bound
+    except (Unsupported, InvalidInput):
+        return  # InvalidInput: the weights are too extreme for this method in float64
+
+
+def _spectral_bounds(whole: NormalForm, tolerance: float, seconds: float) -> Iterator[float]:
+    """Yield the bound of the closed form, where there is one, and that of the solver."""
     chain = chain_of(whole)
     if chain is not None:
         yield _closed_form_upper(chain)
@@ -79,10 +85,7 @@ def lipsdp_upper(
     def search(keep: Keep) -> None:
         keep(solve(form, tolerance, seconds, lambda bound, multipliers: keep(multipliers)))
 
-    try:
-        yield from _proved(search, lambda multipliers: prove(form, multipliers))
-    except InvalidInput:
-        return  # no feasible start in float64: the weights are too extreme for this method
+    yield from _proved(search, lambda multipliers: prove(form, multipliers))
 
 
 def _closed_form_upper(chain: Chain) -> float:
@@ -138,13 +141,7 @@ def form_on(graph: Graph, region: Region | None) -> NormalForm:
     if region is None:
         return normal_form(graph, MOST_UNITS)
     relaxed = Relaxed(graph, Regions.of(region))
-    ranges = {
-        node.name: slopes_on(node, before.low[:1], before.high[:1])
-        for node in relaxed.graph.nodes
-        if node.op in ELEMENTWISE and node.perturbed
-        for before in (relaxed.intervals[node.inputs[0]],)
-    }
-    return normal_form(relaxed.graph, MOST_UNITS, ranges)
+    return normal_form(relaxed.graph, MOST_UNITS, relaxed.slopes())
 
 
 def row_bounds_upper(

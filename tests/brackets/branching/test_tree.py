@@ -2,14 +2,16 @@
 
 import itertools
 import math
+from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
-from tests.nets import MaxMin, Residual, load_net
+from tests.nets import MaxMin, Residual, exact_values, load_net
 from torch import nn
 
 import holdfast
@@ -66,7 +68,7 @@ def graph_of(name: str, seed: int = 0) -> holdfast.Graph:
 def solved(graph, norm: float, region=None, tolerance: float = 1e-9) -> tuple[float, float]:
     """Return both ends of what branch and bound finds."""
     lower, upper = 0.0, math.inf
-    goal = Goal(norm, region, lambda: lower * (1.0 + tolerance), lambda: False)
+    goal = Goal(norm, region, tolerance, lambda: lower, lambda: False)
     for found in branch(graph, goal):
         if isinstance(found, Witness):
             lower = max(lower, found.slope)
@@ -76,26 +78,48 @@ def solved(graph, norm: float, region=None, tolerance: float = 1e-9) -> tuple[fl
     return lower, upper
 
 
-def enumerated(graph, norm: float, box=None) -> float:
-    """Return the constant over all patterns of sides whose cell a linear program finds open."""
+def enumerated(graph, norm: float, box=None) -> mpmath.mpf:
+    """Return the constant over all patterns of sides whose cell a linear program finds open.
+
+    Jacobians are exact, and their norms have 50 digits.
+    """
     network = pieces(graph)
     d, units = network.inputs, len(network.B)
-    best = 0.0
+    B, C, offset, left, right = (
+        exactly(part)
+        for part in (network.B, network.C, network.offset, network.left, network.right)
+    )
+    best = mpmath.mpf(0)
     for sides in itertools.product((0, 1), repeat=len(network.kinked)):
         side = dict(zip(network.kinked.tolist(), sides, strict=True))
-        rows = np.vstack([np.eye(d, d + 1), np.zeros((units, d + 1))])
+        rows = exactly(np.vstack([np.eye(d, d + 1), np.zeros((units, d + 1))]))
         walls = []
         for unit in range(units):
-            z = network.B[unit] @ rows
-            z[d] += network.offset[unit]
-            right = side.get(unit, 1) == 1
-            rows[d + unit] = z * (network.right if right else network.left)[unit]
-            if unit in side and np.abs(z).max() > 1e-12:
-                walls.append((z if right else -z) / max(np.linalg.norm(z[:d]), 1e-9))
+            z = B[unit] @ rows
+            z[d] += offset[unit]
+            is_right = side.get(unit, 1) == 1
+            rows[d + unit] = z * (right if is_right else left)[unit]
+            if unit in side and z.any():
+                wall = (z if is_right else -z).astype(float)
+                walls.append(wall / max(np.linalg.norm(wall[:d]), 1e-9))
         if inside(np.array(walls).reshape(-1, d + 1), box, d):
-            jacobian = (network.C @ rows)[:, :d]
-            best = max(best, float(np.linalg.norm(jacobian, norm)))
+            best = max(best, norm_of((C @ rows)[:, :d], norm))
     return best
+
+
+def exactly(part: np.ndarray) -> np.ndarray:
+    """Return an array of fractions."""
+    return np.vectorize(Fraction, otypes=[object])(part)
+
+
+def norm_of(matrix: np.ndarray, norm: float) -> mpmath.mpf:
+    """Return the operator norm of a matrix of fractions."""
+    with mpmath.workdps(50):
+        if norm == 2.0:
+            entries = [[mpmath.mpf(x.numerator) / x.denominator for x in row] for row in matrix]
+            return max(mpmath.svd_r(mpmath.matrix(entries), compute_uv=False))
+        worst = max(abs(matrix).sum(0 if norm == 1.0 else 1))
+        return mpmath.mpf(worst.numerator) / worst.denominator
 
 
 def inside(walls: np.ndarray, box, d: int) -> bool:
@@ -117,9 +141,9 @@ def test_all_inputs_agree_with_the_enumeration(name: str, norm: float) -> None:
     graph = graph_of(name)
     lower, upper = solved(graph, norm)
     exact = enumerated(graph, norm)
-    assert lower <= upper
-    assert lower == pytest.approx(exact, rel=1e-7) and upper == pytest.approx(exact, rel=1e-7)
-    assert upper >= exact * (1.0 - 1e-12)  # the enumeration rounds
+    assert lower <= exact <= upper
+    assert lower == pytest.approx(float(exact), rel=1e-7)
+    assert upper == pytest.approx(float(exact), rel=1e-7)
 
 
 @given(
@@ -133,8 +157,8 @@ def test_boxes_agree_with_the_enumeration(name: str, seed: int, norm: float) -> 
     box = Box(low, low + torch.rand(2, dtype=torch.float64) + 0.05)
     lower, upper = solved(graph, norm, box)
     exact = enumerated(graph, norm, box)
-    assert lower <= upper and upper >= exact * (1.0 - 1e-12)
-    assert upper == pytest.approx(exact, rel=1e-6, abs=1e-12)
+    assert lower <= exact <= upper
+    assert upper == pytest.approx(float(exact), rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -158,7 +182,7 @@ def test_the_mixed_integer_program_finds_the_same_constant(name: str, norm: floa
     box = Box(torch.full((2,), -1.0).double(), torch.ones(2).double())
     network = pieces(graph)
     value, point = milp_estimate(network, (box.low.numpy(), box.high.numpy()), norm, 20.0)
-    assert value == pytest.approx(enumerated(graph, norm, box), rel=1e-6)
+    assert value == pytest.approx(float(enumerated(graph, norm, box)), rel=1e-6)
     assert point is not None and (np.abs(point) <= 1.0 + 1e-9).all()
 
 
@@ -231,19 +255,9 @@ def test_published_constants_of_boxes_are_reached(shared, stem, high, norm) -> N
     box = Box(torch.zeros(width).double(), torch.full((width,), high).double())
     points = torch.zeros(1, width, dtype=model[0].weight.dtype)
     bracket = holdfast.lipschitz(model, points, norm, box, seconds=60, tolerance=1e-6)
-    published = published_values(spec)
+    published = exact_values(spec)
     exact = published[{1.0: "l1", 2.0: "l2", math.inf: "linf"}[norm]]
     assert bracket.outcome is Outcome.CLOSED
-    assert bracket.lower <= exact * (1 + 1e-9)
+    # the published digits are rounded to nearest
+    assert bracket.lower <= exact * (1 + 1e-15)
     assert exact * (1 - 1e-15) <= bracket.upper <= exact * (1 + 1.01e-6)
-
-
-def published_values(spec: dict) -> dict:
-    """Return the published constants, wherever the description keeps them."""
-    if "exact_local_lipschitz" in spec:
-        return spec["exact_local_lipschitz"]
-    return next(
-        found
-        for value in spec.values()
-        if isinstance(value, dict) and (found := published_values(value))
-    )

@@ -7,13 +7,14 @@ program finds a point inside, or multipliers that refute it; the multipliers are
 arithmetic (Gordan's theorem of the alternative: y >= 0, y != 0, y A = 0, y b <= 0).
 """
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.brackets.branching.dyadic import Integers, Row, null_vector
+from holdfast.brackets.branching.dyadic import Row, aligned, null_vector
 from holdfast.brackets.branching.pieces import Pieces
 from holdfast.lipsdp.normal_form import Array
 
@@ -65,13 +66,18 @@ class Cell:
         kinked = self.pieces.kinked
         return kinked[self.sides[kinked] == 0]
 
+    def is_linear(self, unit: int) -> bool:
+        """Return whether a unit's pre-activation is linear in x inside."""
+        return all(place in self.values for place in self.pieces.reads(unit))
+
     def _grown(self) -> "Cell":
         """Follow the network as far as it is linear."""
         sides, values, walls = self.sides.copy(), dict(self.values), list(self.walls)
+        grown = Cell(self.pieces, sides, values, ())
         for unit in range(len(sides)):
-            row = None if unit in values else self._known(unit, values)
-            if row is None:
+            if unit in values or not grown.is_linear(unit):
                 continue
+            row = grown._before(unit)
             if not row.integers[:-1].any():  # constant: no wall, and no side that could be empty
                 sides[unit] = sides[unit] or (1 if row.integers[-1] > 0 else -1)
             elif self._bent(unit):
@@ -80,21 +86,18 @@ class Cell:
                 walls.append(row.times(float(sides[unit])))
             slope = self.pieces.right[unit] if sides[unit] > 0 else self.pieces.left[unit]
             values[unit] = row.times(slope)
-        return Cell(self.pieces, sides, values, tuple(walls))
+        return dataclasses.replace(grown, walls=tuple(walls))
 
     def _bent(self, unit: int) -> bool:
         return bool(self.pieces.left[unit] != self.pieces.right[unit])
 
-    def _known(self, unit: int, values: dict[int, Row]) -> Row | None:
-        """Return the row of a unit's pre-activation where it is linear in x."""
+    def _before(self, unit: int) -> Row:
+        """Return the row of a unit's pre-activation, which is linear in x."""
         d = self.pieces.inputs
         line = self.pieces.B[unit]
-        places = np.flatnonzero(line[d:])
-        if any(int(place) not in values for place in places):
-            return None
         total = Row.of([*line[:d], self.pieces.offset[unit]])
-        for place in places:
-            total = total.plus(values[int(place)].times(line[d + place]))
+        for place in self.pieces.reads(unit):
+            total = total.plus(self.values[place].times(line[d + place]))
         return total
 
 
@@ -111,6 +114,7 @@ class Room:
     point: Array | None
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def look_inside(cell: Cell, limits: Limits | None) -> Room:
     """Find a point of a cell, or prove that it has no interior.
 
@@ -143,8 +147,9 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
     if found.x[d] > 1e-11:
         return Room(False, found.x[:d])
     weights = np.maximum(-found.ineqlin.marginals, 0.0) / np.maximum(lengths, 1e-300)
-    proved = _refuted_in_box if limits else _refuted_anywhere
-    return Room(proved(cell.walls, weights, ends), None)
+    if limits is None:
+        return Room(_refuted_anywhere(cell.walls, weights), None)
+    return Room(_refuted_in_box(cell.walls, weights, limits), None)
 
 
 def _refuted_in_box(walls: tuple[Row, ...], weights: Array, ends: Limits) -> bool:
@@ -155,19 +160,17 @@ def _refuted_in_box(walls: tuple[Row, ...], weights: Array, ends: Limits) -> boo
     total = walls[used[0]].times(weights[used[0]])
     for wall in used[1:]:
         total = total.plus(walls[wall].times(weights[wall]))
-    low, high = (Row.of(end) for end in ends)
-    exponent = max(low.exponent, high.exponent)
-    sides = [end.integers * (1 << exponent - end.exponent) for end in (low, high)]
+    sides, exponent = aligned([Row.of(end) for end in ends])
     most = sum(max(g * a, g * b) for g, a, b in zip(total.integers[:-1], *sides, strict=True))
     return most + total.integers[-1] * (1 << exponent) <= 0
 
 
-def _refuted_anywhere(walls: tuple[Row, ...], weights: Array, ends: Limits) -> bool:
+def _refuted_anywhere(walls: tuple[Row, ...], weights: Array) -> bool:
     """Prove that a weighted sum of the walls is a constant that is not positive."""
     used = np.flatnonzero(weights > 1e-9 * weights.max(initial=0.0))
     if not len(used):
         return False
-    integers = _common(tuple(walls[k] for k in used))
+    integers, _ = aligned([walls[k] for k in used])
     found = null_vector([row[:-1] for row in integers])
     if found is None:
         return False
@@ -177,9 +180,3 @@ def _refuted_anywhere(walls: tuple[Row, ...], weights: Array, ends: Limits) -> b
         return False
     constant = sum(weight * row[-1] for weight, row in zip(found, integers, strict=True))
     return constant <= 0
-
-
-def _common(rows: tuple[Row, ...]) -> list[Integers]:
-    """Return rows as integers over one power of two."""
-    exponent = max(row.exponent for row in rows)
-    return [row.integers * (1 << exponent - row.exponent) for row in rows]

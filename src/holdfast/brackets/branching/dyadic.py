@@ -1,6 +1,7 @@
 """Exact rows of numbers k / 2^e: sums and products of floating-point numbers never round."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,15 +37,22 @@ class Row:
 
     def plus(self, other: "Row") -> "Row":
         """Return the sum of two rows of one length."""
-        exponent = max(self.exponent, other.exponent)
-        left = self.integers * (1 << exponent - self.exponent)
-        right = other.integers * (1 << exponent - other.exponent)
+        (left, right), exponent = aligned((self, other))
         return Row(left + right, exponent)
 
     def floats(self) -> list[float]:
-        """Return the numbers rounded to nearest."""
+        """Return the numbers rounded to nearest; all infinite where one is beyond float64."""
         bottom = 1 << self.exponent
-        return [top / bottom for top in self.integers]
+        try:
+            return [top / bottom for top in self.integers]
+        except OverflowError:
+            return [math.inf] * len(self.integers)
+
+
+def aligned(rows: Sequence[Row]) -> tuple[list[Integers], int]:
+    """Return rows as integers over one power of two, and its exponent."""
+    exponent = max(row.exponent for row in rows)
+    return [row.integers * (1 << exponent - row.exponent) for row in rows], exponent
 
 
 def null_vector(rows: list[Integers]) -> list[int] | None:

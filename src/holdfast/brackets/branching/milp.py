@@ -5,7 +5,8 @@ values and derivatives of a network with one binary variable per kink. A solver 
 tolerances, so its optimum is an estimate: what Holdfast takes from it is the point where it lies.
 """
 
-import itertools
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,9 @@ from holdfast.lipsdp.normal_form import Array
 Line = dict[int, float]
 """Coefficients by variable."""
 
+Entry = tuple[Line, float]
+"""A line and a constant."""
+
 
 @dataclass
 class _Program:
@@ -25,6 +29,15 @@ class _Program:
     limits: list[tuple[float, float]] = field(default_factory=list)
     whole: list[bool] = field(default_factory=list)
     rows: list[tuple[Line, float, float]] = field(default_factory=list)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all limits are numbers that the solver can take."""
+        return bool(np.isfinite(self.limits).all())
+
+    def copy(self) -> "_Program":
+        """Return a program that can grow by itself."""
+        return _Program([*self.limits], [*self.whole], [*self.rows])
 
     def variable(self, low: float, high: float, whole: bool = False) -> int:
         """Add a variable and return its number."""
@@ -69,6 +82,7 @@ class _Program:
         return None if found.x is None else (-found.fun, found.x)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def milp_estimate(
     network: Pieces, limits: Limits, norm: float, seconds: float
 ) -> tuple[float, Array | None]:
@@ -78,33 +92,36 @@ def milp_estimate(
         network: Its pieces.
         limits: Lower and upper ends of the box.
         norm: 1 or inf.
-        seconds: Time for every row (inf) or column (1) of the Jacobian.
+        seconds: Time for all rows (inf) or columns (1) of the Jacobian together.
 
     Returns:
         The largest norm found, within the tolerances of the solver, and an input in its cell.
     """
+    end = time.perf_counter() + seconds
     program, jacobian = _derivatives(network, limits)
     reach = float(_steepest(network).max()) + 1.0
-    lines = jacobian.T if norm == 1.0 else jacobian
     best: tuple[float, Array | None] = (0.0, None)
-    for line in lines:
-        gain = _absolute(program, list(line), reach)
-        found = program.best(gain, seconds)
+    if not program.finite:
+        return best
+    for line in zip(*jacobian, strict=True) if norm == 1.0 else jacobian:
+        left = end - time.perf_counter()
+        if left <= 0.0:
+            break
+        own = program.copy()
+        found = own.best(_absolute(own, line, reach), left)
         if found is not None and found[0] > best[0]:
             best = found[0], found[1][: network.inputs]
     return best
 
 
-def _derivatives(network: Pieces, limits: Limits) -> tuple[_Program, np.ndarray]:
-    """Write the network and its Jacobian; return the lines of the Jacobian's entries."""
+def _derivatives(network: Pieces, limits: Limits) -> tuple[_Program, list[list[Entry]]]:
+    """Write the network and its Jacobian; return the entries of the Jacobian, row by row."""
     d, units = network.inputs, len(network.B)
     program = _Program()
     for low, high in zip(*limits, strict=True):
         program.variable(low, high)
-    values: list[tuple[Line, float]] = [({k: 1.0}, 0.0) for k in range(d)]
-    slopes: list[list[tuple[Line, float]]] = [
-        [({}, float(j == k)) for j in range(d)] for k in range(d)
-    ]
+    values: list[Entry] = [({k: 1.0}, 0.0) for k in range(d)]
+    slopes: list[list[Entry]] = [[({}, float(j == k)) for j in range(d)] for k in range(d)]
     reach, steep = _sizes(network, limits), _steepest(network)
     for unit in range(units):
         line, constant = _combined(network.B[unit], values, float(network.offset[unit]))
@@ -124,17 +141,15 @@ def _derivatives(network: Pieces, limits: Limits) -> tuple[_Program, np.ndarray]
         for (row, offset), most in zip(columns, steep[d + unit], strict=True):
             chosen = program.choose(side, row, offset, float(most) + 1.0)
             slopes[-1].append(_bent(row, offset, chosen, (left, right)))
-    outputs = [[_combined(row, [s[j] for s in slopes], 0.0) for j in range(d)] for row in network.C]
-    entries = np.empty((len(network.C), d), dtype=object)
-    for i, j in itertools.product(range(len(network.C)), range(d)):
-        entries[i, j] = outputs[i][j]
-    return program, entries
+    return program, [
+        [_combined(row, [s[j] for s in slopes], 0.0) for j in range(d)] for row in network.C
+    ]
 
 
-def _combined(row: Array, parts: list[tuple[Line, float]], constant: float) -> tuple[Line, float]:
+def _combined(row: Array, parts: Sequence[Entry], constant: float) -> Entry:
     """Return a weighted sum of lines."""
     total: Line = {}
-    for place in np.flatnonzero(row[: len(parts)]):
+    for place in np.flatnonzero(row[: len(parts)]).tolist():
         line, offset = parts[place]
         constant += float(row[place]) * offset
         for variable, value in line.items():
@@ -142,20 +157,18 @@ def _combined(row: Array, parts: list[tuple[Line, float]], constant: float) -> t
     return total, constant
 
 
-def _scaled(line: Line, constant: float, factor: float) -> tuple[Line, float]:
+def _scaled(line: Line, constant: float, factor: float) -> Entry:
     return {place: factor * value for place, value in line.items()}, factor * constant
 
 
-def _bent(
-    line: Line, constant: float, positive: int, slopes: tuple[float, float]
-) -> tuple[Line, float]:
+def _bent(line: Line, constant: float, positive: int, slopes: tuple[float, float]) -> Entry:
     """Return left * line + (right - left) * its part above 0."""
     left, right = slopes
     bent, offset = _scaled(line, constant, left)
     return {**bent, positive: right - left}, offset
 
 
-def _absolute(program: _Program, entries: list[tuple[Line, float]], reach: float) -> Line:
+def _absolute(program: _Program, entries: Sequence[Entry], reach: float) -> Line:
     """Return a sum of new variables that are the absolute values of entries below `reach`."""
     gain: Line = {}
     for line, constant in entries:

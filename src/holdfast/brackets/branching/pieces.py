@@ -70,6 +70,10 @@ class Pieces:
         """Units that are not linear."""
         return np.flatnonzero(self.left != self.right)
 
+    def reads(self, unit: int) -> list[int]:
+        """Return the units that a unit reads."""
+        return np.flatnonzero(self.B[unit, self.inputs :]).tolist()
+
     def form(self, low: Array, high: Array) -> NormalForm:
         """Return the normal form with other slopes."""
         return NormalForm(self.B, self.C, low, high, self.inputs)
@@ -168,7 +172,7 @@ class _Pieces:
             used = np.flatnonzero(row)
             reads = dict(zip(places[used].tolist(), row[used].tolist(), strict=True))
             units.append(self._wire(reads, offset))
-        return np.array(units, dtype=np.int64).reshape(1, *node.shape)
+        return _shaped(units, node)
 
     def _move(self, node: Node, values: Sequence[Places | None]) -> Places:
         parts = [torch.from_numpy(v).double() for v in self._moving(node, values)]
@@ -179,15 +183,16 @@ class _Pieces:
     def _activate(self, node: Node, values: Sequence[Places | None]) -> Places:
         (value,) = self._moving(node, values)
         left = torch.as_tensor(_LEFT[node.op](node), dtype=torch.float64).expand(1, *node.shape)
-        low = high = None
+        right = torch.ones_like(left)
         if node.name in self.ranges:
-            low, high = (side.flatten().tolist() for side in self.ranges[node.name])
-        units = []
-        for k, (place, slope) in enumerate(zip(value.flat, left.flatten().tolist(), strict=True)):
-            fixed = low is not None and high is not None and low[k] == high[k]
-            slopes = (low[k], low[k]) if low is not None and fixed else (slope, 1.0)
-            units.append(self._unit({int(place): 1.0}, 0.0, slopes))
-        return np.array(units, dtype=np.int64).reshape(1, *node.shape)
+            low, high = self.ranges[node.name]
+            left, right = (torch.where(low == high, low, side) for side in (left, right))
+        slopes = zip(left.flatten().tolist(), right.flatten().tolist(), strict=True)
+        units = [
+            self._unit({int(place): 1.0}, 0.0, pair)
+            for place, pair in zip(value.flat, slopes, strict=True)
+        ]
+        return _shaped(units, node)
 
     def _add(self, node: Node, values: Sequence[Places | None]) -> Places:
         parts = [np.broadcast_to(v, (1, *node.shape)) for v in self._moving(node, values)]
@@ -197,7 +202,7 @@ class _Pieces:
             for place in map(int, places):
                 row[place] = row.get(place, 0.0) + 1.0
             units.append(self._wire(row))
-        return np.array(units, dtype=np.int64).reshape(1, *node.shape)
+        return _shaped(units, node)
 
     def _compare(self, a: int, b: int) -> tuple[int, int]:
         """Return max(a, b) and min(a, b): (a + b) / 2 plus and minus |a - b| / 2."""
@@ -210,7 +215,7 @@ class _Pieces:
         a, b = (np.broadcast_to(v, (1, *node.shape)) for v in self._moving(node, values))
         side = 0 if node.op == "maximum" else 1
         units = [self._compare(int(p), int(q))[side] for p, q in zip(a.flat, b.flat, strict=True)]
-        return np.array(units, dtype=np.int64).reshape(1, *node.shape)
+        return _shaped(units, node)
 
     def _sort(self, node: Node, values: Sequence[Places | None]) -> Places:
         (value,) = self._moving(node, values)
@@ -230,3 +235,8 @@ class _Pieces:
         for first in sorting_rounds(len(group)):
             for k in range(first, len(group) - 1, 2):
                 group[k + 1], group[k] = self._compare(int(group[k]), int(group[k + 1]))
+
+
+def _shaped(units: list[int], node: Node) -> Places:
+    """Return coordinates in the shape of a node's value."""
+    return np.array(units, dtype=np.int64).reshape(1, *node.shape)

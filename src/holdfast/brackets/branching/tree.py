@@ -18,7 +18,6 @@ from torch import Tensor
 
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
-from holdfast.bounds.relaxations import slopes_on
 from holdfast.brackets.branching.cells import Cell, Limits, look_inside
 from holdfast.brackets.branching.jacobian import constant_upper
 from holdfast.brackets.branching.milp import milp_estimate
@@ -27,8 +26,8 @@ from holdfast.brackets.lower import steepest_directions
 from holdfast.brackets.witness import Witness, best_pair, pairs_along
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
-from holdfast.graph.ops import ELEMENTWISE
-from holdfast.types import Box, Region
+from holdfast.lipsdp.normal_form import Array
+from holdfast.types import Region
 
 MOST_KINKS = 64
 """Beyond so many units that can be on either side, branching does not end in anybody's time."""
@@ -36,7 +35,7 @@ MOST_KINKS = 64
 _MOST_UNITS = 1000
 
 _MILP_KINKS, _MILP_SECONDS = 24, 2.0
-"""Up to so many kinks, for so long a row, a mixed-integer program may say where to look."""
+"""Up to so many kinks, for so long, a mixed-integer program may say where to look."""
 
 _ACCURACY = 1e-4
 
@@ -48,14 +47,20 @@ class Goal:
     Attributes:
         norm: 1, 2 or inf.
         region: Where the inputs lie; None for everywhere.
-        enough: Returns the bound that need not be improved on: lower * (1 + tolerance).
+        tolerance: Stop when upper / lower <= 1 + tolerance.
+        lower: Returns the best lower bound so far.
         spent: Returns whether the time is over.
     """
 
     norm: float
     region: Region | None
-    enough: Callable[[], float]
+    tolerance: float
+    lower: Callable[[], float]
     spent: Callable[[], bool]
+
+    def reached(self, bound: float) -> bool:
+        """Return whether an upper bound need not be improved on."""
+        return bound <= self.lower() * (1.0 + self.tolerance)
 
 
 def branch(graph: Graph, goal: Goal) -> Iterator[float | Witness]:
@@ -66,39 +71,38 @@ def branch(graph: Graph, goal: Goal) -> Iterator[float | Witness]:
         goal: What to reach.
 
     Yields:
-        Ever smaller upper bounds, and witnesses; nothing where the network is not made of linear
-        pieces that meet in 0, or has too many of them.
+        Ever smaller upper bounds, and witnesses above `goal.lower()`; nothing where the network is
+        not made of linear pieces that meet in 0 or has too many of them, or where the region has
+        no interior or no end.
     """
-    if goal.region is not None and not _has_interior(goal.region):
+    limits = None if goal.region is None else _ends(goal.region)
+    if limits is not None and not _is_solid(*limits):
         return
     try:
-        network, limits = _on_region(graph, goal.region)
+        network = _pieces_in(graph, goal.region)
     except Unsupported:
         return
     if len(network.kinked) <= MOST_KINKS and len(network.B) <= _MOST_UNITS:
         yield from _Tree(graph.double(), network, limits, goal).run()
 
 
-def _on_region(graph: Graph, region: Region | None) -> tuple[Pieces, Limits | None]:
-    """Return the pieces that a region meets, and the ends of a box around it."""
+def _ends(region: Region) -> Limits:
+    """Return the ends of the box around a region, flattened."""
+    low, high = Regions.of(region).box()
+    return low.flatten().numpy(), high.flatten().numpy()
+
+
+def _pieces_in(graph: Graph, region: Region | None) -> Pieces:
+    """Return the pieces that a region meets."""
     if region is None:
-        return pieces(graph), None
-    regions = Regions.of(region)
-    relaxed = Relaxed(graph, regions)
-    ranges = {
-        node.name: slopes_on(node, before.low[:1], before.high[:1])
-        for node in relaxed.graph.nodes
-        if node.op in ELEMENTWISE and node.perturbed
-        for before in (relaxed.intervals[node.inputs[0]],)
-    }
-    low, high = (end.flatten().numpy() for end in regions.box())
-    return pieces(relaxed.graph, ranges), (low, high)
+        return pieces(graph)
+    relaxed = Relaxed(graph, Regions.of(region))
+    return pieces(relaxed.graph, relaxed.slopes())
 
 
-def _has_interior(region: Region) -> bool:
-    if isinstance(region, Box):
-        return bool((region.low < region.high).all())
-    return region.radius > 0
+def _is_solid(low: Array, high: Array) -> bool:
+    """Return whether a box has an interior and ends."""
+    return bool((low < high).all() and np.isfinite([low, high]).all())
 
 
 @dataclass
@@ -119,7 +123,6 @@ class _Tree:
     _heap: list[tuple[float, int, Cell]] = field(default_factory=list)
     _count: Iterator[int] = field(default_factory=itertools.count)
     _done: float = 0.0
-    _best: float = 0.0
 
     def run(self) -> Iterator[float | Witness]:
         """Split the cell with the largest bound, again and again."""
@@ -132,7 +135,7 @@ class _Tree:
             if upper < last:
                 last = upper
                 yield upper
-            if -self._heap[0][0] <= self.goal.enough() or self.goal.spent():
+            if self.goal.reached(-self._heap[0][0]) or self.goal.spent():
                 return
             negative, _, cell = heapq.heappop(self._heap)
             if not len(cell.free):
@@ -147,7 +150,7 @@ class _Tree:
     def _enter(self, cell: Cell, bound: float) -> Iterator[Witness]:
         """Bound one half of a cell, and keep it unless nothing is in it."""
         bound = min(bound, self._bound(cell))
-        if bound <= self.goal.enough():
+        if self.goal.reached(bound):
             self._done = max(self._done, bound)
             return
         room = look_inside(cell, self.limits)
@@ -168,19 +171,14 @@ class _Tree:
         """Return the unit to split: one that is linear in x, and whose kink matters most."""
         low, high = cell.slopes()
         weights = _influence(self.network, 0.5 * (low + high))[cell.free]
-        ready = np.array([self._ready(cell, int(unit)) for unit in cell.free])
-        weights = np.where(ready, weights, -1.0) if ready.any() else weights
-        return int(cell.free[weights.argmax()])
-
-    def _ready(self, cell: Cell, unit: int) -> bool:
-        """Return whether a unit's pre-activation is linear in x on the cell."""
-        reads = np.flatnonzero(self.network.B[unit, self.network.inputs :])
-        return all(int(place) in cell.values for place in reads)
+        linear = np.array([cell.is_linear(unit) for unit in cell.free.tolist()])
+        # The first free unit reads no other free one, so that some unit is linear.
+        return int(cell.free[np.where(linear, weights, -1.0).argmax()])
 
     def _pair_by_milp(self) -> Iterator[Witness]:
         """Yield the steepest pair where a mixed-integer program says it is (l1 and linf)."""
         small = 0 < len(self.network.kinked) <= _MILP_KINKS
-        if self.goal.norm == 2.0 or self.limits is None or not small:
+        if self.goal.norm == 2.0 or self.limits is None or not small or self.goal.spent():
             return
         _, point = milp_estimate(self.network, self.limits, self.goal.norm, _MILP_SECONDS)
         if point is not None:
@@ -190,15 +188,15 @@ class _Tree:
         """Yield the steepest pair at a point where it is the best so far."""
         points = point.reshape(1, *self.graph.perturbed_input.shape)
         directions, values = steepest_directions(self.graph, points, self.goal.norm)
-        if float(values[0]) <= self._best:
+        if float(values[0]) <= self.goal.lower():
             return
         for first, second in pairs_along(points, directions, self.goal.region):
             witness = best_pair(self.graph, first, second, self.goal.norm)
-            if witness.slope > self._best:
-                self._best = witness.slope
+            if witness.slope > self.goal.lower():
                 yield witness
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _influence(network: Pieces, slopes: np.ndarray) -> np.ndarray:
     """Return per unit how much of the output's change passes its kink, at the given slopes."""
     d, units = network.inputs, len(network.B)
