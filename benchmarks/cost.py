@@ -1,18 +1,18 @@
 """What a bound costs: seconds and memory against the width and the depth of a network.
 
 Run with `make bench-cost`; writes runs/cost.svg beside the table. Random ReLU nets from 64 inputs
-to 10 outputs; every bound has at most 60 seconds and ends with the best until then.
+to 10 outputs, and 784-1024-1024-10 for the memory of the recursion along the chain; every bound has
+at most 60 seconds and ends with the best until then.
 """
 
-import itertools
 import resource
 import time
 from pathlib import Path
 
 import torch
+from benchmarks.reference import gaussian
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 import holdfast
 from holdfast.brackets.semidefinite import lipsdp_upper
@@ -20,29 +20,21 @@ from holdfast.lipsdp.lift import normal_form
 from holdfast.riccati.lift import chain_of
 from holdfast.riccati.start import eclipse_fast
 
+INPUTS = 64
 WIDTHS = (64, 128, 256, 512, 1024)
 DEPTHS = (2, 3, 5, 8, 12, 20)
 OUT = Path("runs/cost.svg")
 
 
-def gaussian(width: int, depth: int, inputs: int = 64) -> nn.Sequential:
-    """Return a random ReLU net with `depth` hidden layers."""
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise([inputs, *[width] * depth, 10]):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-        layers[-2].weight.data.normal_(0, fan_in**-0.5)
-    return nn.Sequential(*layers[:-1]).double()
-
-
-def measured(width: int, depth: int) -> dict:
+def measured(width: int, depth: int, inputs: int = INPUTS) -> dict:
     """Bound one net."""
-    graph = holdfast.capture(gaussian(width, depth), torch.zeros(1, 64).double())
+    graph = holdfast.capture(gaussian(width, depth, inputs), torch.zeros(1, inputs).double())
     chain = chain_of(normal_form(graph, 4000))
     fast = eclipse_fast(chain)[0]
     wall, cpu = time.perf_counter(), time.process_time()
     value = min(lipsdp_upper(graph, 1e-3, 60.0))
     return {
+        "inputs": inputs,
         "width": width,
         "depth": depth,
         "seconds": time.perf_counter() - wall,
@@ -57,6 +49,7 @@ def draw(rows: list[dict]) -> None:
     """Write both curves as one picture."""
     import altair as alt
 
+    rows = [row for row in rows if row["inputs"] == INPUTS]
     by_width = [row for row in rows if row["depth"] == DEPTHS[0]]
     by_depth = [row for row in rows if row["width"] == WIDTHS[0]]
     charts = [
@@ -79,15 +72,18 @@ def draw(rows: list[dict]) -> None:
 def main() -> None:
     """Print the table and write the picture."""
     torch.set_num_threads(1)
-    sizes = [(width, DEPTHS[0]) for width in WIDTHS]
-    sizes += [(WIDTHS[0], depth) for depth in DEPTHS[1:]]
-    table = Table("width", "depth", "bound", "x ECLipsE-Fast", "wall s", "CPU s", "peak GB so far")
+    sizes = [(width, DEPTHS[0], INPUTS) for width in WIDTHS]
+    sizes += [(WIDTHS[0], depth, INPUTS) for depth in DEPTHS[1:]]
+    sizes.append((WIDTHS[-1], DEPTHS[0], 784))
+    table = Table(
+        "inputs", "width", "depth", "bound", "x ECLipsE-Fast", "wall s", "CPU s", "peak GB so far"
+    )
     rows = []
-    for width, depth in sizes:
-        row = measured(width, depth)
+    for width, depth, inputs in sizes:
+        row = measured(width, depth, inputs)
         rows.append(row)
         table.add_row(
-            str(width), str(depth), f"{row['bound']:.5g}", f"{row['fast']:.3f}",
+            str(inputs), str(width), str(depth), f"{row['bound']:.5g}", f"{row['fast']:.3f}",
             f"{row['seconds']:.2f}", f"{row['cpu']:.2f}", f"{row['peak']:.2f}",
         )  # fmt: skip
     draw(rows)

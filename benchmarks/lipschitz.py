@@ -5,7 +5,6 @@ Peers: the product of spectral norms, ECLipsE-Fast (Xu and Sivaranjani, 2024, it
 the same LipSDP-Neuron program through cvxpy and Clarabel where that ends in reasonable time.
 """
 
-import itertools
 import json
 import math
 import time
@@ -14,10 +13,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from benchmarks import exact, local
-from benchmarks.reference import SHAPES, reference_net, shared
+from benchmarks.reference import SHAPES, gaussian, reference_net, shared
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
@@ -79,13 +77,7 @@ def main() -> None:
 
 def deep_row() -> tuple[str, ...]:
     """Bound a deep random net, too large for one matrix, along its chain of layers."""
-    torch.manual_seed(0)
-    sizes = [64, *[128] * 20, 10]
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out, dtype=torch.float64), nn.ReLU()]
-        layers[-2].weight.data.normal_(0, fan_in**-0.5)
-    graph = holdfast.capture(nn.Sequential(*layers[:-1]), torch.zeros(1, 64, dtype=torch.float64))
+    graph = holdfast.capture(gaussian(128, 20), torch.zeros(1, 64, dtype=torch.float64))
     fast = eclipse_fast(normal_form(graph, 4000))
     value, wall, cpu = timed(lambda: min(lipsdp_upper(graph, 1e-3, 25.0)))
     product = f"{gain_upper(graph, 2):.5g}"

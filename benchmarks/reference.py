@@ -1,14 +1,16 @@
-"""The shared reference nets by name, for the command line and the benchmarks.
+"""The nets of the benchmarks: the shared reference nets by name, and random ones.
 
     holdfast lipschitz module:benchmarks.reference:digits_32_trained normal:64
 
 Run from the root of a clone with `PYTHONPATH=.`; the folder is HOLDFAST_SHARED or ../shared.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from tests.nets import load_net
 from torch import nn
 
@@ -33,6 +35,16 @@ def reference_net(name: str) -> nn.Module:
     folder = shared()
     inner = folder / "lipschitz"
     return load_net((inner if (inner / f"{name}.json").exists() else folder) / name)[0]
+
+
+def gaussian(width: int, depth: int, inputs: int = 64) -> nn.Sequential:
+    """Return a random ReLU net with `depth` hidden layers and 10 outputs, in float64."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise([inputs, *[width] * depth, 10]):
+        layers += [nn.Linear(fan_in, fan_out, dtype=torch.float64), nn.ReLU()]
+        layers[-2].weight.data.normal_(0, fan_in**-0.5)
+    return nn.Sequential(*layers[:-1])
 
 
 def __getattr__(name: str) -> Callable[[], nn.Module]:
