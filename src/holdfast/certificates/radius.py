@@ -6,6 +6,7 @@ f_y - f_j moves by at most K_yj r within distance r, the class holds within marg
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from holdfast.batches import check_inputs, check_labels
 from holdfast.bounds.running import Approximate, evaluate
 from holdfast.brackets.rates import rates_upper
 from holdfast.certificates.certificate import Certificates
+from holdfast.certificates.executed import EXECUTION, check_float32, execution
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
@@ -21,7 +23,7 @@ from holdfast.rounding import coarse_down, gamma, next_down
 from holdfast.types import check_norm, norm_name
 
 METHODS = ("auto", "global")
-SEMANTICS = ("real",)
+SEMANTICS = ("real", "float32")
 
 _BATCH = 256
 _CERTIFIED = "certified"
@@ -43,7 +45,9 @@ def certify(
         labels: [N], class numbers.
         norm: Norm of the distance between inputs: 1, 2 or inf.
         method: `global` (one constant for all rows) or `auto`, the best that there is.
-        semantics: `real`: the claim is about the exact real function of the stored weights.
+        semantics: What the claim is about. `real`: the exact real function of the stored weights.
+            `float32`: the network as executed in float32, on float32 inputs, in whatever order
+            sums are taken.
 
     Returns:
         One radius per row, in input order and input units, rounded down; 0 with its reason where
@@ -67,17 +71,24 @@ def certify(
     _check_choice("method", method, METHODS)
     _check_choice("semantics", semantics, SEMANTICS)
     check_inputs(inputs)
+    if semantics == "float32":
+        check_float32(model, inputs)
     finite = torch.isfinite(inputs.flatten(1)).all(1)
     # Rows that are not finite are evaluated as zeros and reported apart.
     safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
     graph = capture(model, safe[:1])
-    certificates = certify_graph(graph, safe, labels, norm, finite)
+    certificates = certify_graph(graph, safe, labels, norm, finite, semantics)
     check_unchanged(graph, model)
     return certificates
 
 
-def certify_graph(
-    graph: Graph, inputs: Tensor, labels: Tensor, norm: float, finite: Tensor
+def certify_graph(  # noqa: PLR0917 - the arguments of `certify`, checked
+    graph: Graph,
+    inputs: Tensor,
+    labels: Tensor,
+    norm: float,
+    finite: Tensor,
+    semantics: str = "real",
 ) -> Certificates:
     """Return certificates for rows of a captured classifier; see `certify`.
 
@@ -87,6 +98,7 @@ def certify_graph(
         labels: [N].
         norm: 1, 2 or inf.
         finite: [N] bool: False for rows that were replaced because they are not finite.
+        semantics: `real`, or `float32` for a model that `check_float32` lets pass.
 
     Raises:
         Unsupported: When the output is not one row of at least two logits, or cannot be bounded.
@@ -99,11 +111,19 @@ def certify_graph(
     rates = rates_upper(graph, norm)
     logits = _evaluate(graph, inputs)
     margins, radii = _margins(logits, labels, rates.pairs)
+    in_range = torch.ones(len(inputs), dtype=torch.bool)
+    if semantics == "float32":
+        executed = execution(graph, inputs, radii, norm)
+        margins, radii = _margins(
+            executed.logits(logits), labels, executed.pairs(rates.pairs, norm)
+        )
+        radii, in_range = torch.minimum(radii, executed.limit), executed.in_range
     known = finite & torch.isfinite(logits.value).all(1)
     predicted = torch.where(known, logits.value.argmax(1), -1)
     # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
     safe = (margins > 0) & (radii > 0)
-    reason = tuple(_reasons(safe, _leads(logits, labels), known, math.isinf(rates.constant)))
+    causes = _Causes(known, _leads(logits, labels), math.isinf(rates.constant), in_range, safe)
+    reason = tuple(causes.reasons())
     certified = torch.tensor([entry == _CERTIFIED for entry in reason])
     return Certificates(
         radius=torch.where(certified, radii, 0.0),
@@ -113,8 +133,8 @@ def certify_graph(
         reason=reason,
         method=("global",) * len(inputs),
         norm=norm,
-        semantics="real",
-        guarantee=_guarantee(norm),
+        semantics=semantics,
+        guarantee=_guarantee(norm, semantics),
         fingerprint=graph.fingerprint,
         constant=rates.constant,
         classes=output.shape[0],
@@ -126,10 +146,14 @@ def _check_choice(argument: str, value: str, known: tuple[str, ...]) -> None:
         raise InvalidInput(argument, repr(value), f"one of {', '.join(known)}")
 
 
-def _guarantee(norm: float) -> str:
+def _guarantee(norm: float, semantics: str) -> str:
+    inputs, meaning = {
+        "real": ("input", "exact real function of the stored weights"),
+        "float32": ("float32 input", f"network {EXECUTION}"),
+    }[semantics]
     return (
-        f"Every input within {norm_name(norm)} distance `radius` of a certified row has the same "
-        "largest logit as the row, its label's, for the exact real function of the stored weights."
+        f"Every {inputs} within {norm_name(norm)} distance `radius` of a certified row has the same "
+        f"largest logit as the row, its label's, for the {meaning}."
     )
 
 
@@ -167,17 +191,37 @@ def _leads(logits: Approximate, labels: Tensor) -> Tensor:
     return (own - others).squeeze(1)
 
 
-def _reasons(safe: Tensor, leads: Tensor, known: Tensor, unbounded: bool) -> Iterator[str]:
-    """Say for every row whether its radius is certified, or why it is 0."""
-    rows = zip(known.tolist(), leads.tolist(), safe.tolist(), strict=True)
-    for is_known, lead, is_safe in rows:
-        if not is_known:
-            yield "not_finite"
-        elif lead < 0:
-            yield "misclassified"
-        elif lead == 0:
-            yield "tie"
-        elif unbounded:
-            yield "unbounded_constant"
-        else:
-            yield _CERTIFIED if is_safe else "within_rounding"
+@dataclass(frozen=True)
+class _Causes:
+    """What decides whether a row is certified; [N] bool but for `leads` and `unbounded`.
+
+    Attributes:
+        known: The row and its logits are finite.
+        leads: [N]: the label's logit minus the largest other one, as computed.
+        unbounded: No finite constant is known.
+        in_range: Nothing overflows at the row.
+        safe: Margin and radius are proved to be above 0.
+    """
+
+    known: Tensor
+    leads: Tensor
+    unbounded: bool
+    in_range: Tensor
+    safe: Tensor
+
+    def reasons(self) -> Iterator[str]:
+        """Say for every row whether its radius is certified, or why it is 0."""
+        columns = (self.known, self.leads, self.in_range, self.safe)
+        for known, lead, in_range, safe in zip(*(c.tolist() for c in columns), strict=True):
+            if not known:
+                yield "not_finite"
+            elif lead < 0:
+                yield "misclassified"
+            elif lead == 0:
+                yield "tie"
+            elif self.unbounded:
+                yield "unbounded_constant"
+            elif not in_range:
+                yield "may_overflow"
+            else:
+                yield _CERTIFIED if safe else "within_rounding"
