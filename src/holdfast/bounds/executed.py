@@ -38,6 +38,10 @@ _SMALLEST_VARIANCE = 2.0**-100
 """Below, a flushed variance or epsilon is no longer a small relative error."""
 
 
+_SELECTING = ("relu", "abs", "hardtanh")
+"""Activations that round nothing: every value is an argument, its negative or a constant."""
+
+
 def gamma32(operations: int) -> float:
     """Return an upper bound of n u / (1 - n u), the relative error of n float32 operations."""
     nu = operations * UNIT32
@@ -65,10 +69,9 @@ def activation_rounding(node: Node) -> tuple[float, float]:
     Returns:
         Units u and v: the rounding at x is at most u |x| + v, flushing to zero included.
     """
-    if node.op in ("relu", "abs"):
-        return 0.0, FLUSH
-    if node.op == "hardtanh":
-        return 0.0, FLUSH + max(_when_stored(node.params[end]) for end in ("low", "high"))
+    if node.op in _SELECTING:
+        ends = [_when_stored(node.params[end]) for end in ("low", "high") if end in node.params]
+        return 0.0, max(ends, default=0.0) + FLUSH
     steep = slope_bound(node)
     if node.op in ("leaky_relu", "prelu"):
         return 4.0 * UNIT32 * max(1.0, steep) + FLUSH, FLUSH
@@ -92,8 +95,8 @@ class Executed:
     """What is known of one node's value in float32 on a ball around each row.
 
     Attributes:
-        error: [N, ...], float64, the part of |executed - exact| that does not grow with the
-            distance from the row.
+        error: [N, ...], float64, bounds the part of |executed - exact| that does not grow with
+            the distance from the row.
         exact: Same shape: the exact value at the row.
         peak: [N]: bound of every value, partial sum and setting at the row, up to here.
         drift: [N], or [1] where nothing moves: how far an exact value in the ball, and the rest of
@@ -129,7 +132,7 @@ def execution_error(
         inputs: [N, ...], the centres of the balls.
         radius: [N], at least 0 and finite.
         rates: By node, how fast an exact value and the growing part of the error can move: times
-            the radius, a bound of every entry. Nodes that are missing do not move.
+            the radius, a bound of every entry.
 
     Returns:
         What is known of the output. NaN or infinity where nothing is.
@@ -141,7 +144,7 @@ def execution_error(
     values = evaluate_all(graph, inputs)
 
     def known(node: Node, error: Tensor, peaks: Sequence[Tensor]) -> Executed:
-        drift = rows_up(radius * rates.get(node.name, 0.0), 1) if node.perturbed else _STILL
+        drift = rows_up(radius * rates[node.name], 1) if node.perturbed else _STILL
         found = Executed(error, values[node.name], _STILL, drift)
         return replace(found, peak=functools.reduce(torch.maximum, peaks, _largest(found.read[1])))
 
@@ -154,8 +157,7 @@ def execution_error(
 
         return apply
 
-    rules = {op: knowing(rule) for op, rule in _RULES.items()}
-    reading = Reading("float32 execution", rules, _ADVICE, constants=True)
+    reading = replace(FLOAT32, rules={op: knowing(rule) for op, rule in FLOAT32.rules.items()})
     entry = graph.perturbed_input
     start = known(entry, torch.zeros_like(values[entry.name].value), [])
     with torch.no_grad():
@@ -216,9 +218,8 @@ def _affine(node: Node, parts: Sequence[Executed]) -> Found:
     lost = _against(FLUSH * lost, reach)
     rounding = affine_rounding(node, shape) * reach
     total = rows_up(OPS[op]([error], params) + rounding + lost, count + size[0].numel() + 8)
-    return total, torch.clamp(
-        _largest(rows_up(reach, count + 8)), min=_settings({**node.params, **params})
-    )
+    largest = _largest(rows_up(reach, count + 8))
+    return total, largest.clamp(min=_settings({**node.params, **params}))
 
 
 def _wiring(node: Node, parts: Sequence[Executed]) -> Found:
@@ -240,8 +241,8 @@ def _elementwise(node: Node, parts: Sequence[Executed]) -> Found:
     low, high = slopes_on(node, *x.interval)
     slope = torch.maximum(low.abs(), high.abs())
     total = rows_up(slope * error + relative * size + least, 6)
-    exact = node.op in ("relu", "abs", "hardtanh")
-    return total, torch.full_like(_nothing(total), 0.0 if exact else _settings(node.params))
+    settings = 1.0 if node.op in _SELECTING else settings_size(node, slope_bound(node))
+    return total, torch.full_like(_nothing(total), settings)
 
 
 def _add(node: Node, parts: Sequence[Executed]) -> Found:
@@ -281,22 +282,26 @@ def _softmax(node: Node, parts: Sequence[Executed]) -> Found:
     return rows_up(total.expand_as(error), 6), _nothing(error)
 
 
-_RULES: Mapping[str, Rule] = {
-    "constant": _constant,
-    **dict.fromkeys(LINEAR, _affine),
-    **dict.fromkeys(WIRING, _wiring),
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
-    "add": _add,
-    "maximum": _extreme,
-    "minimum": _extreme,
-    "amax": _largest_of_group,
-    "max_pool": _largest_of_group,
-    "sort": _sort,
-    "softmax": _softmax,
-    "log_softmax": _softmax,
-}
-
-_ADVICE = dict.fromkeys(
-    ("layer_norm", "group_norm"),
-    ("has no bound of its rounding in float32", "use semantics='real'"),
+FLOAT32 = Reading(
+    "float32 execution",
+    {
+        "constant": _constant,
+        **dict.fromkeys(LINEAR, _affine),
+        **dict.fromkeys(WIRING, _wiring),
+        **dict.fromkeys(ELEMENTWISE, _elementwise),
+        "add": _add,
+        "maximum": _extreme,
+        "minimum": _extreme,
+        "amax": _largest_of_group,
+        "max_pool": _largest_of_group,
+        "sort": _sort,
+        "softmax": _softmax,
+        "log_softmax": _softmax,
+    },
+    dict.fromkeys(
+        ("layer_norm", "group_norm"),
+        ("has no bound of its rounding in float32", "use semantics='real'"),
+    ),
+    constants=True,
 )
+"""Which ops have a bound of their rounding; a rule returns what it found, see `Found`."""

@@ -80,7 +80,7 @@ class Flows:
 
     def together(self, bounds: Sequence[float]) -> float:
         """Return the bound of the norm of several vectors put together; one alone stays exact."""
-        moving = [bound for bound in bounds if not bound == 0.0]
+        moving = [bound for bound in bounds if bound != 0.0]
         if len(moving) <= 1:
             return moving[0] if moving else 0.0
         if self.norm == 1.0:

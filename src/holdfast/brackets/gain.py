@@ -2,8 +2,9 @@
 
 Every node carries an upper bound of the Lipschitz constant of the map from the network's input to
 its value. Entries that are only moved (slices, concatenations, paddings, ...) are followed one by
-one; runs of affine nodes are measured as one operator. Composition multiplies, sums of branches add (Szegedy et al.,
-"Intriguing properties of neural networks", 2014, section 4.3, is the product bound).
+one; runs of affine nodes are measured as one operator. Composition multiplies, sums of branches add
+(Szegedy et al., "Intriguing properties of neural networks", 2014, section 4.3, is the product
+bound).
 """
 
 import math

@@ -135,6 +135,7 @@ def _matrix(nodes: Sequence[Node], shape: Sequence[int]) -> tuple[Tensor, Tensor
         params = {name: _double(value) for name, value in node.params.items()}
         if node.op in WIRING:
             values, magnitudes = (_wire(node, part) for part in (values, magnitudes))
+            shape = node.shape
             continue
         operations += terms(node.op, params, shape)
         op, linear = homogeneous(node.op, params)

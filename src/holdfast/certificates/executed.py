@@ -1,8 +1,8 @@
 """Radii for the network as executed in float32, in whatever order its sums are taken.
 
-For every float32 x' within r of a row, the executed and the exact value at a node differ by e with
-|e| <= E_0 + e_1, entry by entry, where E_0 belongs to the row and ||e_1|| <= E_1 r. What is read at
-x' moves by at most L r from the row, so an affine node W x + b adds to E_0 what it rounds at the row
+For every float32 x' within r of a row, the executed and the exact value at a node differ by at most
+E_0 + e_1, entry by entry, where E_0 belongs to the row and ||e_1|| <= E_1 r. What is read at x' is
+at most L r away from the row's, so an affine node W x + b adds to E_0 what it rounds at the row
 (`holdfast.bounds.executed`), and
 
     E_1' = ||W|| E_1 + gamma || |W| || (L + E_1).
@@ -12,6 +12,7 @@ with a smaller margin and a larger rate (Murray, 2026, arXiv 2603.13334, is the 
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,9 +42,9 @@ from holdfast.rounding import add_up, coarse_down, coarse_up, mul_up, next_down,
 _BATCH = 256
 
 EXECUTION = (
-    "as executed by PyTorch in float32: dot products and sums in any order, fused or not, subnormal "
-    "numbers flushed or not, library functions within 32 units of roundoff of max(1, |x|); no TF32, "
-    "half precision, autocast, quantisation, Winograd or FFT convolutions"
+    "as executed by PyTorch in float32, with sums in any order, fused or not, subnormal numbers "
+    "flushed to zero or not, and library functions within 32 units of roundoff of max(1, |x|), but "
+    "without TF32, half precision, autocast, quantisation, and Winograd or FFT convolutions"
 )
 """What the claim of `float32` semantics is about, in words."""
 
@@ -95,19 +96,14 @@ def _settings(model: nn.Module) -> list[Obstacle]:
         for device in ("cpu", "cuda")
         if torch.is_autocast_enabled(device)
     ]
-    backends = torch.backends
-    precisions = {
-        "mkldnn.matmul": backends.mkldnn.matmul,
-        "mkldnn.conv": backends.mkldnn.conv,
-        "cuda.matmul": backends.cuda.matmul,
-    }
+    backends = ["mkldnn.matmul", "mkldnn.conv", "cuda.matmul"]
     if any(value.is_cuda for value in model.parameters()):
-        precisions["cudnn.conv"] = backends.cudnn.conv  # TF32 unless it is turned off
-    obstacles += [
-        Obstacle("", f"torch.backends.{name}", f"products in {part.fp32_precision}", _IEEE)
-        for name, part in precisions.items()
-        if part.fp32_precision not in ("none", "ieee")
-    ]
+        backends.append("cudnn.conv")  # TF32 unless it is turned off
+    for name in backends:
+        precision = operator.attrgetter(f"{name}.fp32_precision")(torch.backends)
+        if precision not in ("none", "ieee"):
+            why = f"products in {precision}"
+            obstacles.append(Obstacle("", f"torch.backends.{name}", why, _IEEE))
     return obstacles
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.batches import check_inputs, check_labels
+from holdfast.bounds.executed import FLOAT32
 from holdfast.bounds.running import Approximate, evaluate
 from holdfast.brackets.rates import rates_upper
 from holdfast.certificates.certificate import Certificates
@@ -19,6 +20,7 @@ from holdfast.certificates.executed import EXECUTION, check_float32, execution
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
+from holdfast.graph.walk import check_covered
 from holdfast.rounding import coarse_down, gamma, next_down
 from holdfast.types import check_norm, norm_name
 
@@ -82,7 +84,7 @@ def certify(
     return certificates
 
 
-def certify_graph(  # noqa: PLR0917 - the arguments of `certify`, checked
+def certify_graph(
     graph: Graph,
     inputs: Tensor,
     labels: Tensor,
@@ -108,6 +110,8 @@ def certify_graph(  # noqa: PLR0917 - the arguments of `certify`, checked
         why = f"an output of shape {output.shape} per row, wanted at least two logits"
         raise Unsupported("certification", [output.obstacle(why)])
     labels = check_labels(labels, len(inputs), output.shape[0])
+    if semantics == "float32":
+        check_covered(graph, FLOAT32)
     rates = rates_upper(graph, norm)
     logits = _evaluate(graph, inputs)
     margins, radii = _margins(logits, labels, rates.pairs)
@@ -152,8 +156,8 @@ def _guarantee(norm: float, semantics: str) -> str:
         "float32": ("float32 input", f"network {EXECUTION}"),
     }[semantics]
     return (
-        f"Every {inputs} within {norm_name(norm)} distance `radius` of a certified row has the same "
-        f"largest logit as the row, its label's, for the {meaning}."
+        f"Every {inputs} within {norm_name(norm)} distance `radius` of a certified row has the "
+        f"same largest logit as the row, its label's, for the {meaning}."
     )
 
 

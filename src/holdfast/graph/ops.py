@@ -314,8 +314,7 @@ def terms(op: str, params: Params, shape: Sequence[int]) -> int:
         return params["weight"][:, 0].numel() + 2
     if op == "avg_pool":
         return math.prod(params["kernel"]) + 2
-    if op in ("mean", "sum"):
-        return math.prod(shape[dim - 1] for dim in params["dims"]) + 2
-    if op == "adaptive_avg_pool":
-        return math.prod(shape[-len(params["size"]) :]) + 2
+    if op in ("mean", "sum", "adaptive_avg_pool"):
+        sizes = [shape[dim - 1] for dim in params["dims"]] if "dims" in params else shape[1:]
+        return math.prod(sizes) + 2
     return 8
