@@ -188,7 +188,7 @@ def test_only_executed_certificates_hold_in_float32() -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_attacked_certificates() -> None:
-    found = [attack(seed, 300, 8 + seed % 9) for seed in range(40)]
+    found = [attack(seed, 420, 8 + seed % 9) for seed in range(40)]
     assert sum(real for real, _, _ in found) > 1000
     assert sum(executed for _, executed, _ in found) == 0
     assert sum(certified for _, _, certified in found) >= 10_000
