@@ -1,6 +1,6 @@
 """Certified radii of Holdfast beside auto_LiRPA's CROWN, row by row on the shared image nets.
 
-Run with `make bench-certify`, optionally `ROWS=200`. The peer (Xu et al., 2020) is used where it can
+Run with `make bench-certify`, optionally `ROWS=20`. The peer (Xu et al., 2020) is used where it can
 be imported: put a clone of its repository on PYTHONPATH. It is asked by bisection for the largest
 ball that CROWN verifies, in float32 as it is, to the step of our own grid.
 """
@@ -12,6 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -86,6 +87,11 @@ def bisected(verifies: Callable[[Tensor, float], Tensor], count: int, norm: floa
     return low
 
 
+def radii(net: nn.Module, inputs: Tensor, labels: Tensor, norm: float, method: str) -> Tensor:
+    """Return our certified radii."""
+    return holdfast.certify(net, inputs, labels, norm, method).radius
+
+
 def spent(function: Callable[[], Tensor]) -> tuple[Tensor, float]:
     """Return a result with its CPU seconds."""
     start = time.process_time()
@@ -104,8 +110,8 @@ def main() -> None:
         net = reference_net(name).float()
         inputs, labels = rows_of(name, count)
         for norm in (2.0, math.inf):
-            ours, cpu = spent(lambda n=net, p=norm: holdfast.certify(n, inputs, labels, p).radius)
-            local = holdfast.certify(net, inputs, labels, norm, "local").radius
+            ours, cpu = spent(partial(radii, net, inputs, labels, norm, "auto"))
+            local = radii(net, inputs, labels, norm, "local")
             cells = ["-", "-", "-"]
             if has_peer:
                 verifies = crown(net, inputs, labels)

@@ -120,7 +120,9 @@ def test_a_tampered_file_is_refused(tmp_path, change):
         Certificates.load(path)
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Certificates)])
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(Certificates) if field.repr]
+)
 def test_a_missing_entry_is_refused_by_name(tmp_path, name):
     path = tmp_path / "c.json"
     certificates().save(path)

@@ -105,8 +105,8 @@ def test_deep_nets_are_not_fooled_within_the_radius(demo_certificates) -> None:
 
 def test_useful_where_trained_for_and_vacuous_where_not(demo_certificates) -> None:
     plain, bounded = demo_certificates["digits-plain"], demo_certificates["digits-bounded"]
-    assert plain.verified_accuracy(0.25) < 0.05
-    assert bounded.verified_accuracy(0.25) > 0.85
+    assert plain.verified_accuracy(0.5) < 0.05
+    assert bounded.verified_accuracy(0.5) > 0.7
     assert abs(plain.clean_accuracy - bounded.clean_accuracy) < 0.03
 
 
@@ -187,7 +187,7 @@ def test_without_a_linear_end_the_whole_constant_counts(norm: float) -> None:
     [
         (torch.tensor([0, 1, 2]), "0 to 1"),
         (torch.tensor([0, -1, 1]), "0 to 1"),
-        (torch.tensor([0.0, 1.0, 0.0]), "integer class"),
+        (torch.tensor([0.0, 1.0, 0.0]), "class numbers are integers"),
         (torch.tensor([0, 1]), "one per input"),
     ],
 )

@@ -64,6 +64,37 @@ def test_never_below_the_exact_norm(m: int, n: int, scale: float, kind: str, see
     assert bound <= np.linalg.norm(matrix, 2) * (1 + 1e-9)
 
 
+def hostile(kind: str, generator: np.random.Generator) -> np.ndarray:
+    """Return a small float32 matrix of one of the kinds that norms go wrong on."""
+    m, n = generator.integers(1, 4), generator.integers(1, 5)
+    matrix = generator.standard_normal((m, n))
+    if kind == "rank one":
+        matrix = np.outer(matrix[:, 0], generator.standard_normal(n))
+    elif kind == "orthogonal":
+        side = max(m, n)
+        matrix = np.linalg.qr(generator.standard_normal((side, side)))[0][:m, :n]
+    elif kind == "mixed":
+        matrix = matrix * 10.0 ** generator.integers(-38, 38, (m, n))
+    elif kind == "signs":
+        matrix = np.sign(matrix)
+    else:
+        matrix = matrix * float(kind)
+    return matrix.astype(np.float32).astype(np.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rank one", "orthogonal", "1e-42", "1e30", "mixed", "signs"])
+def test_ten_thousand_hostile_matrices(kind: str) -> None:
+    """Of all kinds together: in rationals, which are exact where 60 digits would only be close."""
+    generator = np.random.default_rng(len(kind))
+    for _ in range(1700):
+        matrix = hostile(kind, generator)
+        bound = spectral_upper(torch.from_numpy(matrix))
+        if matrix.any():
+            assert exceeds_exactly(bound, matrix.tolist())
+            assert bound <= np.linalg.norm(matrix, 2) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("shape", [(256, 784), (300, 20), (64, 64)])
 def test_inflation_is_below_one_part_in_a_billion(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)

@@ -145,17 +145,17 @@ def _linear(node: Node, parts: Sequence[Interval]) -> Interval:
         return boxed
     if node.op in ("scale", "shift", "scale_channels", "batch_norm"):
         return dataclasses.replace(boxed, ball=_rescaled(node, x.ball))
-    reach = _dual_norms(node, x.ball)
+    reach = dual_norms(node, x.ball)
     if reach is None:
         return boxed
     got = affine(node, [x.ball.center])
     count = terms(node.op, node.params, shape)
-    moved = rows_up(reach * _over(x.ball.radius, reach), count + 8)
+    moved = rows_up(reach * over(x.ball.radius, reach), count + 8)
     balled = around(got.value, rows_up(got.error + moved + room, 4))
     return boxed.meet(balled.low, balled.high)
 
 
-def _over(numbers: Tensor, like: Tensor) -> Tensor:
+def over(numbers: Tensor, like: Tensor) -> Tensor:
     """Shape one number per region for broadcasting."""
     return numbers.reshape(-1, *[1] * (like.dim() - 1))
 
@@ -169,7 +169,7 @@ def _rescaled(node: Node, ball: Spread) -> Spread:
     return dataclasses.replace(ball, center=Approximate(center.value, error), scale=scale)
 
 
-def _dual_norms(node: Node, ball: Spread) -> Tensor | None:
+def dual_norms(node: Node, ball: Spread) -> Tensor | None:
     """Return sup |T (scale u)| over ||u|| <= 1 for every entry, up to rounding; None if unknown.
 
     For l2 the sum of squared coefficients is the node with squared weights applied to the squared

@@ -3,7 +3,7 @@
 Each value carries a bound of the absolute error of every entry, against the exact real function of
 the stored weights, in whatever order dot products are summed (Higham, "Accuracy and Stability of
 Numerical Algorithms", 2002, section 3.3). Transcendental functions of the library are taken to be
-within `_ULPS` units of roundoff of max(1, |x|); dot products must be ordinary ones (no FFT or
+within `ULPS` units of roundoff of max(1, |x|); dot products must be ordinary ones (no FFT or
 Winograd), which holds for float64 on CPUs.
 """
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from holdfast.bounds.activations import slope_bound
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.ops import ELEMENTWISE, LINEAR, OPS, WIRING, absolute, per_channel, terms
-from holdfast.graph.walk import Reading, Rule, execute, read
+from holdfast.graph.walk import Env, Reading, Rule, execute, read
 from holdfast.rounding import UNIT, gamma, rows_up
 
-_ULPS = 32.0
+ULPS = 32.0
 """Rounding of one elementary function, in units of roundoff of max(1, |x|): several times what
 vectorised libraries state."""
 
@@ -53,11 +53,16 @@ def evaluate(graph: Graph, inputs: Tensor) -> Approximate:
     Raises:
         Unsupported: When an op has no rule, naming every such op.
     """
+    return evaluate_all(graph, inputs)[graph.output]
+
+
+def evaluate_all(graph: Graph, inputs: Tensor) -> Env[Approximate]:
+    """Evaluate every node, by name; see `evaluate`."""
     reading = Reading("float64 evaluation with error bounds", _RULES, {}, constants=True)
     exact = inputs.double()
     start = {graph.perturbed_input.name: Approximate(exact, torch.zeros_like(exact))}
     with torch.no_grad():
-        return read(graph.double(), reading, start)[graph.output]
+        return read(graph.double(), reading, start)
 
 
 def _row_shape(part: Approximate) -> tuple[int, ...]:
@@ -109,12 +114,12 @@ def elementwise(node: Node, parts: Sequence[Approximate]) -> Approximate:
     (x,) = parts
     value = execute(node, [x.value])
     slope = slope_bound(node)
-    units = 0.0 if node.op in _EXACT else _ULPS * UNIT * _size(node, slope)
+    units = 0.0 if node.op in _EXACT else ULPS * UNIT * settings_size(node, slope)
     rounding = units * x.value.abs().clamp(min=1.0)
     return Approximate(value, rows_up(slope * x.error + rounding, 4))
 
 
-def _size(node: Node, slope: float) -> float:
+def settings_size(node: Node, slope: float) -> float:
     """Return by how much the settings of a function magnify its rounding, at least 1."""
     settings = [abs(v) for v in node.params.values() if isinstance(v, float)]
     if node.op == "softplus":

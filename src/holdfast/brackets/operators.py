@@ -35,19 +35,40 @@ def operator_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
     Returns:
         sup ||T x|| / ||x||.
     """
-    if node.op in _FACTORS:
-        # 4 roundings at most stand between the stored statistics and the factor.
-        factor = torch.as_tensor(homogeneous(node.op, node.params)[1]["factor"]).double()
-        return mul_up(float(factor.abs().max()), 1.0 + 2.0 * gamma(8))
-    if norm != 2.0:
-        return _absolute_norm(node, shape, norm)
+    if norm != 2.0 or node.op in _FACTORS:
+        return absolute_norm_upper(node, shape, norm)
     if node.op == "linear":
         return spectral_upper(node.params["weight"].double())
     if node.op in ("conv", "conv_transpose"):
         return _conv_norm(node, shape)
+    return absolute_norm_upper(node, shape, norm)
+
+
+def absolute_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
+    """Return an upper bound of the norm of an affine node with all coefficients non-negative.
+
+    Args:
+        node: One whose op is in `LINEAR`.
+        shape: Shape of one row of its input.
+        norm: 1, 2 or inf, on both sides.
+
+    Returns:
+        sup || |T| x || / ||x||, at least that of the linear part itself.
+    """
+    if node.op in _FACTORS:
+        return _factor_norm(node)
+    if norm != 2.0:
+        return _absolute_norm(node, shape, norm)
     # Riesz-Thorin: the l2 norm is at most the geometric mean of the l1 and linf norms.
     one, infinity = (_absolute_norm(node, shape, p) for p in (1.0, math.inf))
     return sqrt_up(mul_up(one, infinity))
+
+
+def _factor_norm(node: Node) -> float:
+    """Return the norm of a node that multiplies every entry by a factor of its own."""
+    # 4 roundings at most stand between the stored statistics and the factor.
+    factor = torch.as_tensor(homogeneous(node.op, node.params)[1]["factor"]).double()
+    return mul_up(float(factor.abs().max()), 1.0 + 2.0 * gamma(8))
 
 
 def _conv_norm(node: Node, shape: Sequence[int]) -> float:
@@ -77,7 +98,7 @@ def _absolute_norm(node: Node, shape: Sequence[int], norm: float) -> float:
     result = OPS[op]([ones], params)
     if norm == 1.0:
         (result,) = torch.autograd.grad(result.sum(), ones)
-        operations = max(terms(op, params, node.shape), math.prod(node.shape))
+        operations = max(terms(op, params, shape), math.prod(node.shape))
     else:
         operations = terms(op, params, shape)
     return mul_up(float(result.max()), 1.0 + 2.0 * gamma(operations + 2))
@@ -114,6 +135,7 @@ def _matrix(nodes: Sequence[Node], shape: Sequence[int]) -> tuple[Tensor, Tensor
         params = {name: _double(value) for name, value in node.params.items()}
         if node.op in WIRING:
             values, magnitudes = (_wire(node, part) for part in (values, magnitudes))
+            shape = node.shape
             continue
         operations += terms(node.op, params, shape)
         op, linear = homogeneous(node.op, params)

@@ -31,10 +31,12 @@ class Certificates:
         predicted: [N] int64, class of the largest logit; -1 where the logits are not finite.
         labels: [N] int64; [N, outputs] float64 for targets.
         reason: Per row: `certified`, `misclassified`, `tie`, `within_rounding`, `not_finite`,
-            `unbounded_constant`, `no_class`; every radius of 0 has one that says why.
+            `unbounded_constant`, `may_overflow`, `no_class`; every radius of 0 has one that says
+            why.
         method: Per row: what gave the radius, `global` or `local`.
         norm: 1, 2 or inf.
-        semantics: `real`: the exact real function of the stored weights.
+        semantics: What a radius is about. `real`: the exact real function of the stored weights;
+            `float32`: the network as executed, in any order of summation.
         guarantee: What a radius claims, in one sentence.
         fingerprint: SHA-256 of the model's weights.
         constant: Upper bound of the Lipschitz constant from inputs to logits.
@@ -111,6 +113,8 @@ class Certificates:
 
     def output_change(self, epsilon: float) -> Tensor:
         """Return a proved bound of how far the outputs can move within `epsilon`, in the norm.
+
+        It is about the exact real function of the stored weights, whatever the semantics.
 
         Args:
             epsilon: Distance in input units, at least 0.

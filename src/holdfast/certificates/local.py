@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from holdfast.bounds.backward import dot
+from holdfast.bounds.executed import FLUSH, LARGEST, execution_error_within
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.graph.ir import Graph
-from holdfast.rounding import coarse_down, gamma, next_down
+from holdfast.rounding import coarse_down, gamma, next_down, rows_up
 from holdfast.types import dual
 
 _STEPS = 256
@@ -37,6 +38,9 @@ _MOST = 20
 _REACH = 40
 """Radii tried lie within this many factors of two of the first estimate."""
 
+_FALL = 8.0
+"""How many times faster than r the value of g(r) falls, as a first guess."""
+
 _STEEP = 64.0
 """Beyond this many radii a value of g says nothing about where it crosses."""
 
@@ -44,14 +48,62 @@ _ENTRIES = 2**19
 """Values of the widest node held for one batch of rows."""
 
 
-def local_radii(graph: Graph, inputs: Tensor, labels: Tensor, norm: float) -> Tensor:
+@dataclass(frozen=True)
+class Balls:
+    """Rows of a classifier, around which balls are to be certified.
+
+    Attributes:
+        graph: The classifier.
+        inputs: [N, ...], finite.
+        labels: [N].
+        norm: Of the distance between inputs: 1, 2 or inf.
+    """
+
+    graph: Graph
+    inputs: Tensor
+    labels: Tensor
+    norm: float
+
+    def of(self, rows: Tensor) -> "Balls":
+        """Return some of the rows, in float64."""
+        graph = self.graph.double()
+        return Balls(graph, self.inputs[rows].double(), self.labels[rows], self.norm)
+
+    @torch.no_grad()
+    def held(self, radius: Tensor, executed: bool = False) -> Tensor:
+        """Return how far each label provably holds, as far as linear bounds on a ball say.
+
+        Args:
+            radius: [N], of the ball around each row.
+            executed: Whether the label must hold for the network as executed in float32.
+
+        Returns:
+            [N]: valid up to the radius of the ball; not above 0 where nothing is proved.
+        """
+        x, labels = self.inputs, self.labels
+        relaxed = Relaxed(self.graph, Regions(x, _over(radius, x), self.norm))
+        rows = differences(labels, self.graph[self.graph.output].shape[0])
+        plane = relaxed.below({self.graph.output: rows}).plane
+        center = dot(plane.slope, x)
+        count = x[0].numel() + 8
+        noise = 4.0 * gamma(count) * (dot(plane.slope.abs(), x.abs()) + 2.0**-900)
+        noise = noise + 2.0**-52 * (center.abs() + plane.offset.abs())
+        if executed:
+            found = execution_error_within(relaxed.graph, relaxed.intervals)
+            # Subnormal differences may be flushed where logits are compared.
+            error = found.error + FLUSH + torch.where(found.peak <= LARGEST, 0.0, math.inf)[:, None]
+            noise = rows_up(noise + dot(rows.abs(), error), 8)
+        height = next_down(next_down(center + plane.offset) - noise)
+        length = torch.linalg.vector_norm(plane.slope.flatten(2), ord=dual(self.norm), dim=2)
+        length = rows_up(length, count) + 2.0**-500
+        return coarse_down(next_down(height / length).amin(1).nan_to_num(-1.0, math.inf, -1.0))
+
+
+def local_radii(balls: Balls) -> Tensor:
     """Return a proved radius around each row within which its label's logit is the largest.
 
     Args:
-        graph: A classifier with linear bounds.
-        inputs: [N, ...], finite; rows whose label is not the predicted class get 0.
-        labels: [N].
-        norm: 1, 2 or inf.
+        balls: N rows of a classifier with linear bounds.
 
     Returns:
         [N] float64, rounded down; 0 where nothing is proved. A row's radius depends on the row
@@ -60,12 +112,37 @@ def local_radii(graph: Graph, inputs: Tensor, labels: Tensor, norm: float) -> Te
     Raises:
         Unsupported: When an op has no linear bounds, naming every such op.
     """
-    graph, inputs = graph.double(), inputs.double()
-    parts = [
-        _search(_Margins(graph, inputs[rows], labels[rows], norm))
-        for rows in batches(graph, len(inputs))
-    ]
-    return torch.cat([inputs.new_zeros(0), *parts])
+    radii = torch.zeros(len(balls.inputs), dtype=torch.float64)
+    for rows in batches(balls.graph, len(balls.inputs)):
+        part = balls.of(rows)
+        starts = [
+            _Crossing(first) if first > 0 else None for first in part.held(radii[rows]).tolist()
+        ]
+        radii[rows] = _search(part, starts)
+    return radii
+
+
+def executed_radii(balls: Balls, radius: Tensor) -> Tensor:
+    """Return what remains of radii for the network as executed in float32.
+
+    Args:
+        balls: N rows of a classifier, float32.
+        radius: [N], proved for the exact function.
+
+    Returns:
+        [N], nowhere larger than `radius`.
+
+    Raises:
+        Unsupported: When the rounding of an op is not known, naming every such op.
+    """
+    remains = torch.zeros_like(radius)
+    worth = (radius > 0).nonzero().flatten()
+    for part in batches(balls.graph, len(worth)):
+        rows = worth[part]
+        starts = [_Crossing.below(value) for value in radius[rows].tolist()]
+        found = _search(balls.of(rows), starts, executed=True)
+        remains[rows] = torch.minimum(found, radius[rows])
+    return remains
 
 
 def batches(graph: Graph, count: int) -> Sequence[Tensor]:
@@ -73,45 +150,6 @@ def batches(graph: Graph, count: int) -> Sequence[Tensor]:
     widest = max(math.prod(node.shape) for node in graph.nodes)
     rows = max(1, _ENTRIES // (widest * graph[graph.output].shape[0]))
     return torch.arange(count).split(rows) if count else ()
-
-
-@dataclass(frozen=True)
-class _Margins:
-    """The margins of some rows.
-
-    Attributes:
-        graph: Classifier in float64.
-        inputs: [R, ...], float64.
-        labels: [R].
-        norm: Of the distance between inputs.
-    """
-
-    graph: Graph
-    inputs: Tensor
-    labels: Tensor
-    norm: float
-
-    @torch.no_grad()
-    def held(self, rows: Tensor, radius: Tensor) -> Tensor:
-        """Return how far each label provably holds, as far as linear bounds on a ball say.
-
-        Args:
-            rows: [K], which rows.
-            radius: [K], of the ball around each.
-
-        Returns:
-            [K]: valid up to the radius of the ball; not above 0 where nothing is proved.
-        """
-        x = self.inputs[rows]
-        relaxed = Relaxed(self.graph, Regions(x, _over(radius, x), self.norm))
-        classes = self.graph[self.graph.output].shape[0]
-        plane = relaxed.below({self.graph.output: differences(self.labels[rows], classes)}).plane
-        center = dot(plane.slope, x)
-        noise = 4.0 * gamma(x[0].numel() + 8) * (dot(plane.slope.abs(), x.abs()) + 2.0**-900)
-        height = next_down(next_down(center + plane.offset) - (noise + 2.0**-52 * center.abs()))
-        length = torch.linalg.vector_norm(plane.slope.flatten(2), ord=dual(self.norm), dim=2)
-        length = length * (1.0 + 4.0 * gamma(x[0].numel() + 8)) + 2.0**-500
-        return coarse_down(next_down(height / length).amin(1).nan_to_num(-1.0, math.inf, -1.0))
 
 
 def _over(numbers: Tensor, like: Tensor) -> Tensor:
@@ -141,6 +179,13 @@ class _Crossing:
         self._last_held = False
         self._evaluations = 0
         self._tried = self._origin - _START
+
+    @classmethod
+    def below(cls, radius: float) -> "_Crossing":
+        """Return a search that starts just below a radius, where g is taken to fall fast."""
+        crossing = cls(_FALL * radius)
+        crossing._tried = _place(radius)
+        return crossing
 
     @property
     def radius(self) -> float:
@@ -193,18 +238,16 @@ def _place(radius: float) -> int:
     return math.floor(math.log2(radius) * _STEPS)
 
 
-def _search(margins: _Margins) -> Tensor:
-    """Return the largest radius found for each row."""
-    count = len(margins.inputs)
-    rows = torch.arange(count)
-    best = torch.zeros(count, dtype=torch.float64)
-    first = margins.held(rows, best)
-    rows = rows[first > 0]
-    crossings = {row: _Crossing(first[row].item()) for row in rows.tolist()}
-    while len(rows):
-        radius = torch.tensor([crossings[row].radius for row in rows.tolist()], dtype=torch.float64)
-        held = margins.held(rows, radius)
+def _search(balls: Balls, crossings: Sequence[_Crossing | None], executed: bool = False) -> Tensor:
+    """Return the largest radius found for each row that has a crossing to find; 0 for others."""
+    best = torch.zeros(len(crossings), dtype=torch.float64)
+    going = {row: crossing for row, crossing in enumerate(crossings) if crossing is not None}
+    while going:
+        rows = torch.tensor(list(going))
+        tried = [crossing.radius for crossing in going.values()]
+        radius = torch.tensor(tried, dtype=torch.float64)
+        held = balls.of(rows).held(radius, executed)
         best[rows] = torch.maximum(best[rows], torch.minimum(held, radius))
-        pairs = zip(rows.tolist(), held.tolist(), strict=True)
-        rows = rows[[crossings[row].note(value) for row, value in pairs]]
+        pairs = zip(going.items(), held.tolist(), strict=True)
+        going = {row: crossing for (row, crossing), value in pairs if crossing.note(value)}
     return best

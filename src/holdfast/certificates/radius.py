@@ -14,20 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.batches import check_inputs, check_labels, check_targets
+from holdfast.bounds.executed import FLOAT32
+from holdfast.bounds.interval import READING
 from holdfast.bounds.running import Approximate, evaluate
 from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.rates import Rates, rates_upper
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.change import Changes
-from holdfast.certificates.local import local_radii
+from holdfast.certificates.executed import EXECUTION, check_float32, execution
+from holdfast.certificates.local import Balls, executed_radii, local_radii
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
+from holdfast.graph.walk import check_covered, uncovered
 from holdfast.rounding import coarse_down, coarse_up, gamma, next_down
 from holdfast.types import check_norm, norm_name
 
 METHODS = ("auto", "global", "local")
-SEMANTICS = ("real",)
+SEMANTICS = ("real", "float32")
 
 _BATCH = 256
 _CERTIFIED = "certified"
@@ -52,7 +56,9 @@ def certify(
         norm: Norm of the distance between inputs: 1, 2 or inf.
         method: `global` (one constant for all rows), `local` (bounds on a ball around each row)
             or `auto`, the larger radius of the two, row by row.
-        semantics: `real`: the claim is about the exact real function of the stored weights.
+        semantics: What the claim is about. `real`: the exact real function of the stored weights.
+            `float32`: the network as executed in float32, on float32 inputs, in whatever order
+            sums are taken.
 
     Returns:
         One radius per row, in input order and input units, rounded down; 0 with its reason where
@@ -76,11 +82,13 @@ def certify(
     _check_choice("method", method, METHODS)
     _check_choice("semantics", semantics, SEMANTICS)
     check_inputs(inputs)
+    if semantics == "float32":
+        check_float32(model, inputs)
     finite = torch.isfinite(inputs.flatten(1)).all(1)
     # Rows that are not finite are evaluated as zeros and reported apart.
     safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
     graph = capture(model, safe[:1])
-    certificates = certify_graph(graph, safe, labels, finite, Asked(norm, method))
+    certificates = certify_graph(graph, safe, labels, finite, Asked(norm, method, semantics))
     check_unchanged(graph, model)
     return certificates
 
@@ -92,10 +100,12 @@ class Asked:
     Attributes:
         norm: 1, 2 or inf.
         method: One of `METHODS`.
+        semantics: One of `SEMANTICS`; `float32` for a model that `check_float32` lets pass.
     """
 
     norm: float
     method: str = "auto"
+    semantics: str = "real"
 
 
 def certify_graph(
@@ -108,7 +118,7 @@ def certify_graph(
         inputs: [N, ...], finite.
         labels: [N] classes, or targets.
         finite: [N] bool: False for rows that were replaced because they are not finite.
-        asked: Norm and method.
+        asked: Norm, method and semantics.
 
     Returns:
         One certificate per row.
@@ -126,18 +136,19 @@ def certify_graph(
         labels = check_targets(labels, len(inputs), classes)
     else:
         labels = check_labels(labels, len(inputs), classes)
+    if asked.semantics == "float32":
+        check_covered(graph, FLOAT32)
+    rates = None if labels.is_floating_point() else _rates(graph, asked)
     logits = _evaluate(graph, inputs)
     known = finite & torch.isfinite(logits.value).all(1)
     rows = _Rows(inputs, labels, logits, known)
-    found = (
-        _no_radii(graph, rows, asked) if labels.is_floating_point() else _radii(graph, rows, asked)
-    )
+    found = _no_radii(graph, rows, asked) if rates is None else _radii(graph, rows, asked, rates)
     return Certificates(
         **found,
         labels=labels,
         norm=asked.norm,
-        semantics="real",
-        guarantee=_guarantee(asked.norm, rows.labels),
+        semantics=asked.semantics,
+        guarantee=_guarantee(asked, labels),
         fingerprint=graph.fingerprint,
         classes=classes,
         changes=Changes(graph, inputs, labels, logits, asked.norm),
@@ -161,23 +172,33 @@ class _Rows:
     known: Tensor
 
 
-def _radii(graph: Graph, rows: _Rows, asked: Asked) -> dict[str, Any]:
+def _radii(graph: Graph, rows: _Rows, asked: Asked, rates: Rates) -> dict[str, Any]:
     """Return radii, margins, predictions, reasons and methods of a classifier's rows."""
-    rates = _rates(graph, asked)
     margins, everywhere = _margins(rows.logits, rows.labels, rates.pairs)
+    worth = (rows.known & (margins > 0)).nonzero().flatten()
     around = torch.zeros_like(everywhere)
     if asked.method != "global":
-        worth = (rows.known & (margins > 0)).nonzero().flatten()
         try:
-            around[worth] = local_radii(graph, rows.inputs[worth], rows.labels[worth], asked.norm)
+            around[worth] = local_radii(
+                Balls(graph, rows.inputs[worth], rows.labels[worth], asked.norm)
+            )
         except Unsupported:
             if asked.method == "local" or not math.isfinite(rates.constant):
                 raise
+    in_range = torch.ones_like(rows.known)
+    if asked.semantics == "float32":
+        executed = execution(graph, rows.inputs, everywhere, asked.norm)
+        logits, pairs = executed.logits(rows.logits), executed.pairs(rates.pairs, asked.norm)
+        margins, everywhere = _margins(logits, rows.labels, pairs)
+        everywhere = torch.minimum(everywhere, executed.limit)
+        around = executed_radii(Balls(graph, rows.inputs, rows.labels, asked.norm), around)
+        in_range = executed.in_range
     radii = torch.maximum(everywhere, around)
     # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
     safe = (margins > 0) & (radii > 0)
-    unbounded = math.isinf(rates.constant)
-    reason = tuple(_reasons(safe, margins, _leads(rows.logits, rows.labels), rows.known, unbounded))
+    leads = _leads(rows.logits, rows.labels)
+    unbounded = asked.method != "local" and math.isinf(rates.constant)
+    reason = tuple(_Causes(rows.known, leads, in_range, safe).reasons(unbounded))
     certified = torch.tensor([entry == _CERTIFIED for entry in reason])
     nearer = "local" if asked.method == "local" else "global"
     return {
@@ -191,18 +212,17 @@ def _radii(graph: Graph, rows: _Rows, asked: Asked) -> dict[str, Any]:
 
 
 def _rates(graph: Graph, asked: Asked) -> Rates:
-    """Return global constants; infinite ones where only bounds around rows are asked for."""
+    """Return global constants; infinite ones where bounds around rows are all that there is."""
     classes = graph[graph.output].shape[0]
     pairs = torch.full((classes, classes), math.inf, dtype=torch.float64).fill_diagonal_(0.0)
-    unknown = Rates(math.inf, pairs)
     if asked.method == "local":
-        return unknown
+        return Rates(math.inf, pairs)
     try:
         return rates_upper(graph, asked.norm)
     except Unsupported:
-        if asked.method == "global":
+        if asked.method == "global" or uncovered(graph, READING):
             raise
-        return unknown
+        return Rates(math.inf, pairs)
 
 
 def _no_radii(graph: Graph, rows: _Rows, asked: Asked) -> dict[str, Any]:
@@ -228,15 +248,20 @@ def _check_choice(argument: str, value: str, known: tuple[str, ...]) -> None:
         raise InvalidInput(argument, repr(value), f"one of {', '.join(known)}")
 
 
-def _guarantee(norm: float, labels: Tensor) -> str:
+def _guarantee(asked: Asked, labels: Tensor) -> str:
+    norm = norm_name(asked.norm)
     if labels.is_floating_point():
         return (
-            f"Within {norm_name(norm)} distance epsilon of a row no output moves further than "
+            f"Within {norm} distance epsilon of a row no output moves further than "
             "`output_change(epsilon)`, for the exact real function of the stored weights."
         )
+    inputs, meaning = {
+        "real": ("input", "exact real function of the stored weights"),
+        "float32": ("float32 input", f"network {EXECUTION}"),
+    }[asked.semantics]
     return (
-        f"Every input within {norm_name(norm)} distance `radius` of a certified row has the same "
-        "largest logit as the row, its label's, for the exact real function of the stored weights."
+        f"Every {inputs} within {norm} distance `radius` of a certified row has the "
+        f"same largest logit as the row, its label's, for the {meaning}."
     )
 
 
@@ -274,19 +299,42 @@ def _leads(logits: Approximate, labels: Tensor) -> Tensor:
     return (own - others).squeeze(1)
 
 
-def _reasons(
-    safe: Tensor, margins: Tensor, leads: Tensor, known: Tensor, unbounded: bool
-) -> Iterator[str]:
-    """Say for every row whether its radius is certified, or why it is 0."""
-    rows = zip(known.tolist(), margins.tolist(), leads.tolist(), safe.tolist(), strict=True)
-    for is_known, margin, lead, is_safe in rows:
-        if not is_known:
-            yield "not_finite"
-        elif lead < 0:
-            yield "misclassified"
-        elif lead == 0:
-            yield "tie"
-        elif is_safe:
-            yield _CERTIFIED
-        else:
-            yield "unbounded_constant" if unbounded and margin > 0 else "within_rounding"
+@dataclass(frozen=True)
+class _Causes:
+    """What decides whether a row is certified.
+
+    Attributes:
+        known: [N] bool: the row and its logits are finite.
+        leads: [N]: the label's logit minus the largest other one, as computed.
+        in_range: [N] bool: nothing overflows at the row.
+        safe: [N] bool: margin and radius are proved to be above 0.
+    """
+
+    known: Tensor
+    leads: Tensor
+    in_range: Tensor
+    safe: Tensor
+
+    def reasons(self, unbounded: bool) -> Iterator[str]:
+        """Say for every row whether its radius is certified, or why it is 0.
+
+        Args:
+            unbounded: Whether no finite constant is known.
+
+        Yields:
+            One reason per row.
+        """
+        columns = (self.known, self.leads, self.in_range, self.safe)
+        for known, lead, in_range, safe in zip(*(c.tolist() for c in columns), strict=True):
+            if not known:
+                yield "not_finite"
+            elif lead < 0:
+                yield "misclassified"
+            elif lead == 0:
+                yield "tie"
+            elif not in_range:
+                yield "may_overflow"
+            elif safe:
+                yield _CERTIFIED
+            else:
+                yield "unbounded_constant" if unbounded else "within_rounding"

@@ -28,6 +28,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     *,
     norm: NormName = "2",
     method: Annotated[str, Parameter(help="global, local or auto")] = "auto",
+    semantics: Annotated[str, Parameter(help="real, or float32: as executed")] = "real",
     epsilon: Annotated[float, Parameter(help="distance to count certified rows at")] = 0.0,
     out: Annotated[Path | None, Parameter(help="file for the certificates")] = None,
     as_json: Json = False,
@@ -42,7 +43,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     (loaded,), rows = load([model], data)
     with working("certificates"):
         certificates = holdfast.certify(
-            loaded.model, rows.inputs, rows.labels, norm_of(norm), method
+            loaded.model, rows.inputs, rows.labels, norm_of(norm), method, semantics
         )
     if out is not None:
         certificates.save(out)

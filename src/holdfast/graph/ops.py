@@ -315,5 +315,6 @@ def terms(op: str, params: Params, shape: Sequence[int]) -> int:
     if op == "avg_pool":
         return math.prod(params["kernel"]) + 2
     if op in ("mean", "sum", "adaptive_avg_pool"):
-        return math.prod(shape) + 2
+        sizes = [shape[dim - 1] for dim in params["dims"]] if "dims" in params else shape[1:]
+        return math.prod(sizes) + 2
     return 8
