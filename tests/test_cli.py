@@ -136,10 +136,13 @@ AUDIT = f"audit {NET} npz:good.npz --seconds 0.2"
 BAD = {
     f"{CERTIFY} npz:missing.npz": "data: got 'missing.npz' (No such file or directory)",
     f"{CERTIFY} npz:folder": "data: got 'folder' (Is a directory)",
-    f"{CERTIFY} npz:": "data: got 'npz:', wanted demo:NAME, npz:PATH or normal:SHAPE",
-    f"{CERTIFY} csv:good.csv": (
-        "data: got 'csv:good.csv', wanted demo:NAME, npz:PATH or normal:SHAPE"
-    ),
+    f"{CERTIFY} npz:": "data: got 'npz:', wanted demo:NAME, npz:PATH, csv:PATH, parquet:PATH or",
+    f"{CERTIFY} hf:x": "data: got 'hf:x', wanted demo:NAME, npz:PATH, csv:PATH, parquet:PATH or",
+    f"{CERTIFY} csv:good.csv": "data: got 'good.csv' (No such file or directory), wanted a CSV",
+    f"{CERTIFY} parquet:junk.npz": "data: got 'junk.npz' (",
+    f"{CERTIFY} npz:good.npz?row=3": "data: got ?row=3, wanted ?inputs=...&labels=...&rows=...",
+    f"{CERTIFY} npz:good.npz?scale=0": "data: got scale=0, wanted one number above 0",
+    f"{CERTIFY} npz:good.npz?inputs=z": "data: got arrays inputs, labels, wanted",
     f"{CERTIFY} npz:junk.npz": "data: got 'junk.npz', which is something else, wanted an .npz",
     f"{CERTIFY} npz:broken.npz": "data: got 'broken.npz' (",
     f"{CERTIFY} npz:pickled.npz": "data: got 'pickled.npz' (Object arrays cannot be loaded",
@@ -148,7 +151,6 @@ BAD = {
     f"{CERTIFY} npz:negative.npz": "labels: got values from -1 to 1, wanted 0 to 2",
     f"{CERTIFY} npz:empty.npz": "inputs: got shape (0, 4), wanted at least one row",
     f"{CERTIFY} npz:narrow.npz": "data: got rows of shape [3] and type float32 (RuntimeError",
-    f"{CERTIFY} npz:bytes.npz": "inputs: got uint8 values, wanted floating-point values: divide",
     f"{CERTIFY} npz:short.npz": "data: got labels of shape [5] for 12 inputs, wanted [12]",
     f"{CERTIFY} npz:holes.npz": "data: got NaN or infinity in 1 rows (the first is row 1)",
     f"lipschitz {NET} npz:holes.npz": "data: got NaN or infinity in 1 rows (the first is row 1)",
@@ -160,6 +162,9 @@ BAD = {
     f"{GOOD} --method local": "method: got 'local', wanted one of auto, global",
     f"{GOOD} --out folder": "out: got 'folder', wanted a file in a folder",
     f"{GOOD} --out none/c.json": "out: got 'none/c.json', wanted a file in a folder",
+    f"{GOOD} --out .hidden": "out: got '.hidden', wanted a name of 1 to 80 letters",
+    f"{GOOD} --out=-rf": "out: got '-rf', wanted a name of 1 to 80 letters",
+    f"{AUDIT} --out a;b": "out: got 'a;b', wanted a name of 1 to 80 letters",
     f"{GOOD} --nonsense 3": "Unknown option: --nonsense",
     f"{AUDIT} --epsilon 0": "epsilon: got 0.0, wanted a finite distance above 0",
     f"{AUDIT} --epsilon inf": "epsilon: got inf, wanted a finite distance above 0",
@@ -182,10 +187,15 @@ BAD = {
     "certify module:factories:leaving npz:good.npz": "model: got code that ends Python (enough)",
     "certify module:factories:training npz:good.npz": "1: Dropout: training mode",
     "certify module:factories:product npz:good.npz": "has no global Lipschitz constant",
-    "certify module:factories npz:good.npz": "model: got 'module:factories', wanted demo:NAME or",
-    "certify onnx:net.onnx npz:good.npz": "model: got 'onnx:net.onnx', wanted demo:NAME or",
+    "certify module:factories npz:good.npz": "model: got 'module:factories', wanted demo:NAME,",
+    "certify hf:net npz:good.npz": "model: got 'hf:net', wanted demo:NAME, onnx:PATH, torch:PATH",
+    "certify onnx:net.onnx npz:good.npz": "model: got 'net.onnx' (No such file or directory)",
+    "certify onnx:junk.npz npz:good.npz": "model: got 'junk.npz'",
+    "certify torch:junk.npz npz:good.npz": "model: got 'junk.npz' (File is not a zip file)",
+    f"{CERTIFY}?mean=0 npz:good.npz": "mean=0', wanted mean=... and std=... together",
+    f"{CERTIFY}?mean=0&std=0 npz:good.npz": "model: got mean=0&std=0, wanted as many numbers in",
     "certify demo:nope demo:digits": "model: got 'nope', wanted one of digits-plain, digits",
-    f"{CERTIFY}?weights=none.safetensors npz:good.npz": "weights: got none.safetensors (No such",
+    f"{CERTIFY}?weights=none.safetensors npz:good.npz": "weights: got 'none.safetensors' (No such",
     f"{CERTIFY}?weights=other.safetensors npz:good.npz": 'Missing key(s) in state_dict: "0.weig',
     f"{CERTIFY}?weights=net.pt npz:good.npz": "model: got ?weights=net.pt, wanted ?weights=PATH",
     "report missing.json": "audit_json: got 'missing.json' (No such file or directory)",
@@ -241,6 +251,15 @@ def test_rows_in_another_type_are_converted_and_said_to_be(run):
     )
     code, _, err = run("certify module:factories:double npz:good.npz")
     assert (code, err) == (0, "")
+
+
+def test_bytes_are_scaled_and_radii_shown_in_both_units(run):
+    code, out, err = run(f"{CERTIFY} npz:bytes.npz --json")
+    document = json.loads(out)
+    assert code == 0 and document["scale"] == 255 and document["normalisation"] == {}
+    assert err.startswith("holdfast: warning: data: bytes were divided by 255;")
+    code, out, err = run(f"{CERTIFY}?mean=0.5&std=0.5 npz:bytes.npz?scale=255")
+    assert (code, err) == (0, "") and "x 255" in out
 
 
 def test_what_a_model_prints_goes_to_stderr(run):
@@ -376,6 +395,7 @@ def test_a_narrow_terminal_cuts_no_number_off(run, monkeypatch):
 
 def test_names_are_never_read_as_markup(run, tmp_path):
     folder = tmp_path / "[bold]x[/bold]"
+    folder.mkdir(parents=True)
     run(f"{AUDIT} --out {folder}")
     code, out, _ = run(f"report {folder}/audit.json")
     assert code == 0

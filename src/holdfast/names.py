@@ -1,7 +1,10 @@
-"""Names that users choose from, and what to say when there is no such name."""
+"""Names that users choose from, and names that they give."""
 
 import difflib
+import os
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from holdfast.errors import InvalidInput
@@ -39,3 +42,20 @@ def known_names(name: str, table: Iterable[str], most: int = 12) -> str:
     hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
     shown = ", ".join(every[:most]) + (", ..." if len(every) > most else "")
     return f"one of {shown}{hint}"
+
+
+def check_new_name(path: str | os.PathLike[str], argument: str = "out") -> None:
+    """Refuse to make a file or folder whose name another program could take for something else.
+
+    Args:
+        path: Where something is about to be written; what is there already keeps its name.
+        argument: Name of the user's argument that chose the path, for the message.
+
+    Raises:
+        InvalidInput: When the name is not made of 1 to 80 letters, digits, dots, dashes and
+            underscores, or starts with a dot or a dash.
+    """
+    path = Path(path)
+    if not path.exists() and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", path.name):
+        wanted = "a name of 1 to 80 letters, digits, '.', '-' and '_', not starting with '.' or '-'"
+        raise InvalidInput(argument, repr(str(path)), wanted)

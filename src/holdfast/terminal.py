@@ -164,8 +164,14 @@ def bracket_table(bracket: Bracket) -> RenderableType:
     return Group(head, table)
 
 
-def certificates_table(certificates: Certificates, epsilon: float) -> RenderableType:
-    """Return accuracies, the spread of the radii and the reasons."""
+def certificates_table(
+    certificates: Certificates, epsilon: float, scale: float | None = None
+) -> RenderableType:
+    """Return accuracies, the spread of the radii and the reasons.
+
+    Where the numbers in the data file were divided by a scale (pixels by 255), the radii are shown
+    in those numbers as well.
+    """
     table = _table("what", "value", header=False)
     shares = certificates.radius.new_tensor([0.1, 0.5, 0.9])
     quantiles = certificates.radius.quantile(shares, interpolation="lower").tolist()
@@ -175,6 +181,9 @@ def certificates_table(certificates: Certificates, epsilon: float) -> Renderable
     table.add_row(f"verified at {epsilon:g}", verified)
     spread = ", ".join(number(value, formats.at_least) for value in quantiles)
     table.add_row("radius (10 %, median, 90 %)", spread)
+    if scale not in (None, 1.0):
+        products = [math.nextafter(value * scale, 0.0) for value in quantiles]
+        table.add_row(f"x {scale:g}", ", ".join(number(v, formats.at_least) for v in products))
     for reason, count in certificates.counts().items():
         table.add_row(reason.replace("_", " "), str(count))
     return Group(table, Text(certificates.guarantee))

@@ -1,6 +1,8 @@
 """Data by name."""
 
+import os
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -33,7 +35,10 @@ def test_types_of_numbers(tmp_path, kind, whole):
 
 
 BAD = {
-    "no inputs": ({"labels": LABELS}, "arrays labels, wanted one of inputs, x, x_test"),
+    "no inputs": (
+        {"labels": LABELS},
+        "arrays labels, wanted inputs and labels, x and y, x_test and y_test",
+    ),
     "text": ({"inputs": ROWS.astype(str), "labels": LABELS}, "inputs of type <U32"),
     "complex": ({"inputs": ROWS.astype("c8"), "labels": LABELS}, "inputs of type complex64"),
     "long double": ({"inputs": ROWS.astype("g"), "labels": LABELS}, "inputs of type float128"),
@@ -107,3 +112,106 @@ def test_normal_rows_have_the_shape_and_are_the_same_each_time() -> None:
     for bad in ("normal:", "normal:0", "normal:-3", "normal:2x", "normal:9999x9999x9", "normal:²"):
         with pytest.raises(InvalidInput):
             load_data(bad)
+
+
+# --- options, units and hostile archives ------------------------------------------------------
+
+
+def write(tmp_path, **arrays) -> str:
+    np.savez_compressed(tmp_path / "x.npz", **arrays)
+    return f"npz:{tmp_path}/x.npz"
+
+
+def test_test_data_comes_before_training_data_unless_asked_for(tmp_path):
+    both = {"x_train": ROWS, "y_train": LABELS, "x_test": ROWS[:2] + 1, "y_test": LABELS[:2]}
+    spec = write(tmp_path, **both)
+    assert load_data(spec).inputs.tolist() == (ROWS[:2] + 1).tolist()
+    asked = load_data(f"{spec}?inputs=x_train&labels=y_train&rows=3")
+    assert asked.inputs.tolist() == ROWS[:3].tolist() and asked.labels.tolist() == [0, 1, 2]
+
+
+def test_bytes_are_divided_by_255_and_that_is_said(tmp_path):
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 2, 2) * 23
+    spec = write(tmp_path, x=pixels, y=LABELS[:3])
+    with pytest.warns(HoldfastWarning, match=r"divided by 255; .* say \?scale="):
+        data = load_data(spec)
+    assert torch.equal(data.inputs, torch.from_numpy(pixels).float() / 255) and data.scale == 255
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_data(f"{spec}?scale=2").inputs.max() == 126.5
+        exact = load_data(f"{spec}?scale=255", torch.float64)
+    assert torch.equal(exact.inputs, torch.from_numpy(pixels).double() / 255)
+
+
+def test_rows_are_those_of_the_whole_array(tmp_path):
+    for order in "CF":
+        rows = np.asarray(np.random.default_rng(0).normal(size=(5, 2, 3)), order=order)
+        spec = write(tmp_path, x=rows, y=LABELS[:5])
+        assert load_data(spec).inputs.tolist() == rows.tolist()
+        assert load_data(f"{spec}?rows=2").inputs.tolist() == rows[:2].tolist()
+        assert len(load_data(f"{spec}?rows=99").inputs) == 5
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "x", "1,2", ""])
+def test_a_scale_that_is_none_is_refused(tmp_path, scale):
+    spec = write(tmp_path, x=ROWS, y=LABELS)
+    with pytest.raises(InvalidInput, match="data: got"):
+        load_data(f"{spec}?scale={scale}")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    spec = write(tmp_path, x=np.zeros((2, 2**23)), y=LABELS[:2])
+    assert (tmp_path / "x.npz").stat().st_size < 2**18
+    with pytest.raises(InvalidInput, match=r"'x.npy', which unpacks \d+ bytes to"):
+        load_data(spec)
+
+
+def array(shape, kind: str = "<f4", data: bytes = bytes(48)) -> bytes:
+    """Return an array file whose header says what it likes."""
+    header = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    header = header.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+LYING = {
+    "64 GiB": array((2**34, 1)),
+    "overflow": array((2**62, 2**62)),
+    "short": array((12, 2)),
+    "long": array((2, 2)),
+    "negative": array((-12,)),
+    "objects": array((6,), "|O"),
+    "pickle": array((6,), "|O", b"cos\nsystem\n(S'touch marked'\ntR."),
+    "a call": b"\x93NUMPY\x01\x00\x76\x00" + b"__import__('os').system('touch marked')".ljust(118),
+    "text": array((12,), "<U1"),
+    "no header": b"\x93NUMPY",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", LYING.values(), ids=LYING)
+def test_headers_that_lie_are_refused(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+        archive.writestr("y.npy", array((6,), "<i8"))
+    with pytest.raises(InvalidInput, match="data: got"):
+        load_data("npz:x.npz")
+    assert not (tmp_path / "marked").exists()
+
+
+def test_an_array_that_comes_twice_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("x.npy", "x.npy", "y.npy"):
+            archive.writestr(name, array((6, 2)))
+    with pytest.raises(InvalidInput, match="comes twice"):
+        load_data(f"npz:{tmp_path}/x.npz")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe", ".", "a\0b"])
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    for kind in ("npz", "csv"):
+        with pytest.raises(InvalidInput, match="data: got"):
+            load_data(f"{kind}:{name}")

@@ -124,6 +124,7 @@ def data_part(data: LoadedData, digest: str) -> dict[str, Any]:
         "shape": list(data.inputs.shape[1:]),
         "image": None if data.image is None else list(data.image),
         "range": [float(low), float(high)],
+        "scale": data.scale,
         "sha256": digest,
     }
 

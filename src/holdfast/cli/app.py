@@ -17,6 +17,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from holdfast.errors import InvalidInput
+from holdfast.names import check_new_name
 from holdfast.versions import VERSION
 
 if TYPE_CHECKING:
@@ -67,8 +68,15 @@ def verb(function: Callable[..., Answer]) -> Callable[..., int]:
     return app.command(run)
 
 
-Model = Annotated[str, Parameter(help="demo:NAME or module:package.file:factory[?weights=FILE]")]
-DataName = Annotated[str, Parameter(help="demo:digits, npz:FILE or normal:SHAPE")]
+Model = Annotated[
+    str,
+    Parameter(
+        help="demo:NAME, onnx:FILE, torch:FILE or module:package.file:factory[?weights=FILE]"
+    ),
+]
+DataName = Annotated[
+    str, Parameter(help="demo:digits, npz:FILE, csv:FILE, parquet:FILE or normal:SHAPE")
+]
 NormName = Annotated[str, Parameter(help="1, 2 or inf")]
 Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="print one JSON document and nothing else")
@@ -96,12 +104,13 @@ def stopping_at_once() -> Iterator[None]:
 
 
 def load(models: Sequence[str], data: str) -> "_Loaded":
-    """Return models, and rows in the type that the models compute in."""
+    """Return models, and rows in the type and the shape that the models take."""
     from holdfast.sources.data import load_data
     from holdfast.sources.models import check_fits, default_dtype, load_model
 
     loaded = [load_model(spec) for spec in models]
-    rows = load_data(data).to(default_dtype(loaded[0].model))
+    dtype = default_dtype(loaded[0].model)
+    rows = load_data(data, dtype).to(dtype).shaped(loaded[0].shape)
     for each in loaded:
         check_fits(each.model, rows.inputs)
     return loaded, rows
@@ -119,6 +128,8 @@ def check_writable(out: Path | None) -> None:
     """Refuse a file that cannot be written before the work, not after it."""
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK)):
         raise InvalidInput("out", repr(str(out)), "a file in a folder that can be written to")
+    if out is not None:
+        check_new_name(out)
 
 
 def show(answer: Answer) -> None:

@@ -53,6 +53,8 @@ def certify(  # noqa: PLR0913 - the options of the verb
         "epsilon": epsilon,
         "clean_accuracy": certificates.clean_accuracy,
         "verified_accuracy": certificates.verified_accuracy(epsilon),
+        "scale": rows.scale,
+        "normalisation": dict(loaded.units),
         **plain(certificates),
     }
-    return Answer(document, lambda: certificates_table(certificates, epsilon), as_json)
+    return Answer(document, lambda: certificates_table(certificates, epsilon, rows.scale), as_json)

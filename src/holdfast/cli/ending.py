@@ -78,7 +78,11 @@ def _abandon_stdout() -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Return text as one line that only shows: names in a file may hold a terminal's commands."""
+    line = " ".join(text.split())
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
+    )
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from holdfast.errors import HoldfastError, InvalidInput
+from holdfast.names import check_new_name
 
 
 class FolderInUse(HoldfastError):
@@ -32,6 +33,7 @@ def claim(folder: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: When the disk is full.
     """
     path = Path(folder)
+    check_new_name(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = _lock(path / ".lock")

@@ -1,9 +1,9 @@
-"""Data by name, as the command line takes it: `demo:NAME`, `npz:PATH`, `normal:SHAPE`."""
+"""Data by name, as the command line takes it: built in, from a file, or drawn at random."""
 
 import dataclasses
 import math
 import warnings
-import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,16 @@ from torch import Tensor
 
 from holdfast.batches import check_inputs
 from holdfast.errors import HoldfastWarning, InvalidInput
+from holdfast.sources.arrays import read_npz
 from holdfast.sources.demo import demo_data, demo_image_shape
+from holdfast.sources.query import numbers, split_query, whole
+from holdfast.sources.shapes import channels_first, to_shape
+from holdfast.sources.tables import read_csv, read_parquet
 
-FORMS = "demo:NAME, npz:PATH or normal:SHAPE"
+FORMS = "demo:NAME, npz:PATH, csv:PATH, parquet:PATH or normal:SHAPE"
+_OPTIONS = ("inputs", "labels", "rows", "scale", "layout")
 _NORMAL_ROWS, _MOST_ENTRIES = 64, 2**22
-_INPUTS = ("inputs", "x", "x_test")
-_LABELS = ("labels", "y", "y_test")
+_BYTE = 255.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +34,16 @@ class LoadedData:
         labels: [N], int64.
         name: What the user wrote.
         image: Shape in which a row is shown as a picture, [H, W] or [3, H, W]; None if it is none.
+        scale: What the numbers in the file were divided by; None where they were taken as they are.
+        layout: Where the file has the channels of an image, if the user said so.
     """
 
     inputs: Tensor
     labels: Tensor
     name: str
     image: tuple[int, ...] | None = None
+    scale: float | None = None
+    layout: str | None = None
 
     def to(self, dtype: torch.dtype) -> "LoadedData":
         """Return the same rows in another floating-point type; warn where that rounds them."""
@@ -46,13 +54,22 @@ class LoadedData:
             warnings.warn(f"{rounded}: results are about those", HoldfastWarning, stacklevel=2)
         return dataclasses.replace(self, inputs=inputs)
 
+    def shaped(self, shape: tuple[int, ...] | None) -> "LoadedData":
+        """Return the same rows in the shape that a model takes; see `to_shape`."""
+        if shape is None:
+            return self
+        return dataclasses.replace(self, inputs=to_shape(self.inputs, shape, self.layout))
 
-def load_data(spec: str) -> LoadedData:
+
+def load_data(spec: str, dtype: torch.dtype = torch.float32) -> LoadedData:
     """Load data named on the command line.
 
     Args:
         spec: `demo:digits`; `npz:PATH` with arrays `inputs` and `labels` (or `x` and `y`, or
-            `x_test` and `y_test`); or `normal:SHAPE`, standard normal rows, all of class 0.
+            `x_test` and `y_test`); `csv:PATH` or `parquet:PATH` with a column for the label; or
+            `normal:SHAPE`, standard normal rows, all of class 0. Files take the options
+            `inputs`, `labels`, `rows`, `scale` and `layout`, as in `npz:PATH?rows=200&scale=255`.
+        dtype: Type in which whole numbers are divided by the scale: the model's.
 
     Returns:
         The rows, checked: at least one, floating point, one whole label each.
@@ -64,8 +81,8 @@ def load_data(spec: str) -> LoadedData:
     if kind == "demo":
         inputs, labels = demo_data(rest or "digits")
         return LoadedData(inputs, labels, spec, demo_image_shape(rest or "digits"))
-    if kind == "npz" and rest:
-        return _from_npz(spec, Path(rest))
+    if kind in _READERS and rest:
+        return _from_file(spec, kind, rest, dtype)
     if kind == "normal" and rest:
         return _normal(spec, rest)
     raise InvalidInput("data", repr(spec), FORMS)
@@ -84,30 +101,41 @@ def _normal(spec: str, shape: str) -> LoadedData:
     return LoadedData(inputs, torch.zeros(_NORMAL_ROWS, dtype=torch.int64), spec)
 
 
-def _from_npz(spec: str, path: Path) -> LoadedData:
-    wanted = "an .npz file of plain arrays"
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise InvalidInput("data", f"{str(path)!r}, which is something else", wanted)
-            arrays = np.load(file, allow_pickle=False)
-            inputs, labels = _array(arrays, _INPUTS), _array(arrays, _LABELS)
-    except (InvalidInput, MemoryError):
-        raise
-    except Exception as problem:  # a damaged file can break its reader anywhere
-        why = getattr(problem, "strerror", None) or " ".join(str(problem).split())
-        raise InvalidInput("data", f"{str(path)!r} ({why})", wanted) from problem
-    return checked(inputs, labels, spec)
+_Reader = Callable[[Path, str | None, str | None, int | None], tuple[np.ndarray, np.ndarray]]
+_READERS: Mapping[str, _Reader] = {"npz": read_npz, "csv": read_csv, "parquet": read_parquet}
 
 
-def _array(arrays: np.lib.npyio.NpzFile, names: tuple[str, ...]) -> Tensor:
-    name = next((name for name in names if name in arrays), None)
-    if name is None:
-        raise InvalidInput("data", f"arrays {', '.join(arrays)}", f"one of {', '.join(names)}")
-    array = arrays[name]
-    if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
-        raise InvalidInput("data", f"{name} of type {array.dtype}", "numbers of at most 64 bits")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+def _from_file(spec: str, kind: str, rest: str, dtype: torch.dtype) -> LoadedData:
+    path, options = split_query("data", rest, _OPTIONS)
+    rows = whole("data", "rows", options["rows"]) if "rows" in options else None
+    if not path:
+        raise InvalidInput("data", repr(spec), FORMS)
+    arrays = _READERS[kind](Path(path), options.get("inputs"), options.get("labels"), rows)
+    inputs, labels = map(torch.from_numpy, arrays)
+    if inputs.dim() == 0 or inputs.numel() == 0:
+        raise InvalidInput("inputs", f"shape {tuple(inputs.shape)}", "at least one row of numbers")
+    layout = options.get("layout")
+    scaled, scale = _scaled(channels_first(inputs, layout), options.get("scale"), dtype)
+    data = checked(scaled, labels, spec)
+    return dataclasses.replace(data, scale=scale, layout=layout)
+
+
+def _scaled(inputs: Tensor, stated: str | None, dtype: torch.dtype) -> tuple[Tensor, float | None]:
+    """Return inputs in the model's units, and what they were divided by.
+
+    Raises:
+        InvalidInput: When the scale is not above zero.
+    """
+    if stated is None and inputs.dtype != torch.uint8:
+        return inputs, None
+    if stated is None:
+        said = "data: bytes were divided by 255; if the model was trained otherwise, say ?scale=..."
+        warnings.warn(said, HoldfastWarning, stacklevel=2)
+    scale = _BYTE if stated is None else numbers("data", "scale", stated)[0]
+    if not scale > 0 or "," in (stated or ""):
+        raise InvalidInput("data", f"scale={stated}", "one number above 0")
+    values = inputs if inputs.is_floating_point() else inputs.to(dtype)
+    return (values if scale == 1.0 else values / scale), scale
 
 
 def checked(inputs: Tensor, labels: Tensor, name: str) -> LoadedData:
@@ -131,7 +159,7 @@ def checked(inputs: Tensor, labels: Tensor, name: str) -> LoadedData:
     if labels.is_floating_point():
         raise InvalidInput("data", f"labels of type {labels.dtype}", "whole class numbers")
     if not inputs.is_floating_point():
-        wanted = "floating-point inputs in the units the model was trained with"
+        wanted = "floating-point inputs in the model's units, or ?scale=255 (scale=1: as they are)"
         raise InvalidInput("data", f"inputs of type {inputs.dtype}", wanted)
     bad = (~torch.isfinite(inputs.flatten(1)).all(1)).nonzero().flatten().tolist()
     if bad:

@@ -1,19 +1,29 @@
-"""Models by name, as the command line takes them: `demo:NAME`, `module:package.file:factory`."""
+"""Models by name, as the command line takes them: built in, from a file, or from a factory."""
 
+import dataclasses
 import importlib
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidInput
 from holdfast.sources.demo import DEMO_MODELS, demo_model
+from holdfast.sources.exported.build import read_exported
+from holdfast.sources.onnx.build import build
+from holdfast.sources.onnx.file import read_onnx
+from holdfast.sources.query import split_query
+from holdfast.sources.units import normalised
+from holdfast.sources.weights import read_weights
 
-FORMS = "demo:NAME or module:package.file:factory[?weights=PATH.safetensors]"
+FORMS = (
+    "demo:NAME, onnx:PATH, torch:PATH or module:package.file:factory[?weights=PATH.safetensors], "
+    "with ?mean=...&std=... where inputs are normalised"
+)
+_UNITS = ("mean", "std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,39 +35,69 @@ class LoadedModel:
         spec: What the user wrote.
         name: Short name for titles.
         description: One sentence.
+        shape: Of one input row, where a file says so.
+        units: The normalisation in front of the model, as the user wrote it.
     """
 
     model: nn.Module
     spec: str
     name: str
     description: str = ""
+    shape: tuple[int, ...] | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_model(spec: str) -> LoadedModel:
     """Load a model named on the command line.
 
     Args:
-        spec: `demo:NAME`, or `module:package.file:factory`, a function without arguments that
-            returns a module, found on Python's own path, with `?weights=PATH.safetensors` to load
-            its weights. Code runs only from such an explicit `module:`.
+        spec: `demo:NAME`; `onnx:PATH`; `torch:PATH`, an exported program; or
+            `module:package.file:factory`, a function without arguments that returns a module,
+            found on Python's own path, with `?weights=PATH.safetensors` to load its weights. Code
+            runs only from such an explicit `module:`. With `mean=...&std=...`, one number or one
+            for every channel, the model is put behind that normalisation, so that distances are
+            in the units before it.
 
     Returns:
         The model.
 
     Raises:
         InvalidInput: When there is no such model, or it cannot be loaded.
+        Unsupported: When a file holds what cannot be read, with all the reasons.
     """
     kind, _, rest = spec.partition(":")
-    if kind == "demo":
-        model = demo_model(rest)
-        return LoadedModel(model, spec, rest, DEMO_MODELS[rest])
-    if kind == "module" and rest:
-        return _from_module(spec, rest)
-    raise InvalidInput("model", repr(spec), FORMS)
+    if kind not in _KINDS or not rest:
+        raise InvalidInput("model", repr(spec), FORMS)
+    known = ("weights", *_UNITS) if kind == "module" else _UNITS
+    target, options = split_query("model", rest, known)
+    loaded = _KINDS[kind](spec, target, options.get("weights"))
+    units = {key: options[key] for key in _UNITS if key in options}
+    if not units:
+        return loaded
+    if len(units) < 2:
+        raise InvalidInput("model", repr(spec), "mean=... and std=... together")
+    model = normalised(loaded.model, **units, dtype=default_dtype(loaded.model))
+    said = f"{loaded.description} Normalised: mean {units['mean']}, std {units['std']}."
+    return dataclasses.replace(loaded, model=model, description=said.strip(), units=units)
 
 
-def _from_module(spec: str, rest: str) -> LoadedModel:
-    target, _, query = rest.partition("?")
+def _from_demo(spec: str, name: str, weights: str | None) -> LoadedModel:
+    return LoadedModel(demo_model(name), spec, name, DEMO_MODELS[name])
+
+
+def _from_onnx(spec: str, target: str, weights: str | None) -> LoadedModel:
+    path = Path(target)
+    model, shape = build(read_onnx(path))
+    return LoadedModel(model, spec, path.stem, f"Read from {target}.", shape)
+
+
+def _from_exported(spec: str, target: str, weights: str | None) -> LoadedModel:
+    path = Path(target)
+    model, shape = read_exported(path)
+    return LoadedModel(model, spec, path.stem, f"Read from {target}.", shape)
+
+
+def _from_module(spec: str, target: str, weights: str | None) -> LoadedModel:
     module_name, _, factory_name = target.partition(":")
     if not module_name or not factory_name:
         raise InvalidInput("model", repr(spec), FORMS)
@@ -72,9 +112,17 @@ def _from_module(spec: str, rest: str) -> LoadedModel:
         raise InvalidInput("model", got, "a torch.nn.Module")
     source = getattr(sys.modules[module_name], "__file__", module_name)
     description = f"Built by {factory_name} in {source}"
-    if query:
-        description += f", weights from {_load_weights(model, query)}"
+    if weights is not None:
+        description += f", weights from {_load_weights(model, weights)}"
     return LoadedModel(model, spec, factory_name, description + ".")
+
+
+_KINDS: Mapping[str, Callable[[str, str, str | None], LoadedModel]] = {
+    "demo": _from_demo,
+    "onnx": _from_onnx,
+    "torch": _from_exported,
+    "module": _from_module,
+}
 
 
 def _factory(module_name: str, name: str):
@@ -93,14 +141,12 @@ def _factory(module_name: str, name: str):
     return factory
 
 
-def _load_weights(model: nn.Module, query: str) -> str:
-    key, _, path = query.partition("=")
-    if key != "weights" or not path.endswith(".safetensors"):
-        raise InvalidInput("model", f"?{query}", "?weights=PATH.safetensors (no pickled files)")
+def _load_weights(model: nn.Module, path: str) -> str:
+    if not path.endswith(".safetensors"):
+        wanted = "?weights=PATH.safetensors (no pickled files)"
+        raise InvalidInput("model", f"?weights={path}", wanted)
     try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError) as problem:
-        raise InvalidInput("weights", f"{path} ({problem})", "a safetensors file") from problem
+        model.load_state_dict(read_weights(Path(path)))
     except RuntimeError as problem:
         got = " ".join(str(problem).split())
         raise InvalidInput("weights", got, "the names and shapes of the model") from problem

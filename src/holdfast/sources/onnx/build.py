@@ -1,0 +1,230 @@
+"""From the nodes of an ONNX graph to a module, or to all the reasons why not."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import Obstacle, Unsupported
+from holdfast.sources.files import reason
+from holdfast.sources.onnx.rows import Rows, settle, shape_of, stored_shape
+from holdfast.sources.onnx.step import OPERATORS, Coming, Known, Step, make_step
+from holdfast.sources.wired import Wire, Wired, module_name
+
+WHAT = "ONNX model"
+_READ = ("Constant", "Shape", "Size")
+_MOST_ENTRIES = 2**27
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """One node of a file, decoded.
+
+    Attributes:
+        op: Operator.
+        name: As in the file; may be empty.
+        inputs: Names of values; empty where one is left out.
+        outputs: Names of values.
+        attributes: Numbers, lists, strings and tensors.
+    """
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    def obstacle(self, why: str, advice: str = "") -> Obstacle:
+        """Return the node as a reason to refuse."""
+        return Obstacle(self.name or next(iter(self.outputs), ""), self.op, why, advice)
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """A graph of a file, decoded.
+
+    Attributes:
+        nodes: In execution order.
+        constants: Initialisers by name.
+        entry: Name of the one input.
+        dtype: Of the input.
+        shape: Of the input; None where a size is not fixed.
+        result: Name of the one output.
+        opset: Version of the operators.
+    """
+
+    nodes: tuple[OnnxNode, ...]
+    constants: Mapping[str, Tensor]
+    entry: str
+    dtype: torch.dtype
+    shape: tuple[int | None, ...]
+    result: str
+    opset: int
+
+    def shape_for(self, batch: int) -> tuple[int, ...]:
+        """Return the input's shape with a size for the batch, where that is left open."""
+        return tuple(batch if size is None else size for size in self.shape)
+
+
+@dataclass
+class _Plan:
+    """What is known while the nodes are gone through, in order."""
+
+    values: dict[str, Known]
+    steps: list[tuple[Wire, nn.Module]] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+    obstacles: list[Obstacle] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
+
+
+def build(graph: OnnxGraph) -> tuple[Wired, tuple[int, ...]]:
+    """Turn a graph into a module.
+
+    Args:
+        graph: A decoded graph.
+
+    Returns:
+        The module, [N, ...] to [N, ...], and the shape of one input row.
+
+    Raises:
+        Unsupported: With every operator that is not known and every node that cannot be built.
+    """
+    unknown = [*_unknown(graph)]
+    if unknown:
+        raise Unsupported(WHAT, unknown)
+    module = _module(graph, 1)
+    _, row = stored_shape(graph.shape_for(1))
+    if graph.shape[0] is None:
+        _check_rows_alone(graph, module, row)
+    return module, row
+
+
+def _unknown(graph: OnnxGraph) -> Iterator[Obstacle]:
+    for node in graph.nodes:
+        if node.op not in OPERATORS and node.op not in _READ:
+            advice = "export the model with plain operators, or load it with module:"
+            yield node.obstacle("this operator is not known", advice)
+
+
+def _module(graph: OnnxGraph, batch: int) -> Wired:
+    batched, row = stored_shape(graph.shape_for(batch))
+    start = Rows(torch.empty(1, *row, dtype=graph.dtype, device="meta"), batched)
+    plan = _Plan({**graph.constants, graph.entry: start})
+    for node in graph.nodes:
+        if plan.failed.intersection(node.inputs):
+            plan.failed.update(node.outputs)
+            continue
+        try:
+            _add(plan, node, graph.opset)
+        except Exception as problem:  # a hostile file can break any operation, in any way
+            plan.failed.update(node.outputs)
+            plan.obstacles.append(node.obstacle(reason(problem)))
+    if not plan.obstacles and not isinstance(plan.values.get(graph.result), Rows):
+        why = f"the output {graph.result!r} does not depend on the input"
+        plan.obstacles.append(Obstacle("", "output", why))
+    if plan.obstacles:
+        raise Unsupported(WHAT, plan.obstacles)
+    return Wired(graph.entry, plan.steps, graph.result).eval()
+
+
+def _add(plan: _Plan, node: OnnxNode, opset: int) -> None:
+    """Read, fold or add one node.
+
+    Raises:
+        ValueError: When it reads what nothing gives.
+    """
+    missing = [name for name in node.inputs if name and name not in plan.values]
+    if missing or not node.outputs:
+        raise ValueError(f"reads {missing}, which nothing gives before it")
+    values = [plan.values[name] if name else None for name in node.inputs]
+    if node.op in _READ:
+        plan.values[node.outputs[0]] = _read(node, values)
+        return
+    while values and values[-1] is None:
+        values.pop()
+    step = make_step(node.op, values, node.attributes, opset, len(node.outputs))
+    rows = [value for value in values if isinstance(value, Rows)]
+    if rows:
+        results: Sequence[Known] = step.results([_on_meta(each) for each in rows])
+        name = module_name(node.name or f"{node.op}_{len(plan.steps)}", plan.taken)
+        reads = [
+            name
+            for name, value in zip(node.inputs, values, strict=False)
+            if isinstance(value, Rows)
+        ]
+        plan.steps.append((Wire(name, tuple(reads), node.outputs), step))
+    else:
+        results = _folded(step, values)
+    for result in results:
+        _check_size(shape_of(result))
+    plan.values.update(zip(node.outputs, results, strict=False))
+
+
+def _on_meta(rows: Rows) -> Rows:
+    return Rows(rows.tensor.to("meta"), rows.batched)
+
+
+def _folded(step: Step, values: Sequence[Known]) -> list[Tensor]:
+    """Return what a node makes of constants alone; its size is known before it is made."""
+    pairs = zip(step.places, values, strict=True)
+    constants = [value for place, value in pairs if isinstance(place, Coming)]
+    rows = [settle(value.unsqueeze(0)) for value in constants if isinstance(value, Tensor)]
+    if rows:
+        for result in step.results([_on_meta(each) for each in rows]):
+            _check_size(result.shape)
+    return [result.free()[0] for result in step.results(rows)]
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    if math.prod(shape) > _MOST_ENTRIES:
+        raise ValueError(f"a value of shape {list(shape)}, too large")
+
+
+def _read(node: OnnxNode, values: Sequence[Known]) -> Tensor:
+    """Return the value of a node that is known without running it.
+
+    Raises:
+        ValueError: When the node is not formed as it must be.
+    """
+    if node.op == "Constant":
+        (name, value), *more = node.attributes.items()
+        if more or name not in ("value", "value_float", "value_int", "value_floats", "value_ints"):
+            raise ValueError(f"attributes {list(node.attributes)}")
+        kind = torch.float32 if "float" in name else torch.int64
+        return value if isinstance(value, Tensor) else torch.tensor(value, dtype=kind)
+    (value,) = values
+    if value is None:
+        raise ValueError("no input")
+    shape = shape_of(value)
+    if node.op == "Size":
+        return torch.tensor(math.prod(shape))
+    rank = len(shape)
+    start, end = (node.attributes.get(key, rest) for key, rest in (("start", 0), ("end", rank)))
+    return torch.tensor(shape[start:end], dtype=torch.int64)
+
+
+def _check_rows_alone(graph: OnnxGraph, module: Wired, row: tuple[int, ...]) -> None:
+    """Run a file that leaves the batch open on two rows at once, and on each alone.
+
+    Raises:
+        Unsupported: When they differ: then no row has an answer of its own.
+    """
+    try:
+        both = _module(graph, 2)
+    except Unsupported:
+        return  # a file that takes one row at a time after all
+    generator = torch.Generator().manual_seed(0)
+    pair = torch.randn(2, *row, generator=generator, dtype=torch.float64).to(graph.dtype)
+    try:
+        with torch.no_grad():
+            alone, together = module(pair).flatten(), both(pair.unsqueeze(0)).flatten()
+    except RuntimeError as problem:
+        raise Unsupported(WHAT, [Obstacle("", "batch", reason(problem))]) from problem
+    room = 1e-4 * float(alone.nan_to_num().abs().max())
+    same = len(alone) == len(together)
+    if not same or not torch.allclose(alone, together, rtol=0.0, atol=room, equal_nan=True):
+        why = "two rows together give another result than each alone"
+        raise Unsupported(WHAT, [Obstacle("", "batch", why, "normalise per row")])

@@ -1,0 +1,198 @@
+"""Reading an ONNX file: sizes first, data from elsewhere only from beside it, nothing that runs."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.errors import InvalidInput, MissingExtra, Obstacle, Unsupported
+from holdfast.sources.files import read_beside, read_file, reason
+from holdfast.sources.onnx.build import WHAT, OnnxGraph, OnnxNode
+
+if TYPE_CHECKING:
+    from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
+
+_WANTED = "an ONNX model"
+_OPSETS = range(7, 27)
+_TYPES: Mapping[int, type[np.generic]] = {
+    1: np.float32,
+    2: np.uint8,
+    3: np.int8,
+    5: np.int16,
+    6: np.int32,
+    7: np.int64,
+    9: np.bool_,
+    10: np.float16,
+    11: np.float64,
+}
+"""Element types of ONNX tensors that are read."""
+
+
+def read_onnx(path: Path) -> OnnxGraph:
+    """Read the graph of an ONNX file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The graph, its constants decoded.
+
+    Raises:
+        MissingExtra: When the `onnx` package is not installed.
+        InvalidInput: When the file is not an ONNX model, or its data lies elsewhere.
+        Unsupported: When it has several inputs or outputs, or kinds of content that are not read.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtra("onnx", "onnx", "an ONNX file") from error
+    content = read_file(path, "model", _WANTED)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except Exception as problem:  # protobuf's own, and decoding errors
+        raise InvalidInput("model", f"{str(path)!r} ({reason(problem)})", _WANTED) from problem
+    if not model.graph.node:
+        raise InvalidInput("model", f"{str(path)!r}, which has no operators", _WANTED)
+    try:
+        return _decode(model, path)
+    except (InvalidInput, Unsupported):
+        raise
+    except Exception as problem:  # a damaged file can break its reader anywhere
+        raise InvalidInput("model", f"{str(path)!r} ({reason(problem)})", _WANTED) from problem
+
+
+def _decode(model: "ModelProto", path: Path) -> OnnxGraph:
+    graph = model.graph
+    opset = next((each.version for each in model.opset_import if each.domain in _OWN), 0)
+    obstacles = [*_obstacles(model, opset)]
+    constants = {each.name: _tensor(each, path) for each in graph.initializer}
+    inputs = [each for each in graph.input if each.name not in constants]
+    for kind, found in (("input", inputs), ("output", list(graph.output))):
+        if len(found) != 1:
+            names = ", ".join(each.name for each in found)
+            obstacles.append(Obstacle("", kind, f"{len(found)} of them ({names}), wanted one"))
+    if obstacles:
+        raise Unsupported(WHAT, obstacles)
+    dtype, shape = _input_type(inputs[0])
+    nodes = tuple(_node(each, path) for each in graph.node)
+    return OnnxGraph(nodes, constants, inputs[0].name, dtype, shape, graph.output[0].name, opset)
+
+
+_OWN = ("", "ai.onnx")
+
+
+def _obstacles(model: "ModelProto", opset: int) -> Iterator[Obstacle]:
+    """Yield what a file holds that is not read."""
+    graph: GraphProto = model.graph
+    if opset not in _OPSETS:
+        why = f"opset {opset}, wanted {_OPSETS[0]} to {_OPSETS[-1]}"
+        yield Obstacle("", "version", why, "convert it with onnx.version_converter")
+    if model.functions:
+        yield Obstacle("", "functions", "operators defined in the file", "inline them with onnx")
+    if graph.sparse_initializer:
+        yield Obstacle("", "sparse constants", "are not read", "store them densely")
+    if any(each.quant_parameter_tensor_names for each in graph.quantization_annotation):
+        yield Obstacle("", "quantisation", "the model is quantised")
+    for node in graph.node:
+        if node.domain not in _OWN:
+            yield Obstacle(node.name, node.op_type, f"an operator of {node.domain!r}")
+
+
+def _input_type(value: "ValueInfoProto") -> tuple[torch.dtype, tuple[int | None, ...]]:
+    """Return type and shape of the input, with None for a batch left open.
+
+    Raises:
+        Unsupported: When it is not floating point, or more than the batch is left open.
+    """
+    kind = value.type.tensor_type
+    types = {1: torch.float32, 11: torch.float64}
+    if kind.elem_type not in types:
+        why = "not float32 or float64"
+        raise Unsupported(WHAT, [Obstacle(value.name, "input", why, "cast it in the model")])
+    sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
+    if not sizes or None in sizes[1:] or sizes == [None]:
+        shown = [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
+        why, advice = f"its shape {shown} is not fixed", "export it with every size but the batch"
+        raise Unsupported(WHAT, [Obstacle(value.name, "input", why, advice)])
+    return types[kind.elem_type], tuple(sizes)
+
+
+def _node(node: Any, path: Path) -> OnnxNode:
+    attributes = {each.name: _attribute(each, path) for each in node.attribute}
+    return OnnxNode(node.op_type, node.name, tuple(node.input), tuple(node.output), attributes)
+
+
+def _attribute(attribute: "AttributeProto", path: Path) -> Any:
+    """Return the value of an attribute.
+
+    Raises:
+        ValueError: For a graph, or anything else that is not a value.
+    """
+    kind = attribute.type
+    if kind == attribute.TENSOR:
+        return _tensor(attribute.t, path)
+    if kind == attribute.STRING:
+        return attribute.s.decode("utf-8")
+    if kind in (attribute.FLOAT, attribute.INT):
+        return attribute.f if kind == attribute.FLOAT else attribute.i
+    if kind in (attribute.FLOATS, attribute.INTS):
+        return list(attribute.floats if kind == attribute.FLOATS else attribute.ints)
+    if kind in (attribute.GRAPH, attribute.GRAPHS):
+        return None  # belongs to an operator that is refused by its name
+    raise ValueError(f"attribute {attribute.name!r} of kind {kind}")
+
+
+def _tensor(tensor: "TensorProto", path: Path) -> Tensor:
+    """Return a constant; its size is compared with what is there before anything is made.
+
+    Raises:
+        ValueError: When type, shape and data do not belong together.
+    """
+    kind = _TYPES.get(tensor.data_type)
+    if kind is None:
+        raise ValueError(f"constant {tensor.name!r} of ONNX type {tensor.data_type}")
+    shape, little = tuple(tensor.dims), np.dtype(kind).newbyteorder("<")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"constant {tensor.name!r} of shape {list(shape)}")
+    expected = math.prod(shape)
+    if tensor.data_location == tensor.EXTERNAL:
+        raw = _external(tensor, path, expected * little.itemsize)
+    else:
+        raw = tensor.raw_data
+    values = np.frombuffer(raw, little) if raw else _listed(tensor, kind)
+    if len(values) != expected:
+        got = f"{len(values)} entries for shape {list(shape)}"
+        raise ValueError(f"constant {tensor.name!r} has {got}")
+    return torch.from_numpy(values.reshape(shape).astype(kind, copy=True))
+
+
+def _listed(tensor: "TensorProto", kind: type[np.generic]) -> np.ndarray:
+    """Return the values of a constant that is stored as a list."""
+    if kind is np.float32:
+        return np.asarray(tensor.float_data, kind)
+    if kind is np.float64:
+        return np.asarray(tensor.double_data, kind)
+    if kind is np.int64:
+        return np.asarray(tensor.int64_data, kind)
+    listed = np.asarray(tensor.int32_data, np.int32)
+    return listed.astype(np.uint16).view(kind) if kind is np.float16 else listed.astype(kind)
+
+
+def _external(tensor: "TensorProto", path: Path, expected: int) -> bytes:
+    """Return the bytes of a constant that lies in another file.
+
+    Raises:
+        ValueError: When its length is not that of the constant.
+    """
+    entries = {each.key: each.value for each in tensor.external_data}
+    start = int(entries.get("offset", "0"))
+    length = int(entries.get("length", str(expected)))
+    if length != expected:
+        raise ValueError(f"constant {tensor.name!r}: {length} bytes, wanted {expected}")
+    part = range(start, start + length)
+    return read_beside(path.parent, entries.get("location", ""), "model", part)

@@ -1,0 +1,188 @@
+"""ONNX operators that work entry by entry, and reductions."""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from holdfast.sources.onnx.layers import Static
+from holdfast.sources.onnx.rows import Operand, Rows, along, combined, renewed
+
+Unary = Callable[[Tensor], Tensor]
+
+
+def plain(function: Unary) -> Callable[..., Rows]:
+    """Return an operator of one input and no attributes."""
+    return lambda x: x.map(function)
+
+
+def leaky_relu(x: Rows, *, alpha: float = 0.01) -> Rows:
+    """Return x, times alpha where it is negative."""
+    return x.map(lambda t: F.leaky_relu(t, alpha))
+
+
+def prelu(x: Rows, slope: Tensor) -> Rows:
+    """Return x, times a slope where it is negative.
+
+    Raises:
+        ValueError: When there is more than one slope a channel.
+    """
+    aligned = (1,) * (len(x.shape) - slope.dim()) + tuple(slope.shape)
+    per_channel = x.batched and aligned[1] == slope.numel() == x.shape[1]
+    if slope.numel() != 1 and not per_channel:
+        raise ValueError(f"slopes of shape {list(slope.shape)} for {list(x.shape)}")
+    return x.map(lambda t: F.prelu(t, slope.reshape(-1)))
+
+
+def elu(x: Rows, *, alpha: float = 1.0) -> Rows:
+    """Return x, or alpha (exp(x) - 1) where it is negative."""
+    return x.map(lambda t: F.elu(t, alpha))
+
+
+def celu(x: Rows, *, alpha: float = 1.0) -> Rows:
+    """Return x, or alpha (exp(x / alpha) - 1) where it is negative."""
+    return x.map(lambda t: F.celu(t, alpha))
+
+
+def selu(x: Rows, *, alpha: float = 1.6732632, gamma: float = 1.0507010) -> Rows:
+    """Return the scaled elu.
+
+    Raises:
+        ValueError: For other constants than the usual ones.
+    """
+    if abs(alpha - 1.6732632) > 1e-6 or abs(gamma - 1.0507010) > 1e-6:
+        raise ValueError(f"alpha {alpha} and gamma {gamma}")
+    return x.map(F.selu)
+
+
+def gelu(x: Rows, *, approximate: str = "none") -> Rows:
+    """Return x times the normal distribution function at x."""
+    return x.map(lambda t: F.gelu(t, approximate=approximate))
+
+
+def hard_sigmoid(x: Rows, *, alpha: float = 0.2, beta: float = 0.5) -> Rows:
+    """Return alpha x + beta, cut to [0, 1]."""
+    return x.map(lambda t: (t * alpha + beta).clamp(0.0, 1.0))
+
+
+def clip(x: Rows, min: Static = None, max: Static = None) -> Rows:
+    """Return x cut to an interval."""
+    if min is None and max is None:
+        return x
+    return x.map(lambda t: t.clamp(min, max))
+
+
+def dropout(x: Rows, ratio: Static = 0.5, training_mode: Static = 0, *, seed: int = 0) -> Rows:
+    """Return x: nothing is dropped outside training.
+
+    Raises:
+        ValueError: In training mode.
+    """
+    if training_mode:
+        raise ValueError("training mode")
+    return x
+
+
+def cast(x: Rows, *, to: int, saturate: int = 1) -> Rows:
+    """Return x in another type.
+
+    Raises:
+        ValueError: For a type that loses what the input says.
+    """
+    types = {1: torch.float32, 11: torch.float64, 6: torch.int32, 7: torch.int64, 9: torch.bool}
+    if to not in types or (x.tensor.is_floating_point() and to not in (1, 11)):
+        raise ValueError(f"a cast of {x.tensor.dtype} to ONNX type {to}")
+    return x if x.tensor.dtype == types[to] else x.map(lambda t: t.to(types[to]))
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Rows]:
+    """Return an operator of two inputs that broadcast."""
+    return lambda a, b: combined(function, a, b)
+
+
+def folded(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Rows]:
+    """Return an operator of any number of inputs that broadcast."""
+
+    def apply(*parts: Operand) -> Rows:
+        total: Any = reduce(lambda a, b: combined(function, a, b), parts)
+        return total
+
+    return apply
+
+
+def where(condition: Operand, a: Operand, b: Operand) -> Rows:
+    """Return a where the condition holds and b elsewhere."""
+    return combined(torch.where, condition, a, b)
+
+
+def reduction(function: Callable[..., Tensor]) -> Callable[..., Rows]:
+    """Return a reduction over some axes, or over all of them."""
+
+    def apply(
+        x: Rows, axes: Static = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    ) -> Rows:
+        if not axes and noop_with_empty_axes:
+            return x
+        over = axes if isinstance(axes, list) and axes else range(len(x.shape))
+        moved, dims = along(x, over)
+        return renewed(moved, function(moved.tensor, dims, keepdim=bool(keepdims)))
+
+    return apply
+
+
+SCALAR: Mapping[str, Callable[..., Rows]] = {
+    "Relu": plain(F.relu),
+    "LeakyRelu": leaky_relu,
+    "PRelu": prelu,
+    "Elu": elu,
+    "Celu": celu,
+    "Selu": selu,
+    "Sigmoid": plain(torch.sigmoid),
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": plain(F.hardswish),
+    "Tanh": plain(torch.tanh),
+    "Softplus": plain(F.softplus),
+    "Softsign": plain(F.softsign),
+    "Mish": plain(F.mish),
+    "Gelu": gelu,
+    "Erf": plain(torch.erf),
+    "Exp": plain(torch.exp),
+    "Log": plain(torch.log),
+    "Sqrt": plain(torch.sqrt),
+    "Reciprocal": plain(torch.reciprocal),
+    "Abs": plain(torch.abs),
+    "Neg": plain(torch.neg),
+    "Floor": plain(torch.floor),
+    "Ceil": plain(torch.ceil),
+    "Not": plain(torch.logical_not),
+    "Identity": plain(lambda t: t),
+    "Dropout": dropout,
+    "Clip": clip,
+    "Cast": cast,
+    "Add": binary(torch.add),
+    "Sub": binary(torch.sub),
+    "Mul": binary(torch.mul),
+    "Div": binary(_divide),
+    "Pow": binary(torch.pow),
+    "Max": folded(torch.maximum),
+    "Min": folded(torch.minimum),
+    "Sum": folded(torch.add),
+    "Equal": binary(torch.eq),
+    "Less": binary(torch.lt),
+    "Greater": binary(torch.gt),
+    "And": binary(torch.logical_and),
+    "Or": binary(torch.logical_or),
+    "Where": where,
+    "ReduceMean": reduction(torch.mean),
+    "ReduceSum": reduction(torch.sum),
+    "ReduceMax": reduction(torch.amax),
+    "ReduceMin": reduction(torch.amin),
+}
+"""Functions by operator."""
