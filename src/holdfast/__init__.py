@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from holdfast.attacks.attack import attack as attack
+    from holdfast.attacks.result import Attacks as Attacks
     from holdfast.auditing.job import audit as audit
     from holdfast.brackets.bracket import Bracket as Bracket
     from holdfast.brackets.solve import lipschitz as lipschitz
@@ -30,6 +32,7 @@ from holdfast.versions import VERSION
 __version__ = VERSION
 
 _HOME = {
+    "Attacks": "holdfast.attacks.result",
     "Ball": "holdfast.types",
     "Box": "holdfast.types",
     "Bracket": "holdfast.brackets.bracket",
@@ -42,6 +45,7 @@ _HOME = {
     "Knowledge": "holdfast.continuity.volatility",
     "Outcome": "holdfast.types",
     "Unsupported": "holdfast.errors",
+    "attack": "holdfast.attacks.attack",
     "audit": "holdfast.auditing.job",
     "capture": "holdfast.graph.capture",
     "certify": "holdfast.certificates.radius",
@@ -50,6 +54,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Attacks",
     "Ball",
     "Box",
     "Bracket",
@@ -63,6 +68,7 @@ __all__ = [
     "Outcome",
     "Unsupported",
     "__version__",
+    "attack",
     "audit",
     "capture",
     "certify",
