@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from holdfast.brackets.solve import lipschitz as lipschitz
     from holdfast.certificates.certificate import Certificates as Certificates
     from holdfast.certificates.radius import certify as certify
+    from holdfast.conditioning.conditions import Conditions as Conditions
+    from holdfast.conditioning.conditions import conditions as conditions
     from holdfast.continuity.profile import knowledge as knowledge
     from holdfast.continuity.volatility import Knowledge as Knowledge
     from holdfast.errors import HoldfastError as HoldfastError
@@ -37,6 +39,7 @@ _HOME = {
     "Box": "holdfast.types",
     "Bracket": "holdfast.brackets.bracket",
     "Certificates": "holdfast.certificates.certificate",
+    "Conditions": "holdfast.conditioning.conditions",
     "Estimate": "holdfast.types",
     "Graph": "holdfast.graph.ir",
     "HoldfastError": "holdfast.errors",
@@ -49,6 +52,7 @@ _HOME = {
     "audit": "holdfast.auditing.job",
     "capture": "holdfast.graph.capture",
     "certify": "holdfast.certificates.radius",
+    "conditions": "holdfast.conditioning.conditions",
     "knowledge": "holdfast.continuity.profile",
     "lipschitz": "holdfast.brackets.solve",
 }
@@ -59,6 +63,7 @@ __all__ = [
     "Box",
     "Bracket",
     "Certificates",
+    "Conditions",
     "Estimate",
     "Graph",
     "HoldfastError",
@@ -72,6 +77,7 @@ __all__ = [
     "audit",
     "capture",
     "certify",
+    "conditions",
     "knowledge",
     "lipschitz",
 ]
