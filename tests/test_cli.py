@@ -1,6 +1,7 @@
 """The command line as a new user and as a hostile one: answers, codes, one line for every error."""
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import holdfast
 from holdfast import cli
 
 HOLDFAST = str(Path(sys.executable).with_name("holdfast"))
@@ -160,6 +162,12 @@ BAD = {
     f"{GOOD} --epsilon nan": "epsilon: got nan, wanted a finite distance",
     f"{GOOD} --epsilon far": '--epsilon: unable to convert "far" into float',
     f"{GOOD} --method local": "method: got 'local', wanted one of auto, global",
+    f"attack {NET} npz:good.npz --epsilon -1": "epsilon: got -1.0, wanted a finite distance",
+    f"attack {NET} npz:good.npz --norm 3": "norm: got '3', wanted 1, 2 or inf",
+    f"attack {NET} npz:high.npz": "labels: got values from 3 to 5, wanted 0 to 2",
+    f"attack {NET} npz:good.npz --out folder": "out: got 'folder', wanted a file in a folder",
+    f"conditions {NET} npz:high.npz": "labels: got values from 3 to 5, wanted 0 to 2",
+    f"conditions {NET} npz:good.npz --norm 3": "norm: got '3', wanted 1, 2 or inf",
     f"{GOOD} --out folder": "out: got 'folder', wanted a file in a folder",
     f"{GOOD} --out none/c.json": "out: got 'none/c.json', wanted a file in a folder",
     f"{GOOD} --out .hidden": "out: got '.hidden', wanted a name of 1 to 80 letters",
@@ -219,6 +227,10 @@ DOCUMENTS = {
     GOOD: {"radius", "reason", "clean_accuracy", "verified_accuracy", "guarantee"},
     f"lipschitz {NET} npz:good.npz --seconds 0.2": {"lower", "upper", "trace", "assumptions"},
     "lipschitz demo:digits-plain --seconds 0": {"lower", "upper", "outcome"},
+    f"{GOOD} --attack": {"radius"},
+    f"attack {NET} npz:good.npz": {"distance", "reason"},
+    f"attack {NET} npz:good.npz --epsilon 0.1": {"distance", "accuracy_under_attack"},
+    f"conditions {NET} npz:good.npz": {"metric", "bounded", "ratio", "resolution", "advice"},
     f"knowledge {NET} npz:good.npz": {"volatility", "normalised", "rank"},
     f"{AUDIT} --out json": {"subjects", "versions", "citations"},
     "report json/audit.json": {"page"},
@@ -271,10 +283,13 @@ def test_what_a_model_prints_goes_to_stderr(run):
 def test_files_are_written_where_asked(run, tmp_path):
     code, _, _ = run(f"{GOOD} --out {tmp_path}/c.json")
     assert code == 0
+    code, out, _ = run(f"attack {NET} npz:good.npz --out {tmp_path}/a.json")
+    assert code == 0 and "nearest attack" in out
+    assert len(holdfast.Attacks.load(tmp_path / "a.json")) == 12
     code, _, _ = run(f"knowledge {NET} npz:good.npz --layer 0 --layer 2 --out {tmp_path}/k.json")
     assert code == 0
     assert json.loads((tmp_path / "k.json").read_text())["layers"] == ["0", "2"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.json", "k.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "c.json", "k.json"]
 
 
 def test_an_audit_shows_refusals_and_the_command_that_repeats_it(run, tmp_path):
@@ -288,6 +303,19 @@ def test_an_audit_shows_refusals_and_the_command_that_repeats_it(run, tmp_path):
     assert code == 0
     again = json.loads((tmp_path / "it/audit.json").read_text())
     assert again["command"] == document["command"]
+
+
+def test_a_contradicted_certificate_ends_with_code_1_and_asks_for_a_report(run, monkeypatch):
+    honest = holdfast.certify
+
+    def forged(*arguments):
+        certificates = honest(*arguments)
+        return dataclasses.replace(certificates, radius=1e3 * certificates.radius)
+
+    monkeypatch.setattr(holdfast, "certify", forged, raising=False)
+    code, out, err = run(f"{GOOD} --attack")
+    assert (code, out) == (1, "")
+    assert err.startswith("holdfast: row ") and err.endswith("; please report it\n")
 
 
 @pytest.mark.parametrize("missing", ["data", "norm", "epsilon", "seconds"])

@@ -24,6 +24,8 @@ FLOORS = {
     "continuity": 3,
     "brackets": 4,
     "certificates": 5,
+    "attacks": 6,
+    "conditioning": 6,
     "sources": 6,
     "run": 6,
     "report": 7,

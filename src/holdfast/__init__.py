@@ -7,11 +7,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from holdfast.attacks.attack import attack as attack
+    from holdfast.attacks.result import Attacks as Attacks
     from holdfast.auditing.job import audit as audit
     from holdfast.brackets.bracket import Bracket as Bracket
     from holdfast.brackets.solve import lipschitz as lipschitz
     from holdfast.certificates.certificate import Certificates as Certificates
     from holdfast.certificates.radius import certify as certify
+    from holdfast.conditioning.conditions import Conditions as Conditions
+    from holdfast.conditioning.conditions import conditions as conditions
     from holdfast.continuity.profile import knowledge as knowledge
     from holdfast.continuity.volatility import Knowledge as Knowledge
     from holdfast.errors import HoldfastError as HoldfastError
@@ -30,10 +34,12 @@ from holdfast.versions import VERSION
 __version__ = VERSION
 
 _HOME = {
+    "Attacks": "holdfast.attacks.result",
     "Ball": "holdfast.types",
     "Box": "holdfast.types",
     "Bracket": "holdfast.brackets.bracket",
     "Certificates": "holdfast.certificates.certificate",
+    "Conditions": "holdfast.conditioning.conditions",
     "Estimate": "holdfast.types",
     "Graph": "holdfast.graph.ir",
     "HoldfastError": "holdfast.errors",
@@ -42,18 +48,22 @@ _HOME = {
     "Knowledge": "holdfast.continuity.volatility",
     "Outcome": "holdfast.types",
     "Unsupported": "holdfast.errors",
+    "attack": "holdfast.attacks.attack",
     "audit": "holdfast.auditing.job",
     "capture": "holdfast.graph.capture",
     "certify": "holdfast.certificates.radius",
+    "conditions": "holdfast.conditioning.conditions",
     "knowledge": "holdfast.continuity.profile",
     "lipschitz": "holdfast.brackets.solve",
 }
 
 __all__ = [
+    "Attacks",
     "Ball",
     "Box",
     "Bracket",
     "Certificates",
+    "Conditions",
     "Estimate",
     "Graph",
     "HoldfastError",
@@ -63,9 +73,11 @@ __all__ = [
     "Outcome",
     "Unsupported",
     "__version__",
+    "attack",
     "audit",
     "capture",
     "certify",
+    "conditions",
     "knowledge",
     "lipschitz",
 ]

@@ -82,4 +82,11 @@ class MissingExtra(HoldfastError):
 
 
 class InternalError(HoldfastError):
-    """Two independent answers contradict each other: a bug in Holdfast, please report it."""
+    """Two independent answers contradict each other: a bug in Holdfast.
+
+    Args:
+        what: What contradicts what.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; please report it")

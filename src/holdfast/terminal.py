@@ -12,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.attacks.result import Attacks
 from holdfast.auditing.job import Report
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.certificates.certificate import Certificates
+from holdfast.conditioning.conditions import Conditions
 from holdfast.continuity.volatility import Knowledge
 from holdfast.report import formats
 from holdfast.types import Estimate, norm_name
@@ -112,6 +114,9 @@ def _table(*titles: str, header: bool = True) -> Table:
     return table
 
 
+_PARTS = ("lipschitz", "certificates", "attacks", "knowledge")
+
+
 def audit_summary(report: Report) -> RenderableType:
     """Return a table with one row per model, what was refused, and where the files are."""
     document = report.document
@@ -120,7 +125,7 @@ def audit_summary(report: Report) -> RenderableType:
     lines = []
     for subject in document["subjects"]:
         table.add_row(*_audit_row(subject))
-        parts = (subject[part] for part in ("lipschitz", "certificates", "knowledge"))
+        parts = (subject[part] for part in _PARTS)
         refusals = dict.fromkeys(part["refused"] for part in parts if "refused" in part)
         lines += [Text(f"{subject['name']}: {refusal}") for refusal in refusals]
     lines.append(Text(f"results: {report.json}"))
@@ -187,6 +192,40 @@ def certificates_table(
     for reason, count in certificates.counts().items():
         table.add_row(reason.replace("_", " "), str(count))
     return Group(table, Text(certificates.guarantee))
+
+
+def attacks_table(attacks: Attacks) -> RenderableType:
+    """Return the spread of the distances and how the attacks ended."""
+    table = _table("what", "value", header=False)
+    table.add_row("rows", str(len(attacks)))
+    if math.isfinite(attacks.epsilon):
+        share = formats.percent(attacks.accuracy_under_attack(attacks.epsilon))
+        table.add_row(f"right under attack at {attacks.epsilon:g}", share)
+    else:
+        quantiles = attacks.distance.new_tensor([0.1, 0.5, 0.9])
+        spread = attacks.distance.quantile(quantiles, interpolation="higher").tolist()
+        words = ", ".join(_nearest(value) for value in spread)
+        table.add_row("nearest attack (10 %, median, 90 %)", words)
+    for reason, count in attacks.counts().items():
+        table.add_row(reason.replace("_", " "), str(count))
+    claim = f"Every attack found is within its {norm_name(attacks.norm)} distance, as measured."
+    return Group(table, Text(claim))
+
+
+def _nearest(distance: float) -> str:
+    return "none" if math.isinf(distance) else number(distance, formats.at_most)
+
+
+def conditions_table(conditions: Conditions) -> RenderableType:
+    """Return the conditions of a certificate and the advice."""
+    table = _table("what", "value", header=False)
+    table.add_row("metric", conditions.metric)
+    table.add_row("constant and radii", conditions.bounded)
+    table.add_row("upper ÷ lower", number(conditions.ratio, formats.at_most))
+    table.add_row("median radius", number(conditions.median_radius, formats.at_least))
+    table.add_row("resolution of the data", number(conditions.resolution))
+    table.add_row("quantisation step", number(conditions.quantisation))
+    return Group(table, Text(conditions.advice))
 
 
 def knowledge_table(knowledge: Knowledge) -> RenderableType:

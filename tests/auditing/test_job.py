@@ -1,5 +1,6 @@
 """The audit from end to end on a small model."""
 
+import dataclasses
 import json
 import math
 import os
@@ -11,7 +12,8 @@ from torch import nn
 
 import holdfast
 from holdfast.auditing.job import STEPS, Settings, audit, run_audit
-from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Unsupported
+from holdfast.certificates.radius import certify_graph
+from holdfast.errors import HoldfastWarning, InternalError, InvalidInput, MissingExtra, Unsupported
 from holdfast.sources.data import checked
 from holdfast.sources.models import LoadedModel
 
@@ -78,6 +80,12 @@ def test_every_part_agrees_with_its_own_verb(report):
     assert part["verified_accuracy"] == certificates.verified_accuracy(0.01)
     assert part["reasons"] == certificates.counts()
     assert part["constant"] == certificates.constant
+    attacks = holdfast.attack(net(), inputs, labels)
+    assert subject["attacks"]["reasons"] == attacks.counts()
+    assert subject["attacks"]["accuracy"] == attacks.accuracy_under_attack(0.01)
+    row = part["least"][0]
+    assert row["attack"]["distance"] == float(attacks.distance[row["row"]]) > row["radius"]
+    assert subject["conditions"]["median_radius"] == part["median_radius"]
     bracket = subject["lipschitz"]
     assert 0 < bracket["lower"] <= min(bracket["upper"], certificates.constant)
     assert [layer["path"] for layer in bracket["layers"]] == ["0", "1", "2"]
@@ -90,6 +98,7 @@ def test_every_part_agrees_with_its_own_verb(report):
 def test_what_is_refused_says_why_and_the_rest_goes_on(tmp_path):
     result = audit(Product().eval(), rows(), tmp_path, Settings(seconds=0.1))
     (subject,) = result.document["subjects"]
+    assert subject["conditions"]["bounded"] == "unbounded" and subject["attacks"]["curve"]
     for part in ("lipschitz", "certificates"):
         assert set(subject[part]) == {"refused"}
         assert "no global Lipschitz constant" in subject[part]["refused"]
@@ -126,6 +135,17 @@ def test_without_the_extra_there_is_a_warning_and_no_page(tmp_path, monkeypatch)
         result = audit(net(), rows(), tmp_path, Settings(seconds=0.1))
     assert result.page is None
     assert os.listdir(tmp_path) == ["audit.json"]
+
+
+def test_an_attack_inside_a_certified_ball_stops_everything(tmp_path, monkeypatch):
+    def forged(*arguments):
+        honest = certify_graph(*arguments)
+        return dataclasses.replace(honest, radius=1e3 * honest.radius)
+
+    monkeypatch.setattr("holdfast.auditing.job.certify_graph", forged)
+    with pytest.raises(InternalError, match=r"^row \d+: class .* a certificate is wrong; please"):
+        audit(net(), rows(), tmp_path, Settings(seconds=0.5))
+    assert os.listdir(tmp_path) == []
 
 
 BAD = {

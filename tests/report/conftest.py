@@ -43,6 +43,47 @@ def curve(scale: float, clean: float, widest: float) -> list[dict[str, Any]]:
     return points
 
 
+def surviving(scale: float, clean: float) -> list[dict[str, Any]]:
+    """Share that survives attacks against distance, above every curve of half the scale."""
+    steps = [scale * step / 20 for step in range(61)]
+    counts = [int(ROWS * clean * math.exp(-((radius / scale) ** 2.2))) for radius in steps]
+    return [
+        {"radius": radius, "surviving": count / ROWS, "count": count}
+        for radius, count in zip(steps, counts, strict=True)
+    ]
+
+
+def attacks(scale: float, clean: float, accuracy: float) -> dict[str, Any]:
+    return {
+        "norm": "l2",
+        "accuracy": accuracy,
+        "median_distance": scale,
+        "reasons": {"found": int(ROWS * clean), "misclassified": ROWS - int(ROWS * clean)},
+        "curve": surviving(scale, clean),
+        "statement": "An attack is an input that the model does not give the label.",
+    }
+
+
+def conditions(bounded: str, radius: float) -> dict[str, Any]:
+    return {
+        "metric": "natural",
+        "bounded": bounded,
+        "ratio": 1.3,
+        "median_radius": radius,
+        "resolution": 0.9995,
+        "quantisation": 0.0625,
+        "norm": "l2",
+        "advice": f"What follows from {bounded} radii.",
+    }
+
+
+def attacked(row: dict[str, Any]) -> dict[str, Any]:
+    pixels = [min(1.0, pixel + 0.02) for pixel in row["pixels"]]
+    change = [b - a for a, b in zip(row["pixels"], pixels, strict=True)]
+    attack = {"distance": 2 * row["radius"], "predicted": (row["label"] + 1) % 10}
+    return row | {"attack": attack | {"pixels": pixels, "change": change}}
+
+
 def answers(radii: list[float], seed: int) -> list[dict[str, Any]]:
     labels = [(seed + 3 * place) % 10 for place in range(len(radii))]
     return [
@@ -156,9 +197,11 @@ def plain() -> dict[str, Any]:
             "median_radius": 0.0712,
             "reasons": {"certified": 351, "misclassified": 9},
             "curve": curve(0.085, 0.975, 0.25),
-            "least": answers([0.00104 * (1 + k) for k in range(8)], 3),
+            "least": [attacked(r) for r in answers([0.00104 * (1 + k) for k in range(8)], 3)],
             "most": answers([0.171 - 0.004 * k for k in range(8)], 6),
         },
+        "attacks": attacks(0.21, 0.975, 0.31),
+        "conditions": conditions("vacuous", 0.0712),
         "knowledge": knowledge([1.42, 1.61, 2.05, 1.58, 0.93]),
     }
 
@@ -193,9 +236,11 @@ def bounded() -> dict[str, Any]:
             "median_radius": 0.388,
             "reasons": {"certified": 346, "misclassified": 14},
             "curve": curve(0.46, 0.9611, 1.1),
-            "least": answers([0.0113 * (1 + k) for k in range(8)], 4),
+            "least": [attacked(r) for r in answers([0.0113 * (1 + k) for k in range(8)], 4)],
             "most": answers([0.912 - 0.013 * k for k in range(8)], 8),
         },
+        "attacks": attacks(0.62, 0.9611, 0.81),
+        "conditions": conditions("meaningful", 0.388),
         "knowledge": knowledge([1.12, 1.18, 1.29, 1.22, 0.88]),
     }
 

@@ -116,7 +116,7 @@ def test_every_figure_is_drawn_and_nothing_overflows(visit, audit, width, scheme
         " one.querySelectorAll('svg .mark-line path, svg .mark-rule line,"
         " svg .mark-symbol path').length]))",
     )
-    assert set(marks) == {"bracket", "gains", "reach", "volatility"}
+    assert set(marks) == {"conditions", "bracket", "gains", "reach", "volatility"}
     assert all(number >= 4 for number in marks.values()), marks
     assert overflow(page) == 0
     widths = page.eval_on_selector_all(
@@ -205,6 +205,9 @@ def test_hostile_names_stay_words(visit, audit, width):
         subject["certificates"]["guarantee"] = names[5]
         for row, word in zip(subject["certificates"]["least"], names, strict=False):
             row |= {"label": word, "predicted": word}
+            row["attack"]["predicted"] = word
+        subject["conditions"] |= {"metric": names[4], "bounded": names[5], "advice": names[6]}
+        subject["attacks"]["statement"] = names[7]
         known = subject["knowledge"]
         known["layers"] = names
         for table in ("volatility", "normalised", "same_label", "other_label", "collisions"):
@@ -227,5 +230,5 @@ def test_hostile_names_stay_words(visit, audit, width):
     bibtex = page.eval_on_selector_all("pre code", "all => all.map(one => one.textContent)")
     assert bibtex == [names[0], *names]
     assert page.locator(".verdict .name").first.text_content() == names[0]
-    assert page.eval_on_selector_all(".chart svg", "all => all.length") == 4
+    assert page.eval_on_selector_all(".chart svg", "all => all.length") == 5
     assert overflow(page) == 0

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from holdfast.report import distances, marks
 from holdfast.report import figures as fig
-from holdfast.report import marks
 from holdfast.report.reading import finished
 
 
@@ -33,7 +33,7 @@ def rows_of(spec):
 
 def test_every_figure_is_drawn_responsive_and_described(audit):
     specs = fig.figures(audit)
-    assert list(specs) == ["bracket", "gains", "reach", "volatility"]
+    assert list(specs) == ["conditions", "bracket", "gains", "reach", "volatility"]
     for spec in specs.values():
         assert spec["width"] == "container"
         assert "digits-plain" in spec["description"] and "digits-bounded" in spec["description"]
@@ -100,7 +100,7 @@ def test_reach_passes_through_the_verdict_and_carries_counts(audit):
     at_epsilon = [row for row in rows if row["radius"] == audit["epsilon"]]
     assert [row["proved"] for row in at_epsilon] == [0.7306]
     assert at_epsilon[0]["proved_text"] == "263 of 360 (73.1%)"
-    assert all(row["proved"] <= row["clean"] for row in rows)
+    assert all(row["proved"] <= row["surviving"] for row in rows)
 
 
 def test_reach_never_shows_more_than_is_proved_between_two_radii(audit):
@@ -110,6 +110,43 @@ def test_reach_never_shows_more_than_is_proved_between_two_radii(audit):
         if layer["mark"].get("style") == "curve"
     ]
     assert [line["interpolate"] for line in lines] == ["step-before"]
+
+
+def test_the_band_lies_between_what_is_proved_and_what_survives(audit):
+    rows = [row for row in rows_of(fig.reach(audit)) if "surviving" in row]
+    assert rows and all(row["proved"] <= row["surviving"] for row in rows)
+    for index in ("s0", "s1"):
+        own = [row for row in rows if row["series"] == index]
+        for name in ("radius", "proved", "surviving"):
+            values = [row[name] for row in own]
+            assert values == sorted(values, reverse=name != "radius")
+    styles = [layer["mark"].get("style") for layer in layers_of(fig.reach(audit))]
+    assert "attacked" in styles
+
+
+def test_curves_are_read_so_that_nothing_is_claimed_between_their_points():
+    proved = [{"radius": 0.0, "proved": 0.9}, {"radius": 1.0, "proved": 0.4}]
+    assert [distances._proved_at(proved, r) for r in (0.0, 0.5, 1.0, 2.0)] == [0.9, 0.4, 0.4, 0.0]
+    left = [{"radius": 0.0, "surviving": 0.9}, {"radius": 1.0, "surviving": 0.4}]
+    read = [distances._surviving_at(left, r, 0.95) for r in (0.0, 0.5, 1.0, 2.0)]
+    assert read == [0.9, 0.9, 0.4, 0.4] and distances._surviving_at([], 1.0, 0.95) == 0.95
+
+
+def test_without_attacks_the_band_reaches_up_to_what_is_right(audit):
+    for subject in audit["subjects"]:
+        del subject["attacks"]
+    rows = [row for row in rows_of(fig.reach(audit)) if "surviving" in row]
+    assert {row["surviving"] for row in rows} == {0.975, 0.9611}
+    assert {row["attacked_text"] for row in rows} == {"not run"}
+
+
+def test_conditions_show_what_is_known_and_no_zero_on_a_log_axis(audit):
+    audit["subjects"][0]["conditions"] |= {"median_radius": 0.0, "quantisation": None}
+    rows = [row for row in rows_of(fig.conditions(audit)) if "distance" in row]
+    assert all(row["distance"] > 0 for row in rows)
+    assert {row["text"] for row in rows} == {
+        "half way to a neighbour", "≤ 0.210", "≥ 0.388", "≤ 0.620"
+    }  # fmt: skip
 
 
 def test_volatility_is_scale_free_by_default_and_switchable(audit):
@@ -123,6 +160,7 @@ def test_volatility_is_scale_free_by_default_and_switchable(audit):
 @pytest.mark.parametrize(
     ("part", "missing"),
     [
+        ("conditions", {"conditions"}),
         ("lipschitz", {"bracket", "gains"}),
         ("certificates", {"reach"}),
         ("knowledge", {"volatility"}),
@@ -135,7 +173,9 @@ def test_figures_of_absent_parts_are_absent(audit, part, missing, absence):
             del subject[part]
         else:
             subject[part] = absence
-    assert {"bracket", "gains", "reach", "volatility"} - set(fig.figures(audit)) == missing
+    assert {"conditions", "bracket", "gains", "reach", "volatility"} - set(
+        fig.figures(audit)
+    ) == missing
 
 
 @pytest.mark.parametrize(

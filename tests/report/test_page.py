@@ -14,6 +14,7 @@ from holdfast.report import page as page_module
 from holdfast.report import render, write_page
 
 SECTIONS = {
+    "conditions": ["Does a distance certificate make sense here?"],
     "lipschitz": ["How fast can the output change?", "Which layer stretches the most?"],
     "certificates": ["How far can an input move?", "Which ones are close to the edge?"],
     "knowledge": ["Where is the model's knowledge brittle?"],
@@ -85,13 +86,27 @@ def test_a_part_that_every_model_refused_keeps_a_section_without_figures(audit):
 
 def test_inputs_without_pictures_are_words(audit):
     audit["data"]["image"] = None
+    for row in audit["subjects"][0]["certificates"]["least"]:
+        row["attack"] = None
     html = body(audit)
     assert "<img" not in html and "answers 8, label 3" in html
+    assert "attacked at 0.0226, answers 5" in html
+
+
+def test_attacks_that_were_not_run_leave_no_trace(audit):
+    for subject in audit["subjects"]:
+        del subject["attacks"]
+        for row in subject["certificates"]["least"]:
+            del row["attack"]
+    html = body(audit)
+    assert "Attack on" not in html and "attacked at" not in html and "survives attacks" not in html
 
 
 def test_pictures_have_alternative_texts(audit):
     images = re.findall(r"<img [^>]*>", body(audit))
-    assert images and all('alt="Test input' in image for image in images)
+    assert images and all('alt="' in image and 'alt=""' not in image for image in images)
+    for words in ("Test input 111, labelled 3", "Attack on test input 111, answered 4"):
+        assert any(f'alt="{words}"' in image for image in images), words
 
 
 def test_json_cannot_leave_its_script():

@@ -10,9 +10,17 @@ def test_the_verdict_is_one_sentence_of_shares_that_add_up(audit):
     _, bounded = verdict.verdicts(audit)
     assert bounded.sentence == (
         "Within an l2 distance of 0.25, 63.1% of 360 test inputs provably keep the right answer; "
-        "34.2% are undecided and 2.7% are wrong to begin with."
+        "attacks change 16.3%; 17.9% are undecided and 2.7% are wrong to begin with."
     )
     assert sum(bounded.shares.values()) == pytest.approx(1.0)
+
+
+def test_without_attacks_the_rest_is_undecided(audit):
+    del audit["subjects"][1]["attacks"]
+    _, bounded = verdict.verdicts(audit)
+    assert set(bounded.shares) == {"proved", "undecided", "wrong"}
+    assert bounded.sentence.endswith("23.0% are undecided and 3.9% are wrong to begin with.")
+    assert "attacks" not in bounded.sentence
 
 
 def test_without_certificates_the_verdict_says_so_and_falls_back_to_the_rate(audit):

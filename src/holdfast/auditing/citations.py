@@ -27,6 +27,19 @@ CITATIONS: dict[str, str] = {
   booktitle = {International Conference on Learning Representations},
   year      = {2019}
 }""",
+    "croce2020minimally": """@inproceedings{croce2020minimally,
+  title     = {Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack},
+  author    = {Croce, Francesco and Hein, Matthias},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2020}
+}""",
+    "croce2020reliable": """@inproceedings{croce2020reliable,
+  title     = {Reliable evaluation of adversarial robustness with an ensemble of diverse
+               parameter-free attacks},
+  author    = {Croce, Francesco and Hein, Matthias},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2020}
+}""",
     "sun2024knowledge": """@inproceedings{sun2024knowledge,
   title     = {Achieving Domain-Independent Certified Robustness via Knowledge Continuity},
   author    = {Sun, Alan and Ma, Chiyu and Ge, Kenneth and Vosoughi, Soroush},
@@ -38,6 +51,7 @@ CITATIONS: dict[str, str] = {
 
 _BRACKET = ("szegedy2014intriguing",)
 _CERTIFICATES = ("tsuzuku2018lipschitz", "leino2021globally")
+_ATTACKS = ("croce2020minimally", "croce2020reliable")
 _KNOWLEDGE = ("sun2024knowledge",)
 
 
@@ -48,7 +62,7 @@ def citations_for(ops: set[str], knowledge: bool) -> list[dict[str, str]]:
         ops: Operations in the audited graphs.
         knowledge: Whether knowledge continuity was measured.
     """
-    keys = [*_BRACKET, *_CERTIFICATES]
+    keys = [*_BRACKET, *_CERTIFICATES, *_ATTACKS]
     if ops & {"conv", "conv_transpose"}:
         keys.append("sedghi2019singular")
     keys += _KNOWLEDGE if knowledge else ()

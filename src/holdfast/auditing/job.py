@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import math
 import os
 import platform
 import time
@@ -15,18 +16,25 @@ import numpy as np
 import torch
 from torch import nn
 
+from holdfast.attacks.agreement import check_agreement
+from holdfast.attacks.attack import attack_captured
+from holdfast.attacks.result import Attacks
 from holdfast.auditing.citations import citations_for
 from holdfast.auditing.parts import (
+    attacks_part,
     bracket_part,
     certificates_part,
+    conditions_part,
     data_part,
     headline_distance,
     knowledge_part,
 )
 from holdfast.batches import Data, gather
+from holdfast.brackets.ascent import within
 from holdfast.brackets.search import Search
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.radius import Asked, certify_graph
+from holdfast.conditioning.conditions import conditions_of
 from holdfast.continuity.profile import knowledge_of
 from holdfast.documents import StrPath, to_json, write_whole
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Unsupported
@@ -53,7 +61,7 @@ class Settings:
     Attributes:
         norm: Norm of the distance between inputs: 1, 2 or inf.
         epsilon: Distance of the headline, in input units; None lets the results choose it.
-        seconds: Time for each model's bracket.
+        seconds: Time for each model's bracket, and for its attacks.
         command: The command that reproduces the run, for the page.
     """
 
@@ -81,7 +89,7 @@ class Report:
 def audit(
     model: nn.Module, data: Data, out: StrPath = "runs/audit", settings: Settings | None = None
 ) -> Report:
-    """Audit a classifier: bracket, certificates and knowledge continuity, on one page.
+    """Audit a classifier: bracket, certificates, attacks and knowledge continuity, on one page.
 
     Args:
         model: Any module in eval mode, [N, ...] to logits.
@@ -96,6 +104,7 @@ def audit(
         Unsupported: When the model cannot be captured. A part that cannot be done on a captured
             model is reported as refused, with its reasons; the others go on.
         InvalidInput: When data or `out` are not usable.
+        InternalError: When an attack lies inside a certified ball, which must never be.
     """
     inputs, labels = gather(data)
     name = type(model).__name__
@@ -131,7 +140,7 @@ def run_audit(
         return Report(document, path, _page(document, folder / "report.html"))
 
 
-STEPS = ("capture", "Lipschitz bracket", "certificates", "knowledge continuity")
+STEPS = ("capture", "Lipschitz bracket", "certificates", "attacks", "knowledge continuity")
 """What is done for every model, in order."""
 
 
@@ -146,8 +155,10 @@ def gather_results(
         epsilon = headline_distance([s.certificates for s in studies if s.certificates])
     for study in studies:
         if study.certificates is not None:
-            part = certificates_part(study.certificates, data, epsilon)
+            part = certificates_part(study.certificates, data, epsilon, study.attacks)
             study.subject["certificates"] = part
+        if study.attacks is not None:
+            study.subject["attacks"] = attacks_part(study.attacks, epsilon)
     ops = {node.op for study in studies for node in study.graph.nodes}
     return {
         "format": 1,
@@ -165,18 +176,19 @@ def gather_results(
             "numpy": np.__version__,
         },
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "seeds": {"lipschitz": 0, "replay": 0},
+        "seeds": {"lipschitz": 0, "attacks": 0, "replay": 0},
         "citations": citations_for(ops, knowledge=True),
     }
 
 
 @dataclass
 class _Study:
-    """One model while it is audited: its graph, its document, and its certificates."""
+    """One model while it is audited: its graph, its document, its certificates and attacks."""
 
     graph: Graph
     subject: dict[str, Any]
     certificates: Certificates | None
+    attacks: Attacks | None
 
 
 def _study(loaded: LoadedModel, data: LoadedData, settings: Settings, progress: Progress) -> _Study:
@@ -202,13 +214,22 @@ def _study(loaded: LoadedModel, data: LoadedData, settings: Settings, progress: 
     subject["certificates"] = _or_refused(
         lambda: certificates.append(_certificates(graph, data, settings)) or {}
     )
+    proved = certificates[0] if certificates else None
     begin(STEPS[3])
+    attacks: list[Attacks] = []
+    subject["attacks"] = _or_refused(
+        lambda: attacks.append(_attacks(graph, loaded.model, data, settings)) or {}
+    )
+    if proved is not None and attacks:
+        check_agreement(graph, proved, attacks[0])
+    subject["conditions"] = _conditions(subject["lipschitz"], data, settings, proved)
+    begin(STEPS[4])
     try:
         subject["knowledge"] = _knowledge(graph, data)
     except (Unsupported, InvalidInput) as refusal:  # one row, or no layer: nothing to compare
         subject["knowledge"] = {"refused": str(refusal)}
     check_unchanged(graph, loaded.model)
-    return _Study(graph, subject, certificates[0] if certificates else None)
+    return _Study(graph, subject, proved, attacks[0] if attacks else None)
 
 
 def _accuracy(graph: Graph, data: LoadedData) -> float:
@@ -236,6 +257,25 @@ def _bracket(graph: Graph, data: LoadedData, settings: Settings) -> dict[str, An
 def _certificates(graph: Graph, data: LoadedData, settings: Settings) -> Certificates:
     everything = torch.ones(len(data.inputs), dtype=torch.bool)
     return certify_graph(graph, data.inputs, data.labels, everything, Asked(settings.norm))
+
+
+def _attacks(graph: Graph, model: nn.Module, data: LoadedData, settings: Settings) -> Attacks:
+    rows = (data.inputs, data.labels)
+    spent = within(settings.seconds)
+    return attack_captured(graph, model, rows, settings.norm, spent=spent)
+
+
+def _conditions(
+    bracket: dict[str, Any],
+    data: LoadedData,
+    settings: Settings,
+    certificates: Certificates | None,
+) -> dict[str, Any]:
+    ratio = bracket.get("ratio")  # None where the bracket was refused or has no upper end
+    rows = (data.inputs, data.labels)
+    return conditions_part(
+        conditions_of(rows, settings.norm, certificates, math.inf if ratio is None else ratio)
+    )
 
 
 def _knowledge(graph: Graph, data: LoadedData) -> dict[str, Any]:

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from holdfast.attacks.result import Attacks
 from holdfast.brackets.bracket import Bracket
 from holdfast.certificates.certificate import Certificates
+from holdfast.conditioning.conditions import Conditions
 from holdfast.continuity.volatility import Knowledge
 from holdfast.documents import plain
 from holdfast.sources.data import LoadedData
@@ -38,9 +41,12 @@ def bracket_part(bracket: Bracket) -> dict[str, Any]:
 
 
 def certificates_part(
-    certificates: Certificates, data: LoadedData, epsilon: float | None
+    certificates: Certificates,
+    data: LoadedData,
+    epsilon: float | None,
+    attacks: Attacks | None = None,
 ) -> dict[str, Any]:
-    """Return certificates: the curve, the counts, and the rows at both ends."""
+    """Return certificates: the curve, the counts, and the rows at both ends with their attacks."""
     certified = (certificates.radius > 0).nonzero().flatten()
     order = certified[certificates.radius[certified].argsort(stable=True)].tolist()
     verified = None if epsilon is None else certificates.verified_accuracy(epsilon)
@@ -55,8 +61,11 @@ def certificates_part(
             "median_radius": median_radius(certificates),
             "constant": certificates.constant,
             "reasons": certificates.counts(),
-            "curve": _curve(certificates),
-            "least": [_edge(certificates, data, row) for row in order[:_EDGE_ROWS]],
+            "curve": _curve(*certificates.curve(), len(certificates), "proved"),
+            "least": [
+                _edge(certificates, data, row) | {"attack": _nearest_attack(attacks, data, row)}
+                for row in order[:_EDGE_ROWS]
+            ],
             "most": [_edge(certificates, data, row) for row in order[::-1][:_EDGE_ROWS]],
         }
     )
@@ -67,14 +76,12 @@ def median_radius(certificates: Certificates) -> float:
     return float(certificates.radius.median())
 
 
-def _curve(certificates: Certificates) -> list[dict[str, float]]:
-    """Return points of the verified accuracy against the distance, thinned for drawing."""
-    distances, shares = certificates.curve()
+def _curve(distances: Tensor, shares: Tensor, total: int, name: str) -> list[dict[str, float]]:
+    """Return points of a share of the rows against the distance, thinned for drawing."""
     keep = torch.linspace(0, len(distances) - 1, min(_CURVE_POINTS, len(distances))).round().long()
     rows = zip(distances[keep].tolist(), shares[keep].tolist(), strict=True)
     return [
-        {"radius": radius, "proved": share, "count": round(share * len(certificates))}
-        for radius, share in rows
+        {"radius": radius, name: share, "count": round(share * total)} for radius, share in rows
     ]
 
 
@@ -86,6 +93,44 @@ def _edge(certificates: Certificates, data: LoadedData, row: int) -> dict[str, A
         "radius": float(certificates.radius[row]),
         "margin": float(certificates.margin[row]),
         "pixels": _pixels(data, row),
+    }
+
+
+def attacks_part(attacks: Attacks, epsilon: float | None) -> dict[str, Any]:
+    """Return attacks: the curve, the counts and the share that survives the headline's distance."""
+    won = attacks.distance[attacks.success]
+    return plain(
+        {
+            "norm": norm_name(attacks.norm),
+            "accuracy": None if epsilon is None else attacks.accuracy_under_attack(epsilon),
+            "median_distance": float(attacks.distance.median()) if len(won) else None,
+            "reasons": attacks.counts(),
+            "curve": _curve(*attacks.curve(), len(attacks), "surviving"),
+            "statement": (
+                "An attack is an input that the model, run on it, does not give the label; its "
+                "distance is measured between stored values and rounded up. Inputs are not "
+                "clipped to a range. That none was found does not show that there is none."
+            ),
+        }
+    )
+
+
+def conditions_part(conditions: Conditions) -> dict[str, Any]:
+    """Return whether a certificate makes sense here."""
+    return plain(conditions) | {"norm": norm_name(conditions.norm)}
+
+
+def _nearest_attack(attacks: Attacks | None, data: LoadedData, row: int) -> dict[str, Any] | None:
+    """Return the attack on a row: how far, what answer, and the input with its change."""
+    if attacks is None or not bool(attacks.success[row]):
+        return None
+    there = attacks.adversarial[row].flatten()
+    change = there.double() - data.inputs[row].flatten().double()
+    return {
+        "distance": float(attacks.distance[row]),
+        "predicted": int(attacks.predicted[row]),
+        "pixels": None if data.image is None else there.tolist(),
+        "change": None if data.image is None else change.tolist(),
     }
 
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -20,6 +20,9 @@ from holdfast.cli.app import (
 )
 from holdfast.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 @verb
 def certify(  # noqa: PLR0913 - the options of the verb
@@ -31,6 +34,9 @@ def certify(  # noqa: PLR0913 - the options of the verb
     semantics: Annotated[str, Parameter(help="real, or float32: as executed")] = "real",
     epsilon: Annotated[float, Parameter(help="distance to count certified rows at")] = 0.0,
     out: Annotated[Path | None, Parameter(help="file for the certificates")] = None,
+    attack: Annotated[
+        bool, Parameter(negative=(), help="attack every row, and stop if a certificate is wrong")
+    ] = False,
     as_json: Json = False,
 ) -> Answer:
     """Certify how far each input can move before its class may change."""
@@ -45,6 +51,8 @@ def certify(  # noqa: PLR0913 - the options of the verb
         certificates = holdfast.certify(
             loaded.model, rows.inputs, rows.labels, norm_of(norm), method, semantics
         )
+    if attack:
+        _attack(loaded.model, (rows.inputs, rows.labels), certificates)
     if out is not None:
         certificates.save(out)
     document = {
@@ -58,3 +66,15 @@ def certify(  # noqa: PLR0913 - the options of the verb
         **plain(certificates),
     }
     return Answer(document, lambda: certificates_table(certificates, epsilon, rows.scale), as_json)
+
+
+def _attack(
+    model: "nn.Module", rows: "tuple[Tensor, Tensor]", certificates: holdfast.Certificates
+) -> None:
+    """Attack certified rows, and stop where that contradicts a certificate."""
+    from holdfast.attacks.agreement import check_agreement
+    from holdfast.terminal import working
+
+    with working("attacks"):
+        attacks = holdfast.attack(model, *rows, certificates.norm)
+        check_agreement(holdfast.capture(model, rows[0][:1]), certificates, attacks)

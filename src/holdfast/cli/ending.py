@@ -50,7 +50,7 @@ def _ending(problem: BaseException) -> tuple[int, str]:  # noqa: PLR0911 - one f
         case FolderInUse():
             return IN_USE, str(problem)
         case InternalError():
-            return INTERNAL, f"{problem}; please report it"
+            return INTERNAL, str(problem)
         case HoldfastError():
             return BAD_INPUT, str(problem)
         case BrokenPipeError() | SystemExit(__context__=BrokenPipeError()):

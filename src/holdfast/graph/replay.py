@@ -1,6 +1,7 @@
 """Does the captured graph do what the model does?"""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,11 @@ def _call(model: nn.Module, batch: Sequence[Tensor], names: Sequence[str] | None
         why = f"fails on a batch of {batch[0].shape[0]}: {type(error).__name__}: {error}"
         advice = "it must accept any number of rows, in the type of the example"
         raise Unsupported("capture", [Obstacle("", "replay", why, advice)]) from error
+    return only_tensor(result)
+
+
+def only_tensor(result: Any) -> Tensor:
+    """Return the one tensor of what a captured model returns, out of its tuples and mappings."""
     while not isinstance(result, Tensor):
         result = next(iter(result.values() if isinstance(result, Mapping) else result))
     return result

@@ -6,11 +6,12 @@ Field names are fixed and names given by users are only ever data.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.report import marks
-from holdfast.report.formats import NBSP, at_least, at_most, given, number, percent, seconds
+from holdfast.report.distances import conditions, reach
+from holdfast.report.formats import NBSP, at_least, at_most, number, seconds
 from holdfast.report.reading import Finding, finished
 from holdfast.report.verdict import rate
 
@@ -26,7 +27,7 @@ def figures(audit: Mapping[str, Any]) -> dict[str, Spec]:
         audit: What `audit.json` holds.
 
     Returns:
-        Vega-Lite specifications under `bracket`, `gains`, `reach` and `volatility`.
+        Vega-Lite specifications under `conditions`, `bracket`, `gains`, `reach`, `volatility`.
     """
     drawn = {name: draw(audit) for name, draw in _FIGURES.items()}
     return {name: spec for name, spec in drawn.items() if spec is not None}
@@ -191,109 +192,6 @@ def gain_rows(finding: Finding) -> list[dict[str, Any]]:
     return [row for row in rows if row["layer"] in kept]
 
 
-def reach(audit: Mapping[str, Any]) -> Spec | None:
-    """Draw the share of inputs that is proved right against the distance.
-
-    Args:
-        audit: What `audit.json` holds.
-
-    Returns:
-        One falling line per model with its undecided region, or None without data.
-    """
-    alt = marks.altair()
-    found = [f for f in finished(audit, "certificates") if f.part.get("curve")]
-    rows = _reach_rows(audit, found)
-    if not rows:
-        return None
-    base = alt.Chart().encode(
-        x=alt.X("radius:Q", title=f"{audit['norm']} distance", scale=alt.Scale(nice=False)),
-        color=marks.colour(audit),
-        tooltip=marks.tooltips(
-            model="name", distance="distance", proved="proved_text", undecided="undecided_text"
-        ),
-    )
-    axis = alt.Axis(format="%", tickCount=5)
-    proved = alt.Y("proved:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis)
-    epsilon = given(audit.get("epsilon"))
-    near = alt.selection_point(
-        name="near", on="pointerover", clear="pointerout", fields=["series", "radius"], empty=False
-    )
-    dots = base.encode(y=proved, shape=marks.shape(audit))
-    layers = [
-        base.mark_area(interpolate="step-before", style="undecided", aria=False).encode(
-            y=proved, y2="clean:Q"
-        ),
-        base.mark_line(interpolate="step-before", style="curve").encode(y=proved),
-        dots.transform_filter("datum.marked").mark_point(style="tip", aria=False),
-        dots.mark_point(style="tip", aria=False).encode(
-            opacity=alt.condition(near, alt.value(1), alt.value(0))
-        ),
-        dots.mark_point(style="target", aria=False).add_params(near),
-    ]
-    return marks.finish(
-        alt.layer(*layers, *_epsilon_rule(audit), data=alt.Data(values=rows), height=320),
-        title="Share of inputs proved right",
-        description="How far can an input move? Share proved right against distance. "
-        + " ".join(
-            f"{f.name}: {percent(f.part.get('verified_accuracy'))} proved within {epsilon}."
-            for f in found
-        ),
-    )
-
-
-def _reach_rows(audit: Mapping[str, Any], found: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return the curves, those that reached zero continued to the widest radius."""
-    epsilon = audit.get("epsilon") or 0.0
-    widest = max([epsilon, *(p["radius"] for f in found for p in f.part["curve"])])
-    total = audit["data"]["rows"]
-    rows = []
-    for finding in found:
-        curve = sorted(
-            [*finding.part["curve"], *_at_epsilon(audit, finding)],
-            key=lambda point: point["radius"],
-        )
-        if curve[-1]["radius"] < widest and not curve[-1]["proved"]:
-            curve.append({"radius": widest, "proved": 0.0, "count": 0})
-        clean = finding.part.get("clean_accuracy") or curve[0]["proved"]
-        every = max(1, len(curve) // 6)
-        rows += [
-            {
-                "series": finding.series,
-                "name": finding.name,
-                "radius": point["radius"],
-                "distance": number(point["radius"]),
-                "proved": point["proved"],
-                "clean": max(clean, point["proved"]),
-                "proved_text": f"{point['count']} of {total} ({percent(point['proved'])})",
-                "undecided_text": percent(max(0.0, clean - point["proved"])),
-                "marked": place % every == 0,
-            }
-            for place, point in enumerate(curve)
-        ]
-    return rows
-
-
-def _at_epsilon(audit: Mapping[str, Any], finding: Finding) -> list[dict[str, Any]]:
-    """Return the point of the verdict where the curve does not already have it."""
-    epsilon, proved = audit.get("epsilon"), finding.part.get("verified_accuracy")
-    known = {point["radius"] for point in finding.part["curve"]}
-    if not epsilon or proved is None or epsilon in known:
-        return []
-    rows = round(proved * audit["data"]["rows"])
-    return [{"radius": epsilon, "proved": proved, "count": rows}]
-
-
-def _epsilon_rule(audit: Mapping[str, Any]) -> list[Any]:
-    """Return the marked distance of the verdict, or nothing where none was asked for."""
-    if not audit.get("epsilon"):
-        return []
-    alt = marks.altair()
-    data = alt.Data(values=[{"radius": audit["epsilon"], "text": given(audit["epsilon"])}])
-    rule = alt.Chart(data).encode(x="radius:Q")
-    text = rule.mark_text(style="value", align="left", dx=5, baseline="top", y=2)
-    return [rule.mark_rule(style="threshold"), text.encode(text="text:N")]
-
-
 def volatility(audit: Mapping[str, Any]) -> Spec | None:
     """Draw the volatility of each layer with its interval, scale-free or raw.
 
@@ -369,6 +267,7 @@ def _volatility_rows(finding: Finding) -> list[dict[str, Any]]:
 
 
 _FIGURES: dict[str, Callable[[Mapping[str, Any]], Spec | None]] = {
+    "conditions": conditions,
     "bracket": bracket,
     "gains": gains,
     "reach": reach,

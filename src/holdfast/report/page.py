@@ -48,6 +48,7 @@ def render(audit: Mapping[str, Any]) -> str:
         "finished": functools.partial(finished, audit),
         "drawn": {name: spec["description"] for name, spec in specs.items()},
         "picture": functools.partial(_picture, audit["data"]),
+        "difference": functools.partial(_difference, audit["data"]),
         "specs": json_in_script(specs),
         "theme": json_in_script(json.loads(_asset("theme.json"))),
         "style": _asset("page.css"),
@@ -88,6 +89,12 @@ def json_in_script(value: object) -> str:
 
 def _picture(data: Mapping[str, Any], pixels: list[float] | None) -> str | None:
     return data_uri(pixels, data.get("image"), data.get("range") or (0.0, 1.0))
+
+
+def _difference(data: Mapping[str, Any], change: list[float] | None) -> str | None:
+    """Return a change of pixels as a picture: grey where there is none."""
+    most = max(map(abs, change or ()), default=0.0) or 1.0
+    return data_uri(change, data.get("image"), (-most, most))
 
 
 def _outcome(name: str) -> str:

@@ -16,6 +16,7 @@ WIDE_ABOVE = 5.0
 _PARTS = {
     "lipschitz": "bracket on the rate of change",
     "certificates": "certificates",
+    "attacks": "attacks",
     "knowledge": "knowledge continuity",
 }
 
@@ -27,7 +28,8 @@ class Verdict:
     Attributes:
         finding: The model.
         sentence: The answer in words.
-        shares: Shares of the inputs that are proved, undecided and wrong, where they are known.
+        shares: Shares of the inputs that are proved, undecided, attacked (where attacks were run)
+            and wrong, where they are known.
     """
 
     finding: Finding
@@ -50,7 +52,7 @@ def verdicts(audit: Audit) -> list[Verdict]:
 def _verdict(audit: Audit, finding: Finding) -> Verdict:
     subject = finding.subject
     parts = {name: subject.get(name) or {} for name in _PARTS}
-    shares = _shares(parts["certificates"])
+    shares = _shares(parts["certificates"], parts["attacks"])
     if shares is not None and audit.get("epsilon"):
         return Verdict(finding, _proved_sentence(audit, shares), shares)
     if parts["certificates"].get("median_radius"):
@@ -72,19 +74,30 @@ def _verdict(audit: Audit, finding: Finding) -> Verdict:
     return Verdict(finding, "No distance is certified.", None)
 
 
-def _shares(part: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return the three shares of the verdict, which add up to one."""
+def _shares(part: Mapping[str, Any], attacks: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the shares of the verdict, which add up to one."""
     proved, clean = part.get("verified_accuracy"), part.get("clean_accuracy")
     if proved is None or clean is None:
         return None
-    return {"proved": proved, "undecided": max(0.0, clean - proved), "wrong": 1.0 - clean}
+    surviving = attacks.get("accuracy")
+    if surviving is None:
+        return {"proved": proved, "undecided": max(0.0, clean - proved), "wrong": 1.0 - clean}
+    # Rounding in the run may move a row that is level with another class either way.
+    surviving = min(max(surviving, proved), clean)
+    return {
+        "proved": proved,
+        "undecided": surviving - proved,
+        "attacked": clean - surviving,
+        "wrong": 1.0 - clean,
+    }
 
 
 def _proved_sentence(audit: Audit, shares: Mapping[str, float]) -> str:
+    attacked = f"attacks change {percent(shares['attacked'])}; " if "attacked" in shares else ""
     return (
         f"Within an {audit['norm']} distance of {given(audit['epsilon'])}, "
         f"{percent(shares['proved'])} of {count(audit['data']['rows'])} test inputs provably keep "
-        f"the right answer; {percent(shares['undecided'])} are undecided and "
+        f"the right answer; {attacked}{percent(shares['undecided'])} are undecided and "
         f"{percent(shares['wrong'])} are wrong to begin with."
     )
 
@@ -121,7 +134,7 @@ def comparison(audit: Audit) -> list[str]:
 
 
 def _compare_shares(audit: Audit) -> str:
-    found = [f for f in finished(audit, "certificates") if _shares(f.part)]
+    found = [f for f in finished(audit, "certificates") if _shares(f.part, {})]
     if len(found) < 2 or not audit.get("epsilon"):
         return ""
     ranked = sorted(found, key=lambda f: -f.part["verified_accuracy"])

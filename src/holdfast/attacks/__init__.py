@@ -1,0 +1,1 @@
+"""Attacks: inputs near a row that the model answers differently."""

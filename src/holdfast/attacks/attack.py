@@ -1,0 +1,164 @@
+"""The verb: for every row, the nearest input that the model answers differently."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.attacks.result import Attacks
+from holdfast.attacks.search import Found, search
+from holdfast.batches import check_inputs, check_labels
+from holdfast.errors import InvalidInput, Unsupported
+from holdfast.graph.capture import capture, check_unchanged
+from holdfast.graph.ir import Graph
+from holdfast.graph.replay import only_tensor
+from holdfast.types import check_norm
+
+
+def attack(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    norm: float = 2,
+    epsilon: float | None = None,
+) -> Attacks:
+    """Look, row by row, for the nearest input that the model does not give the label.
+
+    Walks along the decision boundary (FAB: Croce and Hein, 2020) and ascents of the margin inside
+    a ball (APGD: Croce and Hein, 2020), with restarts. Inputs may move anywhere: they are not
+    clipped to a range, as a certified ball is not. What is found is an upper bound of the distance
+    to the boundary; that nothing is found shows nothing.
+
+    Args:
+        model: A classifier in eval mode: [N, ...] to [N, classes].
+        inputs: [N, ...], in the floating-point type of the model.
+        labels: [N], class numbers.
+        norm: Norm of the distance between inputs: 1, 2 or inf.
+        epsilon: Look for any adversarial within this distance, in input units, which is faster;
+            None looks for the nearest ones.
+
+    Returns:
+        One attack per row, in input order: each adversarial was run through the model, and its
+        distance is measured between stored values. The same call gives the same result.
+
+    Raises:
+        Unsupported: When the model cannot be captured: each row's answer must be a fixed function
+            of that row.
+        InvalidInput: When an argument is not usable.
+
+    >>> import torch, holdfast
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> inputs, labels = torch.tensor([[3.0, 1.0], [1.0, 3.0]]), torch.tensor([0, 0])
+    >>> attacks = holdfast.attack(model, inputs, labels)
+    >>> [f"{distance:.3f}" for distance in attacks.distance.tolist()]  # 2 / sqrt(2) to the boundary
+    ['1.414', '0.000']
+    >>> attacks.reason
+    ('found', 'misclassified')
+    """
+    norm = check_norm(norm)
+    if epsilon is not None and not 0 <= epsilon < math.inf:
+        raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0, or None")
+    check_inputs(inputs)
+    if not inputs.is_floating_point():
+        wanted = "floating-point inputs: without a distance between inputs, use holdfast.knowledge"
+        raise InvalidInput("inputs", f"values of type {inputs.dtype}", wanted)
+    inputs = inputs.detach()
+    finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
+    # Rows that are not finite are run as zeros and reported apart.
+    safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
+    graph = capture(model, safe[:1])
+    attacks = attack_captured(graph, model, (safe, labels), norm, epsilon)
+    check_unchanged(graph, model)
+    return attacks if bool(finite.all()) else _without(attacks, inputs, finite)
+
+
+def attack_captured(
+    graph: Graph,
+    model: nn.Module,
+    rows: tuple[Tensor, Tensor],
+    norm: float,
+    epsilon: float | None = None,
+    spent: Callable[[], bool] = lambda: False,
+) -> Attacks:
+    """Attack rows of a captured classifier; see `attack`.
+
+    Args:
+        graph: What `capture` made of the model.
+        model: The model itself, which is what is attacked.
+        rows: Inputs [N, ...], finite, and labels [N].
+        norm: 1, 2 or inf.
+        epsilon: As for `attack`.
+        spent: Says when to stop.
+
+    Returns:
+        One attack per row.
+
+    Raises:
+        Unsupported: When the output is not one row of at least two logits.
+        InvalidInput: When rows or labels do not fit the model.
+    """
+    inputs, labels = rows
+    output = graph[graph.output]
+    if len(output.shape) != 1 or output.shape[0] < 2:
+        why = f"an output of shape {output.shape} per row, wanted at least two logits"
+        raise Unsupported("an attack", [output.obstacle(why)])
+    if graph.perturbed_input.shape != inputs.shape[1:]:
+        got = f"rows of shape {list(inputs.shape[1:])}"
+        raise InvalidInput("inputs", got, f"{list(graph.perturbed_input.shape)}")
+    labels = check_labels(labels, len(inputs), output.shape[0])
+    reach = math.inf if epsilon is None else float(epsilon)
+    found = search(lambda x: only_tensor(model(x)), inputs, labels, norm, reach, spent)
+    reason = tuple(_reasons(found))
+    distance = found.rows.distance.clone()
+    distance[found.clean != labels] = 0.0
+    distance[found.clean < 0] = math.inf
+    won = torch.tensor([entry == "found" for entry in reason])
+    return Attacks(
+        distance=distance,
+        adversarial=found.rows.adversarial.reshape(inputs.shape),
+        predicted=torch.where(won, found.rows.predicted, found.clean),
+        labels=labels,
+        reason=reason,
+        norm=norm,
+        epsilon=reach,
+        fingerprint=graph.fingerprint,
+    )
+
+
+def _reasons(found: Found) -> list[str]:
+    """Say for every row how its attack ended."""
+    reasons = []
+    known = torch.isfinite(found.rows.distance).tolist()
+    each = zip(
+        found.clean.tolist(), found.rows.labels.tolist(), known, found.tried.tolist(), strict=True
+    )
+    for clean, label, is_known, is_tried in each:
+        if clean < 0:
+            reasons.append("not_finite")
+        elif clean != label:
+            reasons.append("misclassified")
+        elif is_known:
+            reasons.append("found")
+        else:
+            reasons.append("none_found" if is_tried else "not_attacked")
+    return reasons
+
+
+def _without(attacks: Attacks, inputs: Tensor, finite: Tensor) -> Attacks:
+    """Return the attacks with the rows that are not finite reported as such."""
+    shape = (-1, *[1] * (inputs.dim() - 1))
+    return Attacks(
+        distance=torch.where(finite, attacks.distance, math.inf),
+        adversarial=torch.where(finite.reshape(shape), attacks.adversarial, inputs),
+        predicted=torch.where(finite, attacks.predicted, -1),
+        labels=attacks.labels,
+        reason=tuple(
+            reason if is_finite else "not_finite"
+            for reason, is_finite in zip(attacks.reason, finite.tolist(), strict=True)
+        ),
+        norm=attacks.norm,
+        epsilon=attacks.epsilon,
+        fingerprint=attacks.fingerprint,
+    )

@@ -1,0 +1,129 @@
+"""Rows under attack: the model is asked here, and the nearest adversarial of each row is kept."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks.geometry import distance_up
+
+Model = Callable[[Tensor], Tensor]
+
+CLEAR = {torch.float32: 2.0**-20, torch.float64: 2.0**-46}
+"""Share of the largest logit by which another class must lead: a few roundings more or fewer, as
+between two batch sizes, do not take it back."""
+
+_HALVINGS = 14
+
+
+@dataclass(eq=False)
+class Rows:
+    """Some rows under attack, and the nearest adversarial that is known of each.
+
+    Attributes:
+        model: From [R, ...] to logits [R, classes].
+        inputs: [R, ...], in the model's type; the centres of the distances.
+        labels: [R].
+        norm: 1, 2 or inf.
+        epsilon: Distance up to which an adversarial counts.
+        distance: [R] float64, measured and rounded up; inf where none is known.
+        adversarial: [R, n], the row itself where none is known.
+        predicted: [R], the model's answer there.
+    """
+
+    model: Model
+    inputs: Tensor
+    labels: Tensor
+    norm: float
+    epsilon: float
+    distance: Tensor
+    adversarial: Tensor
+    predicted: Tensor
+
+    @classmethod
+    def begin(
+        cls, model: Model, inputs: Tensor, labels: Tensor, norm: float, epsilon: float
+    ) -> "Rows":
+        """Return rows of which no adversarial is known."""
+        distance = torch.full((len(inputs),), math.inf, dtype=torch.float64)
+        predicted = torch.full((len(inputs),), -1)
+        return cls(
+            model, inputs, labels, norm, epsilon, distance, inputs.flatten(1).clone(), predicted
+        )
+
+    @property
+    def center(self) -> Tensor:
+        """The rows themselves, flat [R, n]."""
+        return self.inputs.flatten(1)
+
+    def take(self, chosen: Tensor) -> "Rows":
+        """Return some of the rows, by their numbers."""
+        kept = (self.distance[chosen], self.adversarial[chosen], self.predicted[chosen])
+        rows = (self.inputs[chosen], self.labels[chosen])
+        return Rows(self.model, *rows, self.norm, self.epsilon, *kept)
+
+    def put(self, chosen: Tensor, some: "Rows") -> None:
+        """Take back what was found about some of the rows."""
+        self.distance[chosen] = some.distance
+        self.adversarial[chosen] = some.adversarial
+        self.predicted[chosen] = some.predicted
+
+    def ask(self, points: Tensor) -> Tensor:
+        """Return the logits at flat points [R, n], keeping those that are nearer adversarials."""
+        with torch.no_grad():
+            logits = self.model(points.reshape(self.inputs.shape))
+            self._keep(points, logits)
+        return logits
+
+    def climb(self, points: Tensor, rivals: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return by how much a rival leads the label at flat points, and the gradient of that.
+
+        Args:
+            points: [R, n].
+            rivals: [R], classes; the largest other logit where absent.
+
+        Returns:
+            Leads [R] and gradients [R, n], 0 where they are not finite.
+        """
+        points = points.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.model(points.reshape(self.inputs.shape))
+            lead = self.lead(logits, rivals)
+            (gradient,) = torch.autograd.grad(lead.sum(), points)
+        self._keep(points.detach(), logits.detach())
+        finite = torch.isfinite(gradient).all(1, keepdim=True)
+        return lead.detach(), torch.where(finite, gradient, 0.0)
+
+    def lead(self, logits: Tensor, rivals: Tensor | None = None) -> Tensor:
+        """Return the rival's logit, or the largest other one, minus the label's [R]."""
+        own = logits.gather(1, self.labels[:, None]).squeeze(1)
+        if rivals is not None:
+            return logits.gather(1, rivals[:, None]).squeeze(1) - own
+        return logits.scatter(1, self.labels[:, None], -math.inf).amax(1) - own
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Return where finite logits have another class clearly ahead of the label [R] bool."""
+        size = logits.abs().amax(1)
+        clear = self.lead(logits) > CLEAR[logits.dtype] * size
+        return clear & torch.isfinite(logits).all(1)
+
+    def _keep(self, points: Tensor, logits: Tensor) -> None:
+        fooled = self.fooled(logits)
+        if not bool(fooled.any()):
+            return
+        distance = distance_up(points, self.center, self.norm)
+        nearer = fooled & (distance < self.distance) & (distance <= self.epsilon)
+        self.distance = torch.where(nearer, distance, self.distance)
+        self.adversarial = torch.where(nearer[:, None], points, self.adversarial)
+        self.predicted = torch.where(nearer, logits.argmax(1), self.predicted)
+
+    def shrink(self) -> None:
+        """Bisect between each row and its adversarial for a nearer one."""
+        step = self.adversarial - self.center
+        low, high = torch.zeros_like(step[:, :1]), torch.ones_like(step[:, :1])
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            fooled = self.fooled(self.ask(self.center + middle * step))[:, None]
+            low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)

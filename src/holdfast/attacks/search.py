@@ -1,0 +1,154 @@
+"""The search: walks along the boundary, ascents inside the ball, and restarts.
+
+All rows of a chunk move together, and only those that can still gain take part in a phase. Random
+starts are the same for every row and drawn from fixed seeds, so a call repeats itself exactly; the
+other rows of a call change a row's result at most through the rounding of batched products.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks.ascent import ascend
+from holdfast.attacks.boundary import nearest_rivals, walk
+from holdfast.attacks.rows import Model, Rows
+
+_CHUNK = 256
+_RIVALS = 3
+_RESTARTS = 3
+_NEARER = 0.97
+_WITHIN = 1.0 - 2.0**-20
+_DIRECTIONS = 3
+_DOUBLINGS = range(-4, 20)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes:
+        rows: All rows, with the nearest adversarial of each that was right.
+        clean: [N], the model's answer at the row itself; -1 where its logits are not finite.
+        tried: [N] bool: whether the search reached the row before its time was spent.
+    """
+
+    rows: Rows
+    clean: Tensor
+    tried: Tensor
+
+
+def search(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    norm: float,
+    epsilon: float = math.inf,
+    spent: Callable[[], bool] = lambda: False,
+) -> Found:
+    """Look for the nearest adversarial of every row, or for one within `epsilon`.
+
+    Args:
+        model: From [R, ...] to logits [R, classes]; differentiable.
+        inputs: [N, ...], finite, in the model's type.
+        labels: [N].
+        norm: 1, 2 or inf.
+        epsilon: A row is done with once an adversarial is this near; inf: look for the nearest.
+        spent: Says when to stop; asked before every chunk of every phase.
+
+    Returns:
+        The nearest adversarials.
+    """
+    rows = Rows.begin(model, inputs, labels, norm, epsilon)
+    clean = torch.cat([_answers(rows.take(part)) for part in _parts(labels >= 0)])
+    right = clean == labels
+    tried = torch.zeros_like(right)
+    for phase in _phases(inputs[:1].flatten(1), math.isinf(epsilon)):
+        unfinished = right & (torch.isinf(rows.distance) | math.isinf(epsilon))
+        for part in _parts(unfinished):
+            if spent():
+                return Found(rows, clean, tried)
+            some = rows.take(part)
+            phase(some)
+            some.shrink()
+            rows.put(part, some)
+            tried[part] = True
+    return Found(rows, clean, tried)
+
+
+def _parts(chosen: Tensor) -> tuple[Tensor, ...]:
+    """Return the numbers of the chosen rows, chunk by chunk."""
+    numbers = chosen.nonzero().flatten()
+    return numbers.split(_CHUNK) if len(numbers) else ()
+
+
+def _answers(rows: Rows) -> Tensor:
+    with torch.no_grad():
+        logits = rows.model(rows.inputs)
+    return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), -1)
+
+
+def _phases(row: Tensor, nearest: bool) -> Iterator[Callable[[Rows], None]]:
+    """Yield what is done to all unfinished rows, in turn."""
+    yield _approach
+    if nearest:
+        yield _leap
+    for seed in range(_RESTARTS):
+        # The first ascent starts at the row itself.
+        noise = _noise(row, seed) if seed else torch.zeros_like(row)
+
+        def press(rows: Rows, noise: Tensor = noise) -> None:
+            _press(rows, noise)
+            if nearest:
+                _resume(rows)
+
+        yield press
+
+
+def _noise(row: Tensor, seed: int) -> Tensor:
+    """Return a random row, the same for all rows of a call."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(row.shape, generator=generator, dtype=torch.float64).to(row)
+
+
+def _approach(rows: Rows) -> None:
+    """Walk from the row towards each of the classes with the nearest boundary."""
+    for rivals in nearest_rivals(rows, _RIVALS).T:
+        walk(rows, rows.center, rivals)
+
+
+def _leap(rows: Rows) -> None:
+    """Where no gradient led anywhere, try points ever farther away."""
+    if bool(torch.isfinite(rows.distance).all()):
+        return
+    some = rows.take(torch.isinf(rows.distance))
+    size = _length(some.center, rows.norm).clamp(min=1.0)[:, None]
+    for seed in range(_DIRECTIONS):
+        step = _noise(some.center[:1], seed)
+        step = size * step / _length(step, rows.norm)
+        for power in _DOUBLINGS:
+            some.ask(some.center + step * 2.0**power)
+            some.ask(some.center - step * 2.0**power)
+    rows.put(torch.isinf(rows.distance), some)
+
+
+def _press(rows: Rows, noise: Tensor) -> None:
+    """Ascend within epsilon, or within a little less than the distance that is known."""
+    known = torch.where(torch.isfinite(rows.distance), _NEARER * rows.distance, rows.epsilon)
+    wide = _length(rows.center, rows.norm).clamp(min=1.0)
+    radius = torch.where(torch.isfinite(known), _WITHIN * known, wide).to(noise.dtype)
+    length = _length(noise, rows.norm)
+    ascend(rows, radius, radius[:, None] * noise / torch.where(length > 0, length, 1.0))
+
+
+def _resume(rows: Rows) -> None:
+    """Walk on from the nearest adversarial that is known."""
+    other = (rows.labels == 0).long()  # any class but the label, where nothing is known
+    rivals = torch.where(torch.isfinite(rows.distance), rows.predicted, other)
+    walk(rows, rows.adversarial, rivals)
+
+
+def _length(rows: Tensor, norm: float) -> Tensor:
+    return torch.linalg.vector_norm(rows, ord=norm, dim=1)

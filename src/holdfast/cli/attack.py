@@ -1,0 +1,47 @@
+"""`holdfast attack`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import holdfast
+from holdfast.cli.app import (
+    Answer,
+    DataName,
+    Json,
+    Model,
+    NormName,
+    check_writable,
+    load,
+    norm_of,
+    verb,
+)
+
+
+@verb
+def attack(
+    model: Model,
+    data: DataName,
+    *,
+    norm: NormName = "2",
+    epsilon: Annotated[
+        float | None, Parameter(help="any attack within this distance; the nearest by default")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="file for the attacks and their inputs")] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Look for the nearest input around each row that gets another answer."""
+    from holdfast.documents import plain
+    from holdfast.terminal import attacks_table, working
+
+    check_writable(out)
+    (loaded,), rows = load([model], data)
+    with working("attacks"):
+        attacks = holdfast.attack(loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon)
+    if out is not None:
+        attacks.save(out)
+    document = {"model": model, "data": data, **plain(attacks.summary())}
+    if epsilon is not None:
+        document["accuracy_under_attack"] = attacks.accuracy_under_attack(epsilon)
+    return Answer(document, lambda: attacks_table(attacks), as_json)

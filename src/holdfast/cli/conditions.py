@@ -1,0 +1,19 @@
+"""`holdfast conditions`."""
+
+import holdfast
+from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load, norm_of, verb
+
+
+@verb
+def conditions(
+    model: Model, data: DataName, *, norm: NormName = "2", as_json: Json = False
+) -> Answer:
+    """Say whether a certificate about distances makes sense for a model and its data."""
+    from holdfast.documents import plain
+    from holdfast.terminal import conditions_table, working
+
+    (loaded,), rows = load([model], data)
+    with working("conditions"):
+        found = holdfast.conditions(loaded.model, rows.inputs, rows.labels, norm_of(norm))
+    document = {"model": model, "data": data, **plain(found)}
+    return Answer(document, lambda: conditions_table(found), as_json)

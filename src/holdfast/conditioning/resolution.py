@@ -1,0 +1,70 @@
+"""The finest and the widest distances that data can speak about."""
+
+import torch
+from torch import Tensor
+
+MOST_ROWS = 2000
+"""Distances between rows grow with the square of their number: the first so many are compared."""
+
+_BLOCK = 128
+_LEVELS = 2**12
+_OFF_GRID = 1e-3
+
+
+def neighbour_distance(inputs: Tensor, labels: Tensor, norm: float) -> float | None:
+    """Return half the distance from a row to its nearest row with another label, as a median.
+
+    Around half the rows, a ball of any larger radius meets the ball of that radius around a row
+    with another label. No classifier that is right about both rows can be certified at such a
+    radius at both: it is the scale that the median certified radius can be held against. The
+    median, and not the smallest of these distances, because one mislabelled pair of twins would
+    make that 0. It is about the data alone.
+
+    Args:
+        inputs: [N, ...], finite.
+        labels: [N].
+        norm: 1, 2 or inf.
+
+    Returns:
+        The lower median over the first `MOST_ROWS` rows, each compared with all of them; None
+        where all have one label.
+    """
+    flat, labels = inputs[:MOST_ROWS].flatten(1).double(), labels[:MOST_ROWS]
+    nearest = []
+    for rows, own in zip(flat.split(_BLOCK), labels.split(_BLOCK), strict=True):
+        distances = torch.cdist(rows, flat, norm, "donot_use_mm_for_euclid_dist")
+        distances[own[:, None] == labels] = torch.inf
+        nearest.append(distances.amin(1))
+    median = float(torch.cat(nearest).median()) / 2
+    return median if median < float("inf") else None
+
+
+def quantisation_step(inputs: Tensor) -> float | None:
+    """Return the distance between neighbouring values of one entry, where values lie on a grid.
+
+    It is the smallest distance, in any norm, between two different inputs of such data: within
+    less, a row is alone.
+
+    Args:
+        inputs: [N, ...], finite.
+
+    Returns:
+        The step of the grid that all values lie on; None where there is none of at most 4096
+        levels, as for measured values or channels that were normalised each on its own.
+
+    >>> quantisation_step(torch.tensor([0.0, 3.0, 5.0, 10.0]) / 10) is None
+    True
+    >>> f"{quantisation_step(torch.tensor([0.0, 3.0, 5.0, 7.0, 6.0]) / 10):.3f}"
+    '0.100'
+    """
+    values = inputs.flatten().unique().double()
+    if not 2 <= len(values) <= _LEVELS:
+        return None
+    gaps = values.diff()
+    span = float(values[-1] - values[0])
+    count = round(span / float(gaps.min()))
+    if count > _LEVELS:
+        return None
+    step = span / count
+    levels = (values - values[0]) / step
+    return step if bool(((levels - levels.round()).abs() < _OFF_GRID).all()) else None
