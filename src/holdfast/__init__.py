@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from holdfast.errors import Unsupported as Unsupported
     from holdfast.graph.capture import capture as capture
     from holdfast.graph.ir import Graph as Graph
+    from holdfast.smoothness.monitor import DescentMonitor as DescentMonitor
+    from holdfast.smoothness.step import descent as descent
     from holdfast.types import Ball as Ball
     from holdfast.types import Box as Box
     from holdfast.types import Estimate as Estimate
@@ -34,6 +36,7 @@ _HOME = {
     "Box": "holdfast.types",
     "Bracket": "holdfast.brackets.bracket",
     "Certificates": "holdfast.certificates.certificate",
+    "DescentMonitor": "holdfast.smoothness.monitor",
     "Estimate": "holdfast.types",
     "Graph": "holdfast.graph.ir",
     "HoldfastError": "holdfast.errors",
@@ -45,6 +48,7 @@ _HOME = {
     "audit": "holdfast.auditing.job",
     "capture": "holdfast.graph.capture",
     "certify": "holdfast.certificates.radius",
+    "descent": "holdfast.smoothness.step",
     "knowledge": "holdfast.continuity.profile",
     "lipschitz": "holdfast.brackets.solve",
 }
@@ -54,6 +58,7 @@ __all__ = [
     "Box",
     "Bracket",
     "Certificates",
+    "DescentMonitor",
     "Estimate",
     "Graph",
     "HoldfastError",
@@ -66,6 +71,7 @@ __all__ = [
     "audit",
     "capture",
     "certify",
+    "descent",
     "knowledge",
     "lipschitz",
 ]
