@@ -33,7 +33,7 @@ def rows_of(spec):
 
 def test_every_figure_is_drawn_responsive_and_described(audit):
     specs = fig.figures(audit)
-    assert list(specs) == ["bracket", "gains", "reach", "volatility"]
+    assert list(specs) == ["bracket", "gains", "reach", "volatility", "descent", "stability"]
     for spec in specs.values():
         assert spec["width"] == "container"
         assert "digits-plain" in spec["description"] and "digits-bounded" in spec["description"]

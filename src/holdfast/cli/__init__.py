@@ -1,6 +1,6 @@
 """The command line: parse, call, print. One file per verb, shown in this order."""
 
-from holdfast.cli import audit, lipschitz, certify, knowledge, report, doctor  # noqa: F401, I001
+from holdfast.cli import audit, lipschitz, certify, knowledge, descent, report, doctor  # noqa: F401, I001
 from holdfast.cli.app import app
 from holdfast.cli.ending import main
 

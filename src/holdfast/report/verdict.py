@@ -17,6 +17,7 @@ _PARTS = {
     "lipschitz": "bracket on the rate of change",
     "certificates": "certificates",
     "knowledge": "knowledge continuity",
+    "descent": "training step",
 }
 
 

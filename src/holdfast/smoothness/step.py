@@ -179,8 +179,7 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
     >>> result.holds
     True
     """
-    if not (0 < step < math.inf):
-        raise InvalidInput("step", step, "a finite number above 0")
+    check_step(step)
     if not (0 <= momentum < 1):
         raise InvalidInput("momentum", momentum, "a number from 0 to below 1")
     function = loss if callable(loss) else look_up("loss", loss, LOSSES)
@@ -212,6 +211,16 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
         parameters=len(objective.point),
         rows=len(inputs),
     )
+
+
+def check_step(step: float) -> None:
+    """Check a learning rate.
+
+    Raises:
+        InvalidInput: When it is not a finite number above 0.
+    """
+    if not (0 < step < math.inf):
+        raise InvalidInput("step", step, "a finite number above 0")
 
 
 def promised(constant: float, square: float) -> Callable[[float], float]:
