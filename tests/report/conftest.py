@@ -111,7 +111,7 @@ def step(safe: float, fall: float) -> dict[str, Any]:
         "step": 0.01,
         "momentum": 0.0,
         "effective_step": 0.01,
-        "loss": 2 * fall,
+        "loss": 1.4 * fall + 0.1,
         "gradient_norm": 0.588,
         "smoothness": {"along_step": 2 / safe, "top_eigenvalue": 1.7 / safe},
         "largest_safe_step": safe,

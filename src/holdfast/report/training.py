@@ -27,9 +27,8 @@ def descent_sentence(part: Part) -> str:
     if safe is None:
         within = "The gradient does not change along it: every step is safe"
     else:
-        within = (
-            f"The step is {number(part['step'] / safe)} of the largest safe step, {number(safe)}"
-        )
+        share = number(part["step"] / safe)
+        within = f"The step is {share} of the largest safe step, {number(safe)}"
     if part["holds"]:
         promise = f"at least {number(-part['predicted_change'])}"
         return f"A step of {step} {did}; the descent lemma promised {promise}. {within}."
