@@ -106,9 +106,8 @@ def test_a_training_run_is_shown_with_the_step(tmp_path):
     def loss():
         return nn.functional.cross_entropy(model(inputs), labels)
 
-    with holdfast.DescentMonitor(
-        optimizer, every=2, loss=loss, out=tmp_path / "run.jsonl"
-    ) as monitor:
+    path = tmp_path / "run.jsonl"
+    with holdfast.DescentMonitor(optimizer, every=2, loss=loss, out=path) as monitor:
         for _ in range(8):
             optimizer.zero_grad()
             loss().backward()
