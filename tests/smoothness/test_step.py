@@ -267,6 +267,15 @@ def test_a_model_without_trainable_parameters_is_refused(model):
         holdfast.descent(model, "mse", torch.ones(2, 1), torch.ones(2, 1))
 
 
+def test_a_model_that_insists_on_float32_is_refused():
+    class Fixed(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) @ torch.ones(3, 3)
+
+    with pytest.raises(Unsupported, match=r"descent refused: .*evaluation in float64"):
+        holdfast.descent(Fixed(4, 3), "cross_entropy", torch.ones(2, 4), torch.zeros(2).long())
+
+
 class Once(torch.autograd.Function):
     """An operation that can be differentiated once."""
 

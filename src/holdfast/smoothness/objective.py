@@ -154,6 +154,7 @@ class Objective:
 
         Raises:
             InvalidInput: When it is not one number, or no trainable parameter changes it.
+            Unsupported: When the model does not compute in float64.
         """
         pieces = (
             piece.view(shape)
@@ -161,7 +162,7 @@ class Objective:
         )
         tensors = self._fixed() | dict(zip((f"model.{n}" for n in self.names), pieces, strict=True))
         with torch.random.fork_rng(self._cuda), sdpa_kernel(SDPBackend.MATH):
-            loss = functional_call(self._pair, tensors, rows)
+            loss = _in_double(lambda: functional_call(self._pair, tensors, rows))
         if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise InvalidInput("loss", got, "one real number, for example the mean over rows")
@@ -174,6 +175,24 @@ class Objective:
         """Return fresh float64 copies of everything that is not trained."""
         state = [*self._pair.named_parameters(), *self._pair.named_buffers()]
         return {name: _double(value.detach()) for name, value in state if name not in self._own}
+
+
+def _in_double(compute: Callable[[], Any]) -> Any:
+    """Return a value; say so where a model insists on another type than float64.
+
+    Raises:
+        Unsupported: For a mixture of types.
+        RuntimeError: What the model raises for other reasons, as it is.
+    """
+    try:
+        return compute()
+    except RuntimeError as problem:
+        why = " ".join(str(problem).split())
+        if "dtype" not in why and "scalar type" not in why:
+            raise
+        advice = "create tensors in the type of the input"
+        obstacle = Obstacle("", "evaluation in float64", why, advice)
+        raise Unsupported("descent", [obstacle]) from problem
 
 
 def _double(value: Tensor) -> Tensor:
