@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-certify
+.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-certify bench-descent
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-exact, bench-local  exact constants; bounds on balls"
 	@echo "make bench-cost   seconds and memory against width and depth, with a picture"
 	@echo "make bench-certify  certified radii beside auto_LiRPA, where it is installed"
+	@echo "make bench-descent   what a monitor costs a training run"
 	@echo "make format     let ruff write the formatting"
 
 setup: $(STAMP)
@@ -47,7 +48,7 @@ format: $(STAMP)
 bench-lipschitz: $(STAMP)
 	$(BIN)/python -m benchmarks.lipschitz
 
-bench-exact bench-local bench-cost bench-certify: bench-%: $(STAMP)
+bench-exact bench-local bench-cost bench-certify bench-descent: bench-%: $(STAMP)
 	$(BIN)/python -m benchmarks.$*
 
 clean:

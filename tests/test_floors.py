@@ -22,6 +22,7 @@ FLOORS = {
     "lipsdp": 3,
     "riccati": 3,
     "continuity": 3,
+    "smoothness": 3,
     "brackets": 4,
     "certificates": 5,
     "attacks": 6,

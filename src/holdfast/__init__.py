@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from holdfast.errors import Unsupported as Unsupported
     from holdfast.graph.capture import capture as capture
     from holdfast.graph.ir import Graph as Graph
+    from holdfast.smoothness.monitor import DescentMonitor as DescentMonitor
+    from holdfast.smoothness.step import descent as descent
     from holdfast.types import Ball as Ball
     from holdfast.types import Box as Box
     from holdfast.types import Estimate as Estimate
@@ -40,6 +42,7 @@ _HOME = {
     "Bracket": "holdfast.brackets.bracket",
     "Certificates": "holdfast.certificates.certificate",
     "Conditions": "holdfast.conditioning.conditions",
+    "DescentMonitor": "holdfast.smoothness.monitor",
     "Estimate": "holdfast.types",
     "Graph": "holdfast.graph.ir",
     "HoldfastError": "holdfast.errors",
@@ -53,6 +56,7 @@ _HOME = {
     "capture": "holdfast.graph.capture",
     "certify": "holdfast.certificates.radius",
     "conditions": "holdfast.conditioning.conditions",
+    "descent": "holdfast.smoothness.step",
     "knowledge": "holdfast.continuity.profile",
     "lipschitz": "holdfast.brackets.solve",
 }
@@ -64,6 +68,7 @@ __all__ = [
     "Bracket",
     "Certificates",
     "Conditions",
+    "DescentMonitor",
     "Estimate",
     "Graph",
     "HoldfastError",
@@ -78,6 +83,7 @@ __all__ = [
     "capture",
     "certify",
     "conditions",
+    "descent",
     "knowledge",
     "lipschitz",
 ]

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -19,6 +19,7 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.conditioning.conditions import Conditions
 from holdfast.continuity.volatility import Knowledge
 from holdfast.report import formats
+from holdfast.report.training import descent_sentence
 from holdfast.types import Estimate, norm_name
 
 
@@ -114,7 +115,7 @@ def _table(*titles: str, header: bool = True) -> Table:
     return table
 
 
-_PARTS = ("lipschitz", "certificates", "attacks", "knowledge")
+_PARTS = ("lipschitz", "certificates", "attacks", "knowledge", "descent")
 
 
 def audit_summary(report: Report) -> RenderableType:
@@ -242,6 +243,27 @@ def knowledge_table(knowledge: Knowledge) -> RenderableType:
     notes = [Text(note) for note in knowledge.notes]
     head = Text(f"{knowledge.n} rows, {knowledge.loss}, {knowledge.distance} distance")
     return Group(head, table, *notes)
+
+
+def descent_table(part: Mapping[str, Any]) -> RenderableType:
+    """Return the answer about a training step, and its numbers."""
+    table = _table("what", "value", header=False)
+    smoothness = part["smoothness"]
+    rows = {
+        "loss before": part["loss"],
+        "promised change": part["predicted_change"],
+        "measured change": part["actual_change"],
+        "largest safe step": part["largest_safe_step"],
+        "effective step": part["effective_step"],
+        "gradient's change per distance": smoothness["along_step"],
+        "top Hessian eigenvalue": smoothness["top_eigenvalue"],
+        "gradient norm": part["gradient_norm"],
+    }
+    if part["noise"] is not None:
+        rows |= {"gradient noise, squared": part["noise"], "cost of noise": part["noise_cost"]}
+    for name, value in rows.items():
+        table.add_row(name, number(value))
+    return Group(Text(descent_sentence(part)), table)
 
 
 def _value(estimate: Estimate | None) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 import holdfast
 from holdfast.auditing.job import STEPS, Settings, audit, run_audit
 from holdfast.certificates.radius import certify_graph
+from holdfast.documents import plain
 from holdfast.errors import HoldfastWarning, InternalError, InvalidInput, MissingExtra, Unsupported
 from holdfast.sources.data import checked
 from holdfast.sources.models import LoadedModel
@@ -105,6 +106,36 @@ def test_what_is_refused_says_why_and_the_rest_goes_on(tmp_path):
     assert set(subject["knowledge"]["rank"]) == {"left", "right"}
     page = result.page.read_text().split("<script")[0]
     assert "no global Lipschitz constant" in page
+
+
+def test_a_training_run_is_shown_with_the_step(tmp_path):
+    model, (inputs, labels) = net(), rows()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss():
+        return nn.functional.cross_entropy(model(inputs), labels)
+
+    path = tmp_path / "run.jsonl"
+    with holdfast.DescentMonitor(optimizer, every=2, loss=loss, out=path) as monitor:
+        for _ in range(8):
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+    settings = Settings(seconds=0.1, step=0.05, training=path)
+    result = audit(model, (inputs, labels), tmp_path / "it", settings)
+    (subject,) = result.document["subjects"]
+    expected = holdfast.descent(model, "cross_entropy", inputs, labels, step=0.05)
+    assert subject["descent"]["smoothness"] == plain(expected.smoothness)
+    assert subject["descent"]["training"]["measurements"] == plain(monitor.measurements)
+    page = result.page.read_text().split("<script")[0]
+    assert "Did training stay within the safe step?" in page
+    assert "100% of 4 measured steps lowered the loss" in page
+
+
+def test_a_model_without_anything_to_train_has_no_step(tmp_path):
+    result = audit(net().requires_grad_(False), rows(), tmp_path, Settings(seconds=0.1))
+    (subject,) = result.document["subjects"]
+    assert "no trainable parameter" in subject["descent"]["refused"]
 
 
 def test_several_models_share_one_page_and_report_every_step(tmp_path):

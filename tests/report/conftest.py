@@ -141,6 +141,60 @@ def knowledge(values: list[float]) -> dict[str, Any]:
     }
 
 
+def step(safe: float, fall: float) -> dict[str, Any]:
+    """A training step that falls a little more than it promises."""
+
+    def change(step: float) -> float:
+        return -fall * (step - step**2 / safe) * 4 / safe
+
+    path = [1.25 * safe * place / 40 for place in range(41)]
+    return {
+        "step": 0.01,
+        "momentum": 0.0,
+        "effective_step": 0.01,
+        "loss": 1.4 * fall + 0.1,
+        "gradient_norm": 0.588,
+        "smoothness": {"along_step": 2 / safe, "top_eigenvalue": 1.7 / safe},
+        "largest_safe_step": safe,
+        "predicted_change": change(0.01),
+        "actual_change": change(0.01) * 1.02,
+        "holds": True,
+        "improved": True,
+        "noise": None,
+        "noise_cost": None,
+        "path": [
+            {"step": s, "predicted": change(s), "actual": change(s) - 0.4 * fall * (s / safe) ** 2}
+            for s in path
+        ],
+        "parameters": 26122,
+        "rows": ROWS,
+        "statement": "One plain gradient step of 0.01 on the mean cross entropy.",
+        "training": None,
+    }
+
+
+def run() -> dict[str, Any]:
+    """A run of training that sharpens until it reaches the edge of stability."""
+    ratios = [0.1 + 1.02 * (1 - math.exp(-place / 8)) for place in range(30)]
+    measurements = [
+        {
+            "step": 50 * place,
+            "learning_rate": 0.05,
+            "loss": 2.3 * math.exp(-place / 9),
+            "actual_change": -0.01 if ratio < 1.05 else 0.002,
+            "predicted_change": None if place % 4 else -0.009,
+            "along_step": 30 * ratio,
+            "sharpness": 40 * ratio,
+            "largest_safe_step": 0.05 / ratio,
+            "ratio": ratio,
+            "metric": "l2",
+            "same_batch": True,
+        }
+        for place, ratio in enumerate(ratios)
+    ]
+    return {"improved": 0.9, "measurements": measurements}
+
+
 def trace(upper: list[float], lower: list[float]) -> list[dict[str, Any]]:
     """Bounds as they come in: upper bounds early, lower bounds again and again."""
     steps = [
@@ -203,6 +257,7 @@ def plain() -> dict[str, Any]:
         "attacks": attacks(0.21, 0.975, 0.31),
         "conditions": conditions("vacuous", 0.0712),
         "knowledge": knowledge([1.42, 1.61, 2.05, 1.58, 0.93]),
+        "descent": step(0.17, 0.05) | {"training": run()},
     }
 
 
@@ -242,6 +297,7 @@ def bounded() -> dict[str, Any]:
         "attacks": attacks(0.62, 0.9611, 0.81),
         "conditions": conditions("meaningful", 0.388),
         "knowledge": knowledge([1.12, 1.18, 1.29, 1.22, 0.88]),
+        "descent": step(0.753, 0.3),
     }
 
 

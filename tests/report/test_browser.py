@@ -116,7 +116,9 @@ def test_every_figure_is_drawn_and_nothing_overflows(visit, audit, width, scheme
         " one.querySelectorAll('svg .mark-line path, svg .mark-rule line,"
         " svg .mark-symbol path').length]))",
     )
-    assert set(marks) == {"conditions", "bracket", "gains", "reach", "volatility"}
+    assert set(marks) == {
+        "conditions", "bracket", "gains", "reach", "volatility", "descent", "stability"
+    }  # fmt: skip
     assert all(number >= 4 for number in marks.values()), marks
     assert overflow(page) == 0
     widths = page.eval_on_selector_all(
@@ -230,5 +232,5 @@ def test_hostile_names_stay_words(visit, audit, width):
     bibtex = page.eval_on_selector_all("pre code", "all => all.map(one => one.textContent)")
     assert bibtex == [names[0], *names]
     assert page.locator(".verdict .name").first.text_content() == names[0]
-    assert page.eval_on_selector_all(".chart svg", "all => all.length") == 5
+    assert page.eval_on_selector_all(".chart svg", "all => all.length") == 7
     assert overflow(page) == 0

@@ -33,10 +33,13 @@ def rows_of(spec):
 
 def test_every_figure_is_drawn_responsive_and_described(audit):
     specs = fig.figures(audit)
-    assert list(specs) == ["conditions", "bracket", "gains", "reach", "volatility"]
-    for spec in specs.values():
+    assert list(specs) == [
+        "conditions", "bracket", "gains", "reach", "volatility", "descent", "stability",
+    ]  # fmt: skip
+    for name, spec in specs.items():
         assert spec["width"] == "container"
-        assert "digits-plain" in spec["description"] and "digits-bounded" in spec["description"]
+        assert "digits-plain" in spec["description"]
+        assert "digits-bounded" in spec["description"] or name == "stability"
         json.dumps(spec, allow_nan=False)
 
 

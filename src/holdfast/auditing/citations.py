@@ -46,6 +46,19 @@ CITATIONS: dict[str, str] = {
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2024}
 }""",
+    "nesterov2004introductory": """@book{nesterov2004introductory,
+  title     = {Introductory Lectures on Convex Optimization},
+  author    = {Nesterov, Yurii},
+  publisher = {Springer},
+  year      = {2004}
+}""",
+    "cohen2021gradient": """@inproceedings{cohen2021gradient,
+  title     = {Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability},
+  author    = {Cohen, Jeremy M. and Kaur, Simran and Li, Yuanzhi and Kolter, J. Zico and
+               Talwalkar, Ameet},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2021}
+}""",
 }
 """BibTeX by key."""
 
@@ -53,17 +66,20 @@ _BRACKET = ("szegedy2014intriguing",)
 _CERTIFICATES = ("tsuzuku2018lipschitz", "leino2021globally")
 _ATTACKS = ("croce2020minimally", "croce2020reliable")
 _KNOWLEDGE = ("sun2024knowledge",)
+_DESCENT = ("nesterov2004introductory", "cohen2021gradient")
 
 
-def citations_for(ops: set[str], knowledge: bool) -> list[dict[str, str]]:
+def citations_for(ops: set[str], knowledge: bool, descent: bool) -> list[dict[str, str]]:
     """Return the entries for the parts that were run, as `key` and `bibtex`.
 
     Args:
         ops: Operations in the audited graphs.
         knowledge: Whether knowledge continuity was measured.
+        descent: Whether a training step was measured.
     """
     keys = [*_BRACKET, *_CERTIFICATES, *_ATTACKS]
     if ops & {"conv", "conv_transpose"}:
         keys.append("sedghi2019singular")
     keys += _KNOWLEDGE if knowledge else ()
+    keys += _DESCENT if descent else ()
     return [{"key": key, "bibtex": CITATIONS[key]} for key in keys]

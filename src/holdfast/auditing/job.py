@@ -26,6 +26,7 @@ from holdfast.auditing.parts import (
     certificates_part,
     conditions_part,
     data_part,
+    descent_part,
     headline_distance,
     knowledge_part,
 )
@@ -43,6 +44,8 @@ from holdfast.graph.ir import Graph
 from holdfast.graph.walk import run
 from holdfast.report.page import write_page
 from holdfast.run.folder import claim
+from holdfast.smoothness.records import read_measurements
+from holdfast.smoothness.step import check_step, descent
 from holdfast.sources.data import LoadedData, checked
 from holdfast.sources.models import LoadedModel, parameters
 from holdfast.types import Outcome, check_norm, norm_name
@@ -50,6 +53,9 @@ from holdfast.versions import VERSION
 
 KNOWLEDGE_ROWS = 2000
 """Pairs grow with the square of the rows: volatility is measured on the first so many."""
+
+DESCENT_ROWS = 2000
+"""The curvature takes dozens of passes: a training step is measured on the first so many rows."""
 
 Progress = Callable[[str], None]
 
@@ -62,12 +68,16 @@ class Settings:
         norm: Norm of the distance between inputs: 1, 2 or inf.
         epsilon: Distance of the headline, in input units; None lets the results choose it.
         seconds: Time for each model's bracket, and for its attacks.
+        step: Learning rate of the training step that is measured.
+        training: A `DescentMonitor`'s file about the training of the model, which must be one.
         command: The command that reproduces the run, for the page.
     """
 
     norm: float = 2.0
     epsilon: float | None = None
     seconds: float = 5.0
+    step: float = 0.01
+    training: StrPath | None = None
     command: str = "holdfast.audit(model, data)"
 
 
@@ -132,6 +142,8 @@ def run_audit(
         The results and where they lie.
     """
     check_norm(settings.norm)
+    check_step(settings.step)
+    _check_training(models, settings)
     with claim(out) as folder:
         document = gather_results(models, data, settings, progress)
         progress("page")
@@ -140,7 +152,27 @@ def run_audit(
         return Report(document, path, _page(document, folder / "report.html"))
 
 
-STEPS = ("capture", "Lipschitz bracket", "certificates", "attacks", "knowledge continuity")
+def _check_training(models: Sequence[LoadedModel], settings: Settings) -> None:
+    """Refuse a file about training before the work, not after it.
+
+    Raises:
+        InvalidInput: When it cannot be read, or there are several models it may be about.
+    """
+    if settings.training is None:
+        return
+    if len(models) > 1:
+        raise InvalidInput("training", f"one file for {len(models)} models", "one model")
+    read_measurements(settings.training)
+
+
+STEPS = (
+    "capture",
+    "Lipschitz bracket",
+    "certificates",
+    "attacks",
+    "knowledge continuity",
+    "training step",
+)
 """What is done for every model, in order."""
 
 
@@ -177,7 +209,7 @@ def gather_results(
         },
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "seeds": {"lipschitz": 0, "attacks": 0, "replay": 0},
-        "citations": citations_for(ops, knowledge=True),
+        "citations": citations_for(ops, knowledge=True, descent=True),
     }
 
 
@@ -228,6 +260,11 @@ def _study(loaded: LoadedModel, data: LoadedData, settings: Settings, progress: 
         subject["knowledge"] = _knowledge(graph, data)
     except (Unsupported, InvalidInput) as refusal:  # one row, or no layer: nothing to compare
         subject["knowledge"] = {"refused": str(refusal)}
+    begin(STEPS[5])
+    try:
+        subject["descent"] = _descent(loaded, data, settings)
+    except (Unsupported, InvalidInput) as refusal:  # nothing to train, or labels that do not fit
+        subject["descent"] = {"refused": str(refusal)}
     check_unchanged(graph, loaded.model)
     return _Study(graph, subject, proved, attacks[0] if attacks else None)
 
@@ -281,6 +318,13 @@ def _conditions(
 def _knowledge(graph: Graph, data: LoadedData) -> dict[str, Any]:
     rows = (data.inputs[:KNOWLEDGE_ROWS], data.labels[:KNOWLEDGE_ROWS])
     return knowledge_part(knowledge_of(graph, rows, None, "cross_entropy", "euclidean"), data)
+
+
+def _descent(loaded: LoadedModel, data: LoadedData, settings: Settings) -> dict[str, Any]:
+    rows = data.inputs[:DESCENT_ROWS], data.labels[:DESCENT_ROWS]
+    found = descent(loaded.model, "cross_entropy", *rows, step=settings.step)
+    training = None if settings.training is None else read_measurements(settings.training)
+    return descent_part(found, training)
 
 
 def _digest(data: LoadedData) -> str:

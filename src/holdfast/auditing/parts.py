@@ -12,6 +12,8 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.conditioning.conditions import Conditions
 from holdfast.continuity.volatility import Knowledge
 from holdfast.documents import plain
+from holdfast.smoothness.records import Measurement, share_improved
+from holdfast.smoothness.step import Descent
 from holdfast.sources.data import LoadedData
 from holdfast.types import norm_name
 
@@ -152,6 +154,20 @@ def knowledge_part(knowledge: Knowledge, data: LoadedData) -> dict[str, Any]:
         for layer in knowledge.layers
     }
     return plain(knowledge.summary() | {"worst": worst, "statement": statement})
+
+
+def descent_part(descent: Descent, training: Sequence[Measurement] | None) -> dict[str, Any]:
+    """Return promise and measurement of a step, and what a run of training showed."""
+    statement = (
+        f"One plain gradient step of {descent.step:g} on the mean cross entropy of {descent.rows} "
+        f"rows, in {descent.parameters} parameters and float64. L is the larger of the top "
+        "Hessian eigenvalue before the step and the change of the gradient per distance over it; "
+        "it is measured, and a lower bound of the true constant. No certificate."
+    )
+    run = None
+    if training is not None:
+        run = {"improved": share_improved(training), "measurements": training}
+    return descent.summary() | {"statement": statement, "training": plain(run)}
 
 
 def _worst(data: LoadedData, row: int, value: float) -> dict[str, Any]:

@@ -32,9 +32,11 @@ def audit(  # noqa: PLR0913 - the options of the main job
     norm: NormName = "2",
     epsilon: Annotated[float | None, Parameter(help="distance of the headline")] = None,
     seconds: Annotated[float, Parameter(help="time for each bracket")] = 5.0,
+    step: Annotated[float, Parameter(help="learning rate of the training step")] = 0.01,
+    training: Annotated[Path | None, Parameter(help="file of a DescentMonitor")] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Audit a model, or the two built-in ones: certificates, knowledge and a page."""
+    """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
     from holdfast.auditing.job import STEPS, Settings, run_audit
     from holdfast.sources.demo import DEMO_MODELS
     from holdfast.terminal import Steps, audit_summary
@@ -43,8 +45,8 @@ def audit(  # noqa: PLR0913 - the options of the main job
         raise InvalidInput("epsilon", epsilon, "a finite distance above 0")
     models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
-    command = repeat_command("audit", asked | {"out": out})
-    settings = Settings(norm_of(norm), epsilon, seconds, command)
+    command = repeat_command("audit", asked | {"step": step, "training": training, "out": out})
+    settings = Settings(norm_of(norm), epsilon, seconds, step, training, command)
     with stopping_at_once(), Steps(len(models) * len(STEPS) + 1) as steps:
         report = run_audit(models, rows, out, settings, steps.begin)
     return Answer(report.document, lambda: audit_summary(report), as_json)

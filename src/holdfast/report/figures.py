@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from holdfast.report import marks
+from holdfast.report import marks, training
 from holdfast.report.distances import conditions, reach
 from holdfast.report.formats import NBSP, at_least, at_most, number, seconds
 from holdfast.report.reading import Finding, finished
@@ -27,7 +27,8 @@ def figures(audit: Mapping[str, Any]) -> dict[str, Spec]:
         audit: What `audit.json` holds.
 
     Returns:
-        Vega-Lite specifications under `conditions`, `bracket`, `gains`, `reach`, `volatility`.
+        Vega-Lite specifications under `conditions`, `bracket`, `gains`, `reach`, `volatility`,
+        `descent` and `stability`.
     """
     drawn = {name: draw(audit) for name, draw in _FIGURES.items()}
     return {name: spec for name, spec in drawn.items() if spec is not None}
@@ -272,4 +273,6 @@ _FIGURES: dict[str, Callable[[Mapping[str, Any]], Spec | None]] = {
     "gains": gains,
     "reach": reach,
     "volatility": volatility,
+    "descent": training.descent,
+    "stability": training.stability,
 }

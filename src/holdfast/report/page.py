@@ -16,6 +16,7 @@ from holdfast.report import formats, verdict
 from holdfast.report.figures import figures, gain_rows, most_brittle
 from holdfast.report.images import data_uri
 from holdfast.report.reading import asked, check, finished, subjects
+from holdfast.report.training import descent_sentence, run_sentence
 from holdfast.types import Outcome
 
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
@@ -153,5 +154,6 @@ def _environment() -> Any:
     )
     environment.filters |= {name: getattr(formats, name) for name in _FILTERS}
     environment.filters |= {"outcome": _outcome, "gain_rows": gain_rows, "brittle": most_brittle}
+    environment.filters |= {"descent_sentence": descent_sentence, "run_sentence": run_sentence}
     environment.globals["rate"] = verdict.rate
     return environment

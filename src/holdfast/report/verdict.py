@@ -18,6 +18,7 @@ _PARTS = {
     "certificates": "certificates",
     "attacks": "attacks",
     "knowledge": "knowledge continuity",
+    "descent": "training step",
 }
 
 

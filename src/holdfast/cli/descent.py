@@ -1,0 +1,35 @@
+"""`holdfast descent`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import holdfast
+from holdfast.cli.app import Answer, DataName, Json, Model, load, verb
+
+
+@verb
+def descent(
+    model: Model,
+    data: DataName,
+    *,
+    step: Annotated[float, Parameter(help="learning rate")] = 0.01,
+    momentum: Annotated[float, Parameter(help="heavy-ball momentum, from 0 to below 1")] = 0.0,
+    batch: Annotated[
+        int | None, Parameter(help="stream so many rows at once, and estimate their noise")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Measure whether a gradient step improves the cross entropy as the descent lemma promises."""
+    from holdfast.report.training import descent_sentence
+    from holdfast.terminal import descent_table, working
+
+    (loaded,), rows = load([model], data)
+    with working("descent"):
+        result = holdfast.descent(
+            loaded.model, "cross_entropy", rows.inputs, rows.labels, step, momentum,
+            batch_size=batch,
+        )  # fmt: skip
+    part = result.summary()
+    document = {"model": model, "data": data, "answer": descent_sentence(part), **part}
+    return Answer(document, lambda: descent_table(part), as_json)

@@ -1,0 +1,1 @@
+"""How fast a loss changes its gradient, and whether a training step does what that allows."""

@@ -1,0 +1,118 @@
+"""What was measured along a training run, and the file of JSON lines that holds it."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.documents import StrPath, plain
+from holdfast.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One step of an optimiser; what could not be measured, or was not finite, is None.
+
+    Attributes:
+        step: Its number in the run, from 0.
+        learning_rate: Of the first parameter group.
+        loss: Before the step, on the step's batch.
+        actual_change: Loss in the updated variables minus `loss`, on the same batch.
+        predicted_change: g.d + L |d|^2 / 2 in the optimiser's metric, for its move d; None where
+            the curvature was not looked at in this step.
+        along_step: Change of the gradient per distance moved, when it was last looked at.
+        sharpness: Largest eigenvalue of the Hessian in the metric, from below, when it was last
+            looked at; every look improves on the direction of the one before.
+        largest_safe_step: Largest stable learning rate for the curvature that was seen; None where
+            none was seen.
+        ratio: learning_rate / largest_safe_step; the edge of stability is at 1.
+        metric: Whose squared length of the move counts: `l2`, `Adam`, ...
+        same_batch: Whether both losses are of one batch. If not, they are unknown: changes come
+            from the gradients of this step and the next one, and hold the noise of both batches.
+    """
+
+    step: int
+    learning_rate: float
+    loss: float | None
+    actual_change: float | None
+    predicted_change: float | None
+    along_step: float | None
+    sharpness: float | None
+    largest_safe_step: float | None
+    ratio: float | None
+    metric: str
+    same_batch: bool
+
+    @property
+    def improved(self) -> bool:
+        """Whether the loss is lower in the updated variables."""
+        return self.actual_change is not None and self.actual_change < 0
+
+
+def share_improved(measurements: Sequence[Measurement]) -> float | None:
+    """Return the share of the measured steps that improved the loss; None before the first."""
+    if not measurements:
+        return None
+    return sum(one.improved for one in measurements) / len(measurements)
+
+
+def line_of(measurement: Measurement) -> str:
+    """Return a measurement as one line of JSON."""
+    return json.dumps(plain(measurement), allow_nan=False) + "\n"
+
+
+def read_measurements(path: StrPath) -> list[Measurement]:
+    """Return the measurements of a file that a `DescentMonitor` wrote.
+
+    Args:
+        path: A file of JSON lines.
+
+    Returns:
+        The measurements in the order of the file; at least one.
+
+    Raises:
+        InvalidInput: When it cannot be read, or holds something else.
+    """
+    wanted = "a file that holdfast.DescentMonitor wrote"
+    names = {field.name for field in dataclasses.fields(Measurement)}
+    found = []
+    try:
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            record = json.loads(line, parse_constant=_refuse)
+            if not isinstance(record, dict) or set(record) != names:
+                raise InvalidInput("training", f"{str(path)!r}, which is something else", wanted)
+            found.append(_checked(Measurement(**record)))
+    except OSError as problem:
+        got = f"{str(path)!r} ({problem.strerror})"
+        raise InvalidInput("training", got, "a file that can be read") from problem
+    except ValueError as problem:
+        raise InvalidInput("training", f"{str(path)!r} ({problem})", wanted) from problem
+    if not found:
+        raise InvalidInput("training", f"{str(path)!r}, which is empty", wanted)
+    return found
+
+
+def _checked(one: Measurement) -> Measurement:
+    """Return a measurement whose numbers are numbers.
+
+    Raises:
+        ValueError: When they are not.
+    """
+    for field in dataclasses.fields(Measurement):
+        value = getattr(one, field.name)
+        if field.name in ("metric", "same_batch"):
+            fits = isinstance(value, str if field.name == "metric" else bool)
+        elif value is None:
+            fits = field.name not in ("step", "learning_rate")
+        else:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = number and math.isfinite(value)
+        if not fits:
+            raise ValueError(f"{field.name} {value!r}")
+    return one
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
