@@ -4,6 +4,7 @@ Tsuzuku, Sato, Sugiyama, "Lipschitz-margin training" (2018), pair by pair of cla
 f_y - f_j moves by at most K_yj r within distance r, the class holds within margin / K_yj.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from holdfast.batches import check_inputs, check_labels
 from holdfast.bounds.running import Approximate, evaluate
 from holdfast.brackets.rates import rates_upper
-from holdfast.certificates.certificate import Certificates
+from holdfast.certificates.certificate import Certificates, Evidence
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
@@ -73,7 +74,7 @@ def certify(
     graph = capture(model, safe[:1])
     certificates = certify_graph(graph, safe, labels, norm, finite)
     check_unchanged(graph, model)
-    return certificates
+    return dataclasses.replace(certificates, evidence=Evidence(graph, inputs.detach().clone()))
 
 
 def certify_graph(
