@@ -30,6 +30,10 @@ def net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
 
+def normal():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+
 def double():
     return net().double()
 
@@ -431,6 +435,37 @@ def test_a_narrow_terminal_cuts_no_number_off(run, monkeypatch):
     assert code == 0
     assert all(len(line) <= 40 for line in out.splitlines())
     assert "…" not in out
+
+
+def test_a_certificate_file_is_checked(run, tmp_path) -> None:
+    path, weights = tmp_path / "c.json", tmp_path / "w.safetensors"
+    model = f"{NET}?weights={weights}"
+    save_file(_net_weights(1), weights)
+    assert run(f"certify {model} npz:good.npz --out {path}")[0] == 0
+    code, out, _ = run(f"check {path} --model {model} --json")
+    found = json.loads(out)
+    assert (code, found["claimed"]) == (0, 0) and found["proved"] > 0
+    assert f"all in {weights}" in out and "that Holdfast reads in" in out
+    code, out, err = run(f"check {path} --model {NET}")
+    assert (code, out) == (2, "") and "another network" in err
+    save_file(_net_weights(2), weights)
+    code, out, err = run(f"check {path} --model {model}")
+    assert (code, out) == (2, "") and "rejected: arrays that the model does not hold" in err
+    path.write_text(path.read_text().replace("0x1", "0x2", 1))
+    code, out, err = run(f"check {path}")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "rejected: " in err
+
+
+def _net_weights(seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    shapes = {"0.weight": (6, 4), "0.bias": (6,), "2.weight": (3, 6), "2.bias": (3,)}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def test_what_is_only_claimed_has_its_exit_code(run, tmp_path) -> None:
+    assert run(f"certify module:factories:normal npz:good.npz --out {tmp_path}/c.json")[0] == 0
+    code, out, _ = run(f"check {tmp_path}/c.json")
+    assert code == 6 and "nothing is proved" in out
 
 
 def test_names_are_never_read_as_markup(run, tmp_path):

@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 BUILDING = ("pip ", "make ")
-MARKS = dict.fromkeys(("README.md", "certify.md"), pytest.mark.slow)
+MARKS = dict.fromkeys(("README.md", "certify.md", "check.md"), pytest.mark.slow)
 """Pages that certify the demo nets, which takes its time."""
 
 

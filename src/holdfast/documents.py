@@ -25,8 +25,8 @@ def plain(value: Any) -> Any:
     {'radius': [1.5, None]}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields if field.repr}
+        fields = [field for field in dataclasses.fields(value) if field.repr]
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, Tensor):
@@ -55,18 +55,34 @@ def write_whole(path: StrPath, text: str, argument: str = "out") -> None:
         InvalidInput: When the path cannot be written.
         OSError: When the disk is full.
     """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_together({Path(path): text.encode(errors="replace")}, argument)
+
+
+def write_together(files: Mapping[Path, bytes], argument: str = "out") -> None:
+    """Write all files to drafts beside them, and put them in place once all are complete.
+
+    Args:
+        files: Content by path; files that are there are replaced.
+        argument: Name of the user's argument that chose the paths, for the message.
+
+    Raises:
+        InvalidInput: When a path cannot be written.
+        OSError: When the disk is full.
+    """
+    drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    path = None
     try:
-        draft.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(draft, path)
+        for path, draft in drafts.items():
+            draft.write_bytes(files[path])
+        for path, draft in drafts.items():
+            os.replace(draft, path)
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         got = f"{str(path)!r} ({problem.strerror})"
         raise InvalidInput(argument, got, "a path that can be written") from problem
     finally:
-        if draft.exists():
+        for draft in filter(Path.exists, drafts.values()):
             draft.unlink()
 
 

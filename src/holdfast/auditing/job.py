@@ -292,8 +292,7 @@ def _bracket(graph: Graph, data: LoadedData, settings: Settings) -> dict[str, An
 
 
 def _certificates(graph: Graph, data: LoadedData, settings: Settings) -> Certificates:
-    everything = torch.ones(len(data.inputs), dtype=torch.bool)
-    return certify_graph(graph, data.inputs, data.labels, everything, Asked(settings.norm))
+    return certify_graph(graph, data.inputs, data.labels, Asked(settings.norm))
 
 
 def _attacks(graph: Graph, model: nn.Module, data: LoadedData, settings: Settings) -> Attacks:

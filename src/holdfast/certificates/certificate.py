@@ -1,22 +1,18 @@
 """Certified radii, row by row, with what exactly they claim."""
 
-import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from holdfast.certificates.change import Changes
-from holdfast.documents import StrPath, read_json, write_whole
+from holdfast.documents import StrPath
 from holdfast.errors import InvalidInput
 from holdfast.rounding import mul_up, sqrt_up
-from holdfast.types import check_norm
 
-_FORMAT = "holdfast.certificates/1"
-_PER_ROW = ("radius", "margin", "predicted", "labels", "reason", "method")
-_SCALARS = ("norm", "semantics", "guarantee", "fingerprint", "constant", "classes")
+PER_ROW = ("radius", "margin", "predicted", "labels", "reason", "method")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +37,8 @@ class Certificates:
         fingerprint: SHA-256 of the model's weights.
         constant: Upper bound of the Lipschitz constant from inputs to logits.
         classes: Number of logits.
-        changes: The model and the rows, for bounds of change around each row; a file keeps the
-            constant alone.
+        changes: The model and the rows, for bounds of change around each row and for the proof in a
+            file; None once loaded from a file.
     """
 
     radius: Tensor
@@ -169,48 +165,34 @@ class Certificates:
         return {reason: self.reason.count(reason) for reason in every}
 
     def save(self, path: StrPath) -> None:
-        """Write the certificates as JSON, all or nothing; floats are hexadecimal, so exact.
+        """Write a certificate file with its proof, for `holdfast check`; see `docs/check.md`.
 
         Args:
-            path: The file; one that is there is replaced.
+            path: The JSON file; the arrays of the proof go beside it. What is there is replaced.
 
         Raises:
             InvalidInput: When labels are targets, or the path cannot be written.
         """
+        from holdfast.certificates.file import save
+
         self._check_classes()
-        document = {"format": _FORMAT} | {name: _hex(getattr(self, name)) for name in _SCALARS}
-        document |= {name: _hex(getattr(self, name)) for name in _PER_ROW}
-        write_whole(path, json.dumps(document, indent=1) + "\n", "path")
+        save(self, Path(path))
 
     @classmethod
     def load(cls, path: StrPath) -> "Certificates":
-        """Return what `save` wrote.
+        """Return what `save` wrote, as it was before; this does not check the proof.
 
         Raises:
             InvalidInput: When the file is not a certificate file of this version.
         """
-        document = read_json(path, "path")
-        wanted = {"format", *_SCALARS, *_PER_ROW}
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise InvalidInput("path", f"{str(path)!r}", f"a file with format {_FORMAT}")
-        if set(document) != wanted:
-            odd = ", ".join(sorted(set(document) ^ wanted))
-            raise InvalidInput("path", f"missing or unknown entries {odd}", "those of `save`")
-        del document["format"]
-        try:
-            loaded = cls(**{name: _from_hex(name, value) for name, value in document.items()})
-        except (TypeError, ValueError, OverflowError, RuntimeError) as problem:
-            raise InvalidInput("path", f"{str(path)!r} ({problem})", "valid entries") from problem
-        if not loaded._coherent():
-            raise InvalidInput(
-                "path", f"{str(path)!r}", "entries that do not contradict each other"
-            )
-        return loaded
+        from holdfast.certificates.file import load
 
-    def _coherent(self) -> bool:
+        return load(Path(path))
+
+    def coherent(self) -> bool:
         """Return whether every row has all its entries, and radii and reasons agree."""
         rows = len(self.radius)
-        if any(len(getattr(self, name)) != rows for name in _PER_ROW) or not self.constant >= 0:
+        if any(len(getattr(self, name)) != rows for name in PER_ROW) or not self.constant >= 0:
             return False
         numbers = bool((self.radius >= 0).all()) and not bool(self.margin.isnan().any())
         labels = bool(((self.labels >= 0) & (self.labels < self.classes)).all())
@@ -221,26 +203,3 @@ class Certificates:
 def _check_epsilon(epsilon: float) -> None:
     if not epsilon >= 0:
         raise InvalidInput("epsilon", epsilon, "a distance, at least 0")
-
-
-def _hex(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return [_hex(entry) for entry in value.tolist()]
-    return value.hex() if isinstance(value, float) else value
-
-
-def _from_hex(name: str, value: Any) -> Any:
-    if name in ("radius", "margin"):
-        return torch.tensor([float.fromhex(entry) for entry in value], dtype=torch.float64)
-    if name in ("predicted", "labels"):
-        if not all(isinstance(entry, int) for entry in value):
-            raise TypeError(f"{name} are not whole numbers")
-        return torch.tensor(value, dtype=torch.int64)
-    if name in ("reason", "method"):
-        if not isinstance(value, list):
-            raise TypeError(f"{name} is not a list")
-        return tuple(map(str, value))
-    if name in ("norm", "constant"):
-        number = float.fromhex(value)
-        return check_norm(number) if name == "norm" else number
-    return int(value) if name == "classes" else str(value)

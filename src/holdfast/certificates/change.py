@@ -29,7 +29,7 @@ class Changes:
 
     Attributes:
         graph: One row of outputs per input.
-        inputs: [N, ...], finite.
+        inputs: [N, ...], as they were given.
         labels: [N] classes, or [N, outputs] float64 targets.
         outputs: At the rows, [N, outputs], with errors.
         norm: 1, 2 or inf.
@@ -58,7 +58,7 @@ class Changes:
     def _over_rows(self, epsilon: float, part: Callable[[Relaxed, Tensor], Tensor]) -> Tensor:
         graph, found = self.graph.double(), []
         for rows in batches(graph, len(self.inputs)):
-            x = self.inputs[rows].double()
+            x = self.inputs[rows].double().nan_to_num(0.0, 0.0, 0.0)
             radius = x.new_full((len(x), *[1] * (x.dim() - 1)), epsilon)
             try:
                 found.append(part(Relaxed(graph, Regions(x, radius, self.norm)), rows))

@@ -84,11 +84,8 @@ def certify(
     check_inputs(inputs)
     if semantics == "float32":
         check_float32(model, inputs)
-    finite = torch.isfinite(inputs.flatten(1)).all(1)
-    # Rows that are not finite are evaluated as zeros and reported apart.
-    safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
-    graph = capture(model, safe[:1])
-    certificates = certify_graph(graph, safe, labels, finite, Asked(norm, method, semantics))
+    graph = capture(model, inputs[:1].nan_to_num(0.0, 0.0, 0.0))
+    certificates = certify_graph(graph, inputs, labels, Asked(norm, method, semantics))
     check_unchanged(graph, model)
     return certificates
 
@@ -108,16 +105,13 @@ class Asked:
     semantics: str = "real"
 
 
-def certify_graph(
-    graph: Graph, inputs: Tensor, labels: Tensor, finite: Tensor, asked: Asked
-) -> Certificates:
+def certify_graph(graph: Graph, inputs: Tensor, labels: Tensor, asked: Asked) -> Certificates:
     """Return certificates for rows of a captured model; see `certify`.
 
     Args:
         graph: The model.
-        inputs: [N, ...], finite.
+        inputs: [N, ...].
         labels: [N] classes, or targets.
-        finite: [N] bool: False for rows that were replaced because they are not finite.
         asked: Norm, method and semantics.
 
     Returns:
@@ -139,9 +133,12 @@ def certify_graph(
     if asked.semantics == "float32":
         check_covered(graph, FLOAT32)
     rates = None if labels.is_floating_point() else _rates(graph, asked)
-    logits = _evaluate(graph, inputs)
+    finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
+    # Rows that are not finite are evaluated as zeros and reported apart.
+    safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
+    logits = _evaluate(graph, safe)
     known = finite & torch.isfinite(logits.value).all(1)
-    rows = _Rows(inputs, labels, logits, known)
+    rows = _Rows(safe, labels, logits, known)
     found = _no_radii(graph, rows, asked) if rates is None else _radii(graph, rows, asked, rates)
     return Certificates(
         **found,
@@ -151,7 +148,7 @@ def certify_graph(
         guarantee=_guarantee(asked, labels),
         fingerprint=graph.fingerprint,
         classes=classes,
-        changes=Changes(graph, inputs, labels, logits, asked.norm),
+        changes=Changes(graph, inputs.detach().clone(), labels, logits, asked.norm),
     )
 
 

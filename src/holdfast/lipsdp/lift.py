@@ -225,7 +225,7 @@ class _Lift:
         if length > LARGEST_GROUP:
             raise Unsupported("LipSDP", [node.obstacle(f"groups of {length}")])
         signal = self._wide(signals[0], shape)
-        places = _places(shape).movedim(dim, -1).reshape(-1, length).numpy()
+        places = places_of(shape).movedim(dim, -1).reshape(-1, length).numpy()
         lanes = [_take(signal, places[:, k]) for k in range(length)]
         for first in sorting_rounds(length):
             for k in range(first, length - 1, 2):
@@ -246,12 +246,12 @@ class _Lift:
         shape = self._shape(node)
         dims = [dim - 1 for dim in node.params["dims"]]
         kept = [axis for axis in range(len(shape)) if axis not in dims]
-        places = _places(shape)[0].permute(*kept, *dims).reshape(math.prod(node.shape), -1)
+        places = places_of(shape)[0].permute(*kept, *dims).reshape(math.prod(node.shape), -1)
         return self._window_maxima(node, self._wide(signals[0], shape), places.numpy())
 
     def _max_pool(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
         shape = self._shape(node)
-        places = _windows(node, shape)
+        places = windows(node.params, shape, node.shape)
         return self._window_maxima(node, self._wide(signals[0], shape), places)
 
     def _window_maxima(self, node: Node, signal: Signal, places: Places) -> Signal:
@@ -275,18 +275,18 @@ def _take(signal: Signal, places: Places) -> Signal:
     return Signal(signal.rows[places], signal.error[places])
 
 
-def _places(shape: Sequence[int]) -> Tensor:
+def places_of(shape: Sequence[int]) -> Tensor:
     """Return the number of every entry of a row, [1, *shape]."""
     return torch.arange(math.prod(shape)).reshape(1, *shape)
 
 
-def _windows(node: Node, shape: Sequence[int]) -> Places:
-    """Return the entries in every window of a max pooling, [outputs, window]; -1 for padding."""
+def windows(settings: Params, shape: Sequence[int], result: Sequence[int]) -> Places:
+    """Return the entries in every window of a pooling, [outputs, window]; -1 for padding."""
     names = ("kernel", "stride", "padding", "dilation")
-    axes = list(zip(*(node.params[name] for name in names), strict=True))
-    places = _places(shape)
+    axes = list(zip(*(settings[name] for name in names), strict=True))
+    places = places_of(shape)
     for axis, (kernel, stride, padding, dilation) in enumerate(axes):
-        outputs = node.shape[1 + axis]
+        outputs = result[1 + axis]
         starts = torch.arange(outputs) * stride - padding
         held = starts[:, None] + torch.arange(kernel) * dilation
         inside = (held >= 0) & (held < shape[1 + axis])
@@ -294,7 +294,7 @@ def _windows(node: Node, shape: Sequence[int]) -> Places:
         taken = taken.unflatten(2 + axis, (outputs, kernel)).movedim(3 + axis, -1)
         mask = inside.reshape(outputs, *[1] * (taken.dim() - 4 - axis), kernel)
         places = torch.where(mask, taken, -1)
-    return places.reshape(math.prod(node.shape), -1).numpy()
+    return places.reshape(math.prod(result), -1).numpy()
 
 
 def _columns(rows: Array, shape: Sequence[int]) -> Tensor:

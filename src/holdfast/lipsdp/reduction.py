@@ -11,6 +11,7 @@ from holdfast.errors import InvalidInput
 from holdfast.lipsdp.normal_form import (
     HEADROOM,
     Array,
+    Mask,
     NormalForm,
     levels,
     may_underflow,
@@ -88,8 +89,8 @@ def substitute_linear(form: NormalForm) -> NormalForm:
     return NormalForm(B, C, form.low, form.high, form.inputs, *bounds, form.rotated).keep(~linear)
 
 
-def drop_dead(form: NormalForm) -> NormalForm:
-    """Remove the units whose input never moves and those that never reach the output."""
+def live_units(form: NormalForm) -> Mask:
+    """Return which units move with the input and reach the output."""
     B_error, C_error = form.errors()
     uses = (form.B[:, form.inputs :] != 0) | (B_error[:, 1:] != 0)
     reads_input = form.B[:, : form.inputs].any(1) | (B_error[:, 0] != 0)
@@ -100,7 +101,12 @@ def drop_dead(form: NormalForm) -> NormalForm:
     for unit in reversed(range(form.units)):
         if reaches[unit] and moves[unit]:
             reaches |= uses[unit]
-    live = moves & reaches
+    return moves & reaches
+
+
+def drop_dead(form: NormalForm) -> NormalForm:
+    """Remove the units whose input never moves and those that never reach the output."""
+    live = live_units(form)
     return form if live.all() else form.keep(live)
 
 

@@ -1,0 +1,17 @@
+"""`python -m holdfast_check cert.json [--model FILE]`: 0 proved, 2 rejected, 6 claims too much."""
+
+import argparse
+from pathlib import Path
+
+from holdfast_check import Rejected, check
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser("holdfast_check")
+    parser.add_argument("certificate", type=Path)
+    parser.add_argument("--model", type=Path, help="a .safetensors file")
+    try:
+        report = check(**vars(parser.parse_args()))
+    except Rejected as why:
+        parser.exit(2, f"rejected: {why}\n")
+    print(*report.lines, sep="\n")
+    parser.exit(6 if report.claimed else 0)

@@ -1,0 +1,96 @@
+"""One certificate file: what it must hold, and whether every radius in it is proved."""
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flint import arb, ctx
+
+from holdfast_check import files
+from holdfast_check.files import digest, rational, read_json, read_once, require
+from holdfast_check.network import Tensors, logits, read_graph
+from holdfast_check.proof import squared_rates
+
+FORMAT = "holdfast.certificates/2"
+_ROWS: dict[str, Any] = {"radius": [float], "claimed": [float], "margin": [float]}
+_ROWS |= {"predicted": [int], "labels": [int], "reason": [str], "method": [str], "inputs": [str]}
+_GRAPH = [{"op": str, "of": [int], "arrays": [str], "slope": float}]
+_PROOF: dict[str, Any] = {"missing": str, "file": str, "sha256": str}
+_PROOF |= {"tensors": [{"name": str, "sha256": str}], "graph": _GRAPH, "cuts": [int]}
+_SPEC = {"format": str, "digest": str, "norm": str, "semantics": str, "classes": int}
+_SPEC |= {"rows": _ROWS, "proof": _PROOF, "guarantee": str, "fingerprint": str, "constant": float}
+_SPEC |= {"assumptions": [str], "citations": [str]}
+
+
+@dataclass(frozen=True)
+class Report:
+    """How many rows there are, have a proved radius, claim over 1 % more; and all in words."""
+
+    rows: int
+    proved: int
+    claimed: int
+    lines: tuple[str, ...]
+
+
+def check(certificate: Path, model: Path | None = None) -> Report:
+    """Return what a file proves; what is not proved, or not in the model, is `Rejected`."""
+    document = read_json(read_once(certificate))
+    content = files.conform(document, _SPEC, "document")
+    require(content["format"] == FORMAT, f"the format is not {FORMAT}")
+    require(content["digest"] == digest(document), "the digest is not that of the content")
+    rows, proof = content["rows"], content["proof"]
+    require(len({len(column) for column in rows.values()}) == 1, "rows of different lengths")
+    pairs = list(zip(rows["radius"], rows["claimed"], strict=True))
+    require(all(0 <= a <= b for a, b in pairs), "a radius is negative or above the claimed one")
+    counts = len(pairs), sum(a > 0 for a, _ in pairs), sum(a * 1.01 < b for a, b in pairs)
+    if proof["missing"]:
+        require(not counts[1], "radii above 0 without a proof")
+        return Report(*counts, (f"nothing is proved: {proof['missing']}",))
+    require(content["semantics"] == "real", "only the exact real function is proved here")
+    require(re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,150}", proof["file"]), "no plain file name")
+    raw = read_once(certificate.parent / proof["file"])
+    require(hashlib.sha256(raw).hexdigest() == proof["sha256"], f"{proof['file']} was changed")
+    arrays, hashes = files.read_safetensors(raw), {e["name"]: e["sha256"] for e in proof["tensors"]}
+    changed = [k for k, wanted in hashes.items() if k not in arrays or arrays[k].sha256 != wanted]
+    require(not changed, f"arrays were changed: {changed}")
+    used = {name for op in proof["graph"] if op["op"] == "linear" for name in op["arrays"] if name}
+    found = (files.read_safetensors(read_once(model)) if model else arrays).values()
+    known = {each.sha256 for each in found}
+    known |= {each.transposed().sha256 for each in found if len(each.shape) == 2}
+    strange = [name for name in used if hashes.get(name) not in known]
+    require(not strange, f"arrays that the model does not hold: {strange}")
+    with ctx.workprec(128):
+        _prove(content, {name: arrays[name] for name in hashes}, arrays)
+    lines = [f"v{k} = {o['op']}{o['of']} {o['arrays']}" for k, o in enumerate(proof["graph"], 1)]
+    lines += [f"weights: {len(used)} arrays, {f'all in {model}' if model else 'not compared'}"]
+    lines += [f"proved: {counts[1]} of {counts[0]} radii, for the exact real function"]
+    return Report(*counts, (*lines, f"claimed beyond the proof: {counts[2]} radii"))
+
+
+def _prove(content: Any, tensors: Tensors, arrays: Tensors) -> None:
+    """Prove every radius above 0."""
+    rows, proof, classes = content["rows"], content["proof"], content["classes"]
+    require(content["norm"] in ("1", "2", "inf"), "the norm is not 1, 2 or inf")
+    require("inputs" in arrays, "no array of inputs")
+    inputs, columns = arrays["inputs"], range(classes)
+    require(inputs.shape[:1] == (len(rows["radius"]),), "the inputs are not those of the rows")
+    steps = read_graph(proof["graph"], math.prod(inputs.shape[1:]), tensors)
+    require(steps[-1].size == classes > 1, "the graph has another number of classes")
+    rates = squared_rates(steps, proof["cuts"], float(content["norm"]), arrays)
+    todo = [k for k, radius in enumerate(rows["radius"]) if radius > 0]
+    for start in range(0, len(todo), 64):
+        some = todo[start : start + 64]
+        outputs = logits(steps, [inputs.row(k).numbers() for k in some])
+        for k, output in zip(some, outputs, strict=True):
+            label, radius, margin = (rows[key][k] for key in ("labels", "radius", "margin"))
+            require(inputs.row(k).sha256 == rows["inputs"][k], f"row {k}: another input")
+            same = label in columns and rows["predicted"][k] == label
+            require(same and rows["reason"][k] == "certified", f"row {k} contradicts itself")
+            for other in (j for j in columns if j != label):
+                gap = output[label] - output[other]
+                far = arb(rates[max(label, other), min(label, other)] * rational(radius) ** 2)
+                holds = gap > 0 and gap**2 > far and gap >= arb(rational(margin))
+                require(holds, f"row {k}: margin or radius is not proved for class {other}")

@@ -1,0 +1,347 @@
+"""The checker rejects what is not proved, with one typed line, whatever the file holds."""
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.check.zoo import numbers, rehash, rewrite, written
+from torch import Tensor
+
+from holdfast_check import Rejected, check
+from holdfast_check.files import digest
+
+NETS = (("relu", 2.0), ("group sort", math.inf), ("linear", 1.0), ("conv", 2.0))
+Change = Callable[[dict, dict[str, Tensor], random.Random], None]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[Path]:
+    folders = [tmp_path_factory.mktemp("net") for _ in NETS]
+    return [written(folder, *net) for folder, net in zip(folders, NETS, strict=True)]
+
+
+def copy(path: Path, folder: Path) -> Path:
+    for name in (path.name, json.loads(path.read_text())["proof"]["file"]):
+        (folder / name).write_bytes((path.parent / name).read_bytes())
+    return folder / path.name
+
+
+def _larger_radius(document, arrays, draw):
+    rows = document["rows"]
+    k = draw.randrange(len(rows["radius"]))
+    larger = (numbers(rows["radius"])[k] * (1 + 10 ** draw.uniform(-6, 1))).hex()
+    rows["radius"][k] = larger
+    rows["claimed"][k] = max(rows["claimed"][k], larger, key=float.fromhex)
+
+
+def _larger_margin(document, arrays, draw):
+    margin = document["rows"]["margin"]
+    k = draw.randrange(len(margin))
+    margin[k] = (numbers(margin)[k] * (1 + 10 ** draw.uniform(-6, 1))).hex()
+
+
+def _other_label(document, arrays, draw):
+    rows, classes = document["rows"], document["classes"]
+    k = draw.randrange(len(rows["labels"]))
+    rows["labels"][k] = (rows["labels"][k] + draw.randrange(1, classes)) % classes
+    rows["predicted"][k] = rows["labels"][k]
+
+
+def _other_weight(document, arrays, draw):
+    """Make an entry of a weight or bias ten times as large, and let all hashes fit."""
+    names = [entry["name"] for entry in document["proof"]["tensors"]]
+    floats = [name for name in names if arrays[name].is_floating_point()]
+    flat = arrays[draw.choice(floats)].view(-1)
+    k = int(flat.abs().argmax())
+    flat[k] = -10 * flat[k]
+    rehash(document, arrays)
+
+
+def _flipped_bit(document, arrays, draw):
+    """Flip a bit of a weight; its hash stays."""
+    names = [entry["name"] for entry in document["proof"]["tensors"]]
+    raw = arrays[draw.choice(names)].view(-1).numpy().view(np.uint8)
+    raw[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
+
+
+def _other_input(document, arrays, draw):
+    raw = arrays["inputs"].view(-1).numpy().view(np.uint8)
+    raw[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
+
+
+def _smaller_rate(document, arrays, draw):
+    """Claim a smaller constant, and the larger radii that it would give."""
+    factor = 1 + 10 ** draw.uniform(-4, 1)
+    for name in arrays:
+        if name.endswith(".q"):
+            arrays[name] = arrays[name] * factor
+    rows = document["rows"]
+    for k, radius in enumerate(numbers(rows["radius"])):
+        rows["radius"][k] = (radius * math.sqrt(factor)).hex()
+        rows["claimed"][k] = rows["radius"][k]
+
+
+def _other_witness(document, arrays, draw):
+    """Damage a factor beyond what its slack forgives."""
+    names = [name for name in arrays if name.endswith(".r")]
+    if not names:
+        return _larger_radius(document, arrays, draw)
+    factor = arrays[draw.choice(names)]
+    k = int(factor.abs().argmax())
+    factor[k] = factor[k] * (1 + draw.choice((-1, 1)) * 10 ** draw.uniform(-2, 1))
+    return None
+
+
+def _other_norm(document, arrays, draw):
+    """A ball of a larger norm ball: the radius does not hold there."""
+    document["norm"] = {"1": "inf", "2": "inf", "inf": "nan"}[document["norm"]]
+
+
+def _other_hash(document, arrays, draw):
+    texts = [(document["rows"]["inputs"], k) for k in range(len(document["rows"]["inputs"]))]
+    texts += [(entry, "sha256") for entry in document["proof"]["tensors"]]
+    place, key = draw.choice(texts)
+    k = draw.randrange(64)
+    place[key] = place[key][:k] + draw.choice("ghij") + place[key][k + 1 :]
+
+
+def _other_graph(document, arrays, draw):
+    graph = document["proof"]["graph"]
+    op = draw.choice(graph)
+    kind = draw.randrange(4)
+    if kind == 0:
+        op["op"] = draw.choice(("exp", "square", "linear2", ""))
+    elif kind == 1:
+        op["of"] = [draw.choice((-1, len(graph) + 1, 10**9))]
+    elif kind == 2:
+        op["arrays"] = ["missing"]
+    else:
+        graph.append({"op": "leaky_relu", "of": [len(graph)], "arrays": [], "slope": "-0x1p+4"})
+
+
+def _other_semantics(document, arrays, draw):
+    document["semantics"] = draw.choice(("float32", "Real", ""))
+
+
+CHANGES: tuple[Change, ...] = (
+    _larger_radius,
+    _larger_margin,
+    _other_label,
+    _other_weight,
+    _flipped_bit,
+    _other_input,
+    _smaller_rate,
+    _other_witness,
+    _other_norm,
+    _other_hash,
+    _other_graph,
+    _other_semantics,
+)
+
+
+def mutated(path: Path, folder: Path, change: Change, seed: int) -> Path:
+    target = copy(path, folder)
+    draw = random.Random(seed)
+    rewrite(target, lambda document, arrays: change(document, arrays, draw))
+    return target
+
+
+def test_rewriting_alone_changes_nothing(files, tmp_path):
+    for path in files:
+        target = mutated(path, tmp_path, lambda *_: None, 0)
+        assert check(target).proved == 4
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_a_mutation_is_rejected(files, tmp_path, change: Change):
+    for k, path in enumerate(files):
+        with pytest.raises(Rejected):
+            check(mutated(path, tmp_path, change, k))
+
+
+@pytest.mark.slow
+def test_a_thousand_mutations_are_rejected(files, tmp_path):
+    accepted = []
+    for seed in range(1000):
+        change, path = CHANGES[seed % len(CHANGES)], files[seed // len(CHANGES) % len(files)]
+        try:
+            check(mutated(path, tmp_path, change, seed))
+        except Rejected:
+            continue
+        accepted.append((seed, change.__name__, path))
+    assert not accepted
+
+
+def damage(raw: bytes, draw: random.Random) -> bytes:
+    """Return bytes with a few of them changed, left out, repeated or cut off."""
+    data = bytearray(raw)
+    for _ in range(draw.randrange(1, 4)):
+        k, kind = draw.randrange(len(data)), draw.randrange(5)
+        if kind == 0:
+            data[k] = draw.randrange(256)
+        elif kind == 1:
+            data[k] ^= 1 << draw.randrange(8)
+        elif kind == 2:
+            del data[k : k + draw.randrange(1, 40)]
+        elif kind == 3:
+            data[k:k] = data[k : k + draw.randrange(1, 40)]
+        else:
+            del data[k:]
+        data = data or bytearray(b"{")
+    return bytes(data)
+
+
+def fuzz(files: list[Path], folder: Path, count: int) -> None:
+    """Damage either file; what fits its hashes again must be parsed to the end."""
+    for seed in range(count):
+        draw = random.Random(seed)
+        target = copy(draw.choice(files), folder)
+        arrays = target.with_name(json.loads(target.read_text())["proof"]["file"])
+        victim = draw.choice((target, arrays))
+        before = victim.read_bytes()
+        victim.write_bytes(damage(before, draw))
+        if draw.random() < 0.7:
+            refit(target, arrays)
+        try:
+            report = check(target)
+        except Rejected as why:
+            assert "\n" not in str(why) and str(why)
+        else:
+            assert report.proved <= 4
+
+
+def refit(target: Path, arrays: Path) -> None:
+    """Make digest and hash fit the damaged content, where it is still JSON."""
+    try:
+        document = json.loads(target.read_text())
+        document["proof"]["sha256"] = hashlib.sha256(arrays.read_bytes()).hexdigest()
+        document.pop("digest", None)
+        text = json.dumps(document, sort_keys=True)
+        document["digest"] = hashlib.sha256(text.encode()).hexdigest()
+        target.write_text(json.dumps(document))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return
+
+
+def test_damaged_files_give_typed_errors(files, tmp_path):
+    fuzz(files, tmp_path, 300)
+
+
+@pytest.mark.slow
+def test_ten_thousand_damaged_files_give_typed_errors(files, tmp_path):
+    fuzz(files, tmp_path, 10_000)
+
+
+TEXTS = {
+    "empty": ("", "not a JSON document"),
+    "no object": ("[]", "missing or unknown keys"),
+    "NaN": ('{"a": NaN}', "hexadecimal"),
+    "infinity": ('{"a": -Infinity}', "hexadecimal"),
+    "decimal": ('{"a": 1.5}', "hexadecimal"),
+    "twice": ('{"a": 1, "a": 2}', "appears twice"),
+    "deep": ("[" * 10**6, "not a JSON document"),
+    "long number": ("1" * 5000, "not a JSON document"),
+    "not UTF-8": (b"\xff\xfe", "not a JSON document"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_odd_documents_are_rejected(tmp_path, name):
+    text, why = TEXTS[name]
+    path = tmp_path / "c.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(Rejected, match=why):
+        check(path)
+
+
+RADII = ("radius", "claimed")
+PATHS = ("../c.witness.safetensors", "/etc/passwd", "", ".hidden", "a/b", "c\x00d", "x" * 300)
+
+
+def first(document: dict) -> dict:
+    return document["proof"]["graph"][0]
+
+
+FIELDS = {
+    "unknown key": (lambda d, a: d.update(more=1), "unknown keys"),
+    "unknown row key": (lambda d, a: d["rows"].update(more=[]), "unknown keys"),
+    "negative radius": (lambda d, a: d["rows"]["radius"].__setitem__(0, "-0x1.0p-3"), "."),
+    "NaN radius": (lambda d, a: d["rows"]["radius"].__setitem__(0, "nan"), "hexadecimal"),
+    "infinite radius": (
+        lambda d, a: d["rows"].update(radius=["inf"] * 4, claimed=["inf"] * 4),
+        ".",
+    ),
+    "decimal radius": (lambda d, a: d["rows"]["radius"].__setitem__(0, "0.5"), "hexadecimal"),
+    "short row": (lambda d, a: d["rows"]["labels"].pop(), "different lengths"),
+    "one class": (lambda d, a: d.update(classes=1), "classes"),
+    "boolean label": (lambda d, a: d["rows"]["labels"].__setitem__(0, True), "another type"),
+    "no proof": (lambda d, a: d["proof"].update(missing="who needs it"), "without a proof"),
+    "cuts": (lambda d, a: d["proof"].update(cuts=[2, 1]), "not in order"),
+    "no rows": (lambda d, a: a.pop("inputs"), "inputs"),
+    "NaN witness": (lambda d, a: a["pair.1.0.l"].fill_(math.nan), "not finite"),
+    "negative multiplier": (lambda d, a: a["pair.1.0.l"].mul_(-1), "negative"),
+    "negative q": (lambda d, a: a["pair.1.0.q"].mul_(-1), "negative"),
+    "no witness": (lambda d, a: a.pop("pair.1.0.r"), "no witness"),
+    "short witness": (lambda d, a: a.update({"pair.1.0.r": torch.ones(3)}), "does not fit"),
+    "NaN weight": (lambda d, a: (a["0.weight"].fill_(math.nan), rehash(d, a)), "not finite"),
+    "wide weight": (lambda d, a: (a.update({"0.weight": torch.ones(6, 5)}), rehash(d, a)), "fit"),
+    "infinite slope": (
+        lambda d, a: d["proof"]["graph"][1].update(op="leaky_relu", slope="inf"),
+        ".",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_odd_fields_are_rejected(files, tmp_path, name):
+    change, why = FIELDS[name]
+    target = copy(files[0], tmp_path)
+    rewrite(target, change)
+    with pytest.raises(Rejected, match=why):
+        check(target)
+
+
+@pytest.mark.parametrize("name", PATHS, ids=range(len(PATHS)))
+def test_arrays_lie_beside_the_document(files, tmp_path, name):
+    target = copy(files[0], tmp_path)
+    document = json.loads(target.read_text())
+    document["proof"]["file"] = name
+    document["digest"] = digest(document)
+    target.write_text(json.dumps(document))
+    with pytest.raises(Rejected, match="no plain file name"):
+        check(target)
+
+
+def test_links_and_other_things_are_no_files(files, tmp_path):
+    target = copy(files[0], tmp_path)
+    arrays = target.with_name(json.loads(target.read_text())["proof"]["file"])
+    elsewhere = tmp_path / "elsewhere"
+    arrays.rename(elsewhere)
+    with pytest.raises(Rejected, match="cannot be read"):
+        check(target)
+    arrays.symlink_to(elsewhere)
+    with pytest.raises(Rejected, match="cannot be read"):
+        check(target)
+    with pytest.raises(Rejected, match="cannot be read"):
+        check(tmp_path)
+
+
+def test_a_damaged_header_is_rejected(files, tmp_path):
+    target = copy(files[0], tmp_path)
+    arrays = target.with_name(json.loads(target.read_text())["proof"]["file"])
+    for raw in (
+        b"",
+        b"\xff" * 8,
+        (3).to_bytes(8, "little") + b"[1]",
+        (2).to_bytes(8, "little") + b"{}",
+    ):
+        arrays.write_bytes(raw)
+        refit(target, arrays)
+        with pytest.raises(Rejected):
+            check(target)

@@ -1,0 +1,134 @@
+"""Small classifiers for certificate files, and how to write and change such files."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from tests.nets import MaxMin, Residual
+from torch import Tensor, nn
+
+import holdfast
+from holdfast.sources.demo import GroupSort
+
+
+class Normalised(nn.Module):
+    """Rows are normalised inside the model, with powers of two and without."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body((x - 0.3) / 0.7)
+
+
+def _dense(act: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), act(), nn.Linear(6, 6), act(), nn.Linear(6, 3))
+
+
+def _residual() -> nn.Module:
+    block = Residual(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    return nn.Sequential(block, nn.Linear(4, 3))
+
+
+def _conv(**settings) -> nn.Module:
+    conv = nn.Conv2d(1, 2, 3, **settings)
+    width = conv(torch.zeros(1, 1, 6, 6)).numel()
+    return nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(width, 3))
+
+
+ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(4, 3), (4,)),
+    "two linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2)), (4,)),
+    "no bias": (lambda: nn.Linear(4, 3, bias=False), (4,)),
+    "relu": (lambda: _dense(nn.ReLU), (4,)),
+    "relu float64": (lambda: _dense(nn.ReLU).double(), (4,)),
+    "leaky": (lambda: _dense(lambda: nn.LeakyReLU(0.2)), (4,)),
+    "steep leaky": (lambda: _dense(lambda: nn.LeakyReLU(3.0)), (4,)),
+    "tanh": (lambda: _dense(nn.Tanh), (4,)),
+    "sigmoid": (lambda: _dense(nn.Sigmoid), (4,)),
+    "gelu": (lambda: _dense(nn.GELU), (4,)),
+    "elu": (lambda: _dense(nn.ELU), (4,)),
+    "softplus": (lambda: _dense(nn.Softplus), (4,)),
+    "group sort": (lambda: _dense(GroupSort), (4,)),
+    "group sort of 3": (lambda: _dense(lambda: GroupSort(3)), (4,)),
+    "max min": (lambda: _dense(MaxMin), (4,)),
+    "residual": (_residual, (4,)),
+    "normalised": (lambda: Normalised(_dense(nn.ReLU)), (4,)),
+    "ends in relu": (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU()), (4,)),
+    "conv": (lambda: _conv(padding=1), (1, 6, 6)),
+    "conv strided": (lambda: _conv(stride=2, padding=(1, 0)), (1, 6, 6)),
+    "conv circular": (lambda: _conv(padding=2, padding_mode="circular"), (1, 6, 6)),
+    "conv reflect dilated": (
+        lambda: _conv(padding=1, padding_mode="reflect", dilation=2),
+        (1, 6, 6),
+    ),
+    "max pool": (
+        lambda: nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(9, 3)),
+        (1, 6, 6),
+    ),
+    "average pool": (
+        lambda: nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(9, 3)),
+        (1, 6, 6),
+    ),
+    "tokens": (
+        lambda: nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)),
+        (4, 3),
+    ),
+}
+
+
+def example(name: str, rows: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a net of the zoo with rows that it gets right."""
+    torch.manual_seed(len(name))
+    factory, shape = ZOO[name]
+    model = factory().eval()
+    inputs = torch.randn(rows, *shape, dtype=next(model.parameters()).dtype)
+    return model, inputs, model(inputs).argmax(1)
+
+
+def written(folder: Path, name: str, norm: float = 2.0) -> Path:
+    """Write the certificates of a net of the zoo."""
+    path = folder / "c.json"
+    holdfast.certify(*example(name), norm=norm).save(path)
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict, dict[str, Tensor]], None]) -> None:
+    """Change a certificate file and its arrays, and make all hashes fit again."""
+    document = json.loads(path.read_text())
+    place = path.with_name(document["proof"]["file"])
+    arrays = load_file(place)
+    change(document, arrays)
+    packed = save(arrays)
+    place.write_bytes(packed)
+    document["proof"]["sha256"] = hashlib.sha256(packed).hexdigest()
+    del document["digest"]
+    document["digest"] = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(document))
+
+
+def rehash(document: dict, arrays: dict[str, Tensor]) -> None:
+    """Give every tensor and row of a document the hash of its bytes."""
+    for entry in document["proof"]["tensors"]:
+        entry["sha256"] = sha256(arrays[entry["name"]])
+    document["rows"]["inputs"] = [sha256(row) for row in arrays["inputs"]]
+
+
+def sha256(tensor: Tensor) -> str:
+    """Return the hash of type, shape and bytes."""
+    kind = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}[tensor.dtype]
+    data = tensor.contiguous().numpy().tobytes()
+    return hashlib.sha256(f"{kind} {list(tensor.shape)} ".encode() + data).hexdigest()
+
+
+def numbers(values: list[str]) -> list[float]:
+    """Return hexadecimal floats as numbers."""
+    return [float.fromhex(value) for value in values]
+
+
+NORMS = (1.0, 2.0, math.inf)
