@@ -15,7 +15,7 @@ from rich.text import Text
 from holdfast.auditing.job import Report
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.certificates.certificate import Certificates
-from holdfast.continuity.volatility import Knowledge
+from holdfast.continuity.knowledge import Knowledge
 from holdfast.report import formats
 from holdfast.types import Estimate, norm_name
 

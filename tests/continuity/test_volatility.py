@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
-from holdfast.continuity.volatility import LEVEL, QUANTILE, measure
+from holdfast.continuity.intervals import LEVEL, QUANTILE
+from holdfast.continuity.measure import measure
 from holdfast.errors import InvalidInput
 
 # Case E1: three points with probabilities 1/2, 1/4, 1/4 as four rows. Pairs of a row with itself
 # weigh nothing, so means over independent pairs are (n - 1) / n of the means over different rows.
-E1_STATES = torch.tensor([[0.0], [0.0], [1.0], [3.0]])
+E1_STATES = torch.tensor([[0.0], [0.0], [1.0], [3.0]]).double()
 E1_LOSSES = torch.tensor([0.0, 0.0, 1.0, 0.5])
 E1_LABELS = torch.tensor([0, 0, 1, 1])
 
@@ -225,10 +226,10 @@ def test_parts_without_pairs_are_empty_and_say_so():
     alike = one_layer(E1_STATES, E1_LOSSES)
     assert alike.other_label["layer"] is None
     assert alike.same_label["layer"] == alike.volatility["layer"]
-    assert alike.notes == ("other_label is empty: all rows have the same label",)
+    assert "other_label is empty: all rows have the same label" in alike.notes
     distinct = one_layer(E1_STATES, E1_LOSSES, torch.arange(4))
     assert distinct.same_label["layer"] is None
-    assert distinct.notes == ("same_label is empty: no two rows have the same label",)
+    assert "same_label is empty: no two rows have the same label" in distinct.notes
 
 
 def test_two_rows_have_a_value_and_no_interval():

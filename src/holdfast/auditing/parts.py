@@ -7,7 +7,7 @@ import torch
 
 from holdfast.brackets.bracket import Bracket
 from holdfast.certificates.certificate import Certificates
-from holdfast.continuity.volatility import Knowledge
+from holdfast.continuity.knowledge import Knowledge
 from holdfast.documents import plain
 from holdfast.sources.data import LoadedData
 from holdfast.types import norm_name

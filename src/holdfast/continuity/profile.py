@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from holdfast.batches import Data, gather
 from holdfast.continuity.distance import Distance, name_of
+from holdfast.continuity.knowledge import Knowledge
 from holdfast.continuity.losses import Loss, row_losses
-from holdfast.continuity.volatility import Knowledge, measure
+from holdfast.continuity.measure import measure
 from holdfast.errors import InvalidInput
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
