@@ -27,7 +27,7 @@ from holdfast.batches import Data, gather
 from holdfast.brackets.search import Search
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.radius import certify_graph
-from holdfast.continuity.profile import knowledge_of
+from holdfast.continuity.profile import knowledge
 from holdfast.documents import StrPath, to_json, write_whole
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
@@ -204,7 +204,7 @@ def _study(loaded: LoadedModel, data: LoadedData, settings: Settings, progress: 
     )
     begin(STEPS[3])
     try:
-        subject["knowledge"] = _knowledge(graph, data)
+        subject["knowledge"] = _knowledge(loaded.model, data)
     except (Unsupported, InvalidInput) as refusal:  # one row, or no layer: nothing to compare
         subject["knowledge"] = {"refused": str(refusal)}
     check_unchanged(graph, loaded.model)
@@ -238,9 +238,9 @@ def _certificates(graph: Graph, data: LoadedData, settings: Settings) -> Certifi
     return certify_graph(graph, data.inputs, data.labels, settings.norm, everything)
 
 
-def _knowledge(graph: Graph, data: LoadedData) -> dict[str, Any]:
+def _knowledge(model: nn.Module, data: LoadedData) -> dict[str, Any]:
     rows = (data.inputs[:KNOWLEDGE_ROWS], data.labels[:KNOWLEDGE_ROWS])
-    return knowledge_part(knowledge_of(graph, rows, None, "cross_entropy", "euclidean"), data)
+    return knowledge_part(knowledge(model, rows), data)
 
 
 def _digest(data: LoadedData) -> str:

@@ -1,4 +1,4 @@
-"""Models by name, as the command line takes them: `demo:NAME`, `module:package.file:factory`."""
+"""Models by name, as the command line takes them: `demo:`, `module:` and `hf:`."""
 
 import importlib
 import sys
@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from holdfast.errors import InvalidInput
+from holdfast.errors import InvalidInput, MissingExtra
 from holdfast.sources.demo import DEMO_MODELS, demo_model
 
-FORMS = "demo:NAME or module:package.file:factory[?weights=PATH.safetensors]"
+FORMS = "demo:NAME, hf:FOLDER or module:package.file:factory[?weights=PATH.safetensors]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,8 @@ def load_model(spec: str) -> LoadedModel:
     Args:
         spec: `demo:NAME`, or `module:package.file:factory`, a function without arguments that
             returns a module, found on Python's own path, with `?weights=PATH.safetensors` to load
-            its weights. Code runs only from such an explicit `module:`.
+            its weights. Code runs only from such an explicit `module:`. `hf:FOLDER` is a classifier
+            saved by Hugging Face transformers, read from safetensors without network.
 
     Returns:
         The model.
@@ -53,7 +54,35 @@ def load_model(spec: str) -> LoadedModel:
         return LoadedModel(model, spec, rest, DEMO_MODELS[rest])
     if kind == "module" and rest:
         return _from_module(spec, rest)
+    if kind == "hf" and rest:
+        return _from_folder(spec, Path(rest))
     raise InvalidInput("model", repr(spec), FORMS)
+
+
+def _from_folder(spec: str, folder: Path) -> LoadedModel:
+    """Return the sequence classifier in a folder of Hugging Face transformers.
+
+    Raises:
+        InvalidInput: When there is no such folder, or it holds no classifier of a known kind.
+        MissingExtra: When transformers is not installed.
+    """
+    if not (folder / "config.json").is_file():
+        raise InvalidInput("model", repr(spec), "hf:FOLDER with config.json and safetensors")
+    try:
+        from transformers import AutoModelForSequenceClassification
+    except ImportError:
+        raise MissingExtra("transformers", "hf", "a model from hf:FOLDER") from None
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            dtype=torch.float32,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
+        got = f"{folder} ({' '.join(str(problem).split())})"
+        wanted = "a sequence classifier in safetensors, of a kind that transformers knows"
+        raise InvalidInput("model", got, wanted) from problem
+    kind = type(model).__name__
+    return LoadedModel(model.eval(), spec, folder.name, f"{kind} from {folder}.")
 
 
 def _from_module(spec: str, rest: str) -> LoadedModel:
