@@ -63,7 +63,9 @@ def test_pickled_weights_are_refused_unread(suffix):
     "spec", ["garden.nets:small", "file:garden/nets.py:small", "hf:x", "", ":"]
 )
 def test_code_runs_only_from_an_explicit_module(spec):
-    with pytest.raises(InvalidInput, match=r"model: got .*, wanted (demo:NAME, hf:FOLDER|hf:FOLDER with)"):
+    with pytest.raises(
+        InvalidInput, match=r"model: got .*, wanted (demo:NAME, hf:FOLDER|hf:FOLDER with)"
+    ):
         load_model(spec)
     assert "garden.nets" not in sys.modules
 

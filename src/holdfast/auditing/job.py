@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from holdfast.auditing.citations import citations_for
+from holdfast.auditing.link import link
 from holdfast.auditing.parts import (
     bracket_part,
     certificates_part,
@@ -28,7 +29,7 @@ from holdfast.brackets.search import Search
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.radius import certify_graph
 from holdfast.continuity.profile import knowledge
-from holdfast.documents import StrPath, to_json, write_whole
+from holdfast.documents import StrPath, plain, to_json, write_whole
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
@@ -204,7 +205,7 @@ def _study(loaded: LoadedModel, data: LoadedData, settings: Settings, progress: 
     )
     begin(STEPS[3])
     try:
-        subject["knowledge"] = _knowledge(loaded.model, data)
+        subject["knowledge"] = _knowledge(graph, loaded.model, data)
     except (Unsupported, InvalidInput) as refusal:  # one row, or no layer: nothing to compare
         subject["knowledge"] = {"refused": str(refusal)}
     check_unchanged(graph, loaded.model)
@@ -238,9 +239,17 @@ def _certificates(graph: Graph, data: LoadedData, settings: Settings) -> Certifi
     return certify_graph(graph, data.inputs, data.labels, settings.norm, everything)
 
 
-def _knowledge(model: nn.Module, data: LoadedData) -> dict[str, Any]:
-    rows = (data.inputs[:KNOWLEDGE_ROWS], data.labels[:KNOWLEDGE_ROWS])
-    return knowledge_part(knowledge(model, rows), data)
+def _knowledge(graph: Graph, model: nn.Module, data: LoadedData) -> dict[str, Any]:
+    """Measure knowledge continuity, and hold it against the Lipschitz constants of the layers."""
+    inputs, labels = data.inputs[:KNOWLEDGE_ROWS], data.labels[:KNOWLEDGE_ROWS]
+    measured = knowledge(model, (inputs, labels))
+    links = {}
+    for layer in measured.layers:
+        try:
+            links[layer] = plain(link(graph, measured, inputs, labels, layer))
+        except (Unsupported, InvalidInput) as refusal:  # a skip connection, attention, ...
+            links[layer] = {"refused": str(refusal)}
+    return knowledge_part(measured, data) | {"links": links}
 
 
 def _digest(data: LoadedData) -> str:

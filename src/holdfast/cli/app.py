@@ -67,7 +67,9 @@ def verb(function: Callable[..., Answer]) -> Callable[..., int]:
     return app.command(run)
 
 
-Model = Annotated[str, Parameter(help="demo:NAME, hf:FOLDER or module:package.file:factory[?weights=FILE]")]
+Model = Annotated[
+    str, Parameter(help="demo:NAME, hf:FOLDER or module:package.file:factory[?weights=FILE]")
+]
 DataName = Annotated[str, Parameter(help="demo:digits, npz:FILE or normal:SHAPE")]
 NormName = Annotated[str, Parameter(help="1, 2 or inf")]
 Json = Annotated[
