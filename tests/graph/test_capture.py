@@ -263,3 +263,25 @@ def test_examples_that_are_no_batch(example) -> None:
 def test_rows_must_agree_across_keyword_inputs() -> None:
     with pytest.raises(InvalidInput, match="same number of rows"):
         holdfast.capture(nn.Linear(3, 2), {"a": torch.zeros(1, 3), "b": torch.zeros(2, 3)})
+
+
+def test_operations_on_a_moved_batch_are_executed_but_not_bounded() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layer(x).mean(1))
+
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    graph = holdfast.capture(model, torch.randn(2, 5, 8))
+    for rows in (1, 2, 7):
+        x = torch.randn(rows, 5, 8)
+        torch.testing.assert_close(run(graph, x), model(x))
+    states = hidden_states(graph, torch.randn(4, 5, 8), graph.leaf_layers)[1]
+    assert {len(state) for state in states.values()} == {4}
+    with pytest.raises(Unsupported, match=r"layer\.self_attn"):
+        holdfast.lipschitz(model, torch.randn(2, 5, 8), seconds=1)

@@ -11,11 +11,14 @@ gamma_n |T|^T |a| of the exact one, entry by entry, so replacing it changes the 
 
     <gamma_n |T|^T |a|, |w|> = gamma_n <|a|, |T| |w|> <= gamma_n <|a|, magnitude>,
 
-and the same holds for the other nodes by counting their operations. The caller subtracts it.
+and the same holds for the other nodes by counting their operations. The caller subtracts it. A
+node that only moves entries rounds nothing, and passes what the rows carry to the node behind it.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,6 +26,7 @@ from torch import Tensor
 from holdfast.bounds.interval import SMALLEST, Interval
 from holdfast.bounds.relaxations import Lines, lines
 from holdfast.bounds.running import offset as added_by
+from holdfast.bounds.windows import Windows, conv_adjoint, is_even
 from holdfast.graph.ir import Node
 from holdfast.graph.ops import (
     ELEMENTWISE,
@@ -36,8 +40,27 @@ from holdfast.graph.ops import (
 from holdfast.graph.walk import execute
 from holdfast.rounding import rows_up
 
-Pulled = tuple[list[Tensor], Tensor | None]
+
+@dataclass(frozen=True)
+class Pulled:
+    """Rows of a node, read as rows of its inputs.
+
+    Attributes:
+        rows: [R or 1, K, ...] for each input.
+        added: What is added, [R or 1, K]; None for nothing.
+        size: <|rows of the node|, magnitude>, [R or 1, K]; None where nothing rounds.
+    """
+
+    rows: Sequence[Tensor | Windows]
+    added: Tensor | None = None
+    size: Tensor | None = None
+
+
 Pull = Callable[[Tensor, Tensor | None], Pulled]
+PullWindows = Callable[[Windows], Pulled]
+
+_MOVES = ("reshape", "permute", "slice", "select", "flip", "cat", "pixel_shuffle")
+"""Wiring that repeats no entry, so that its adjoint adds nothing up."""
 
 RELU = Node("relu", "relu")
 """Stands for the ramp in max(a, b) = b + relu(a - b)."""
@@ -49,23 +72,30 @@ class Step:
 
     Attributes:
         inputs: Names of the nodes that the rows are passed to.
-        pull: From rows [R or 1, K, ...] (and slopes to use below, or None) to the rows of each
-            input and what is added, [R or 1, K], or None for nothing.
+        pull: From rows [R or 1, K, ...], and slopes to use below or None, to those of each input.
         magnitude: [R or 1, ...], as in the docstring of this file.
         operations: Rounded operations behind one entry, at most.
+        linear: Whether minus a row is read as minus what the row is read as.
         lines: Of a ramp: its lines where the slope below may be any number in [0, 1].
         free: Where that is so, [R, ...].
+        windowed: The same as `pull` for rows in windows; None where they must be written out.
     """
 
     inputs: tuple[str, ...]
     pull: Pull
     magnitude: Tensor
     operations: int
+    linear: bool = False
     lines: Lines | None = None
     free: Tensor | None = None
+    windowed: PullWindows | None = None
 
 
-def dot(rows: Tensor, values: Tensor) -> Tensor:
+Rows = Tensor | Windows
+"""[R or 1, K, *shape of a node]."""
+
+
+def dot(rows: Rows, values: Tensor) -> Tensor:
     """Return the product of each row with its region's values.
 
     Args:
@@ -75,7 +105,14 @@ def dot(rows: Tensor, values: Tensor) -> Tensor:
     Returns:
         [R or 1, K].
     """
+    if isinstance(rows, Windows):
+        values = values.expand(len(rows.rows), *values.shape[1:])
+        return torch.linalg.vecdot(rows.flatten(2), rows.read(values).flatten(2))
     return (rows.flatten(2) @ values.flatten(1)[:, :, None])[:, :, 0]
+
+
+def _size(rows: Tensor, magnitude: Tensor) -> Tensor:
+    return dot(rows.detach().abs(), magnitude)
 
 
 def affine_step(node: Node, x: Interval) -> Step:
@@ -89,9 +126,18 @@ def affine_step(node: Node, x: Interval) -> Step:
     moving = bool((offset != 0).any())
 
     def pull(rows: Tensor, _: Tensor | None) -> Pulled:
-        return adjoint(node, rows, [size.shape[1:]]), dot(rows, offset) if moving else None
+        added = dot(rows, offset) if moving else None
+        return Pulled(adjoint(node, rows, [size.shape[1:]]), added, _size(rows, magnitude))
 
-    return Step(node.inputs, pull, magnitude, _adjoint_terms(node) + count)
+    def windowed(rows: Windows) -> Pulled:
+        added = dot(rows, offset) if moving else None
+        size_of_rows = dot(rows.abs(), magnitude)
+        weight, geometry = node.params["weight"], node.params["geometry"]
+        return Pulled([rows.through(weight, geometry, tuple(size.shape[1:]))], added, size_of_rows)
+
+    count += _adjoint_terms(node)
+    local = windowed if node.op == "conv" and is_even(node.params["geometry"]) else None
+    return Step(node.inputs, pull, magnitude, count, linear=True, windowed=local)
 
 
 def _adjoint_terms(node: Node) -> int:
@@ -114,11 +160,15 @@ def wiring_step(node: Node, parts: Sequence[Interval]) -> Step:
     magnitude = WIRING[node.op]([part.size() for part in parts], params or node.params)
     shapes = [part.low.shape[1:] for part in parts]
     moving = bool((offset != 0).any())
+    rounds = moving or node.op not in _MOVES
 
     def pull(rows: Tensor, _: Tensor | None) -> Pulled:
-        return adjoint(node, rows, shapes), dot(rows, offset) if moving else None
+        added = dot(rows, offset) if moving else None
+        return Pulled(
+            adjoint(node, rows, shapes), added, _size(rows, magnitude) if rounds else None
+        )
 
-    return Step(node.inputs, pull, magnitude, _adjoint_terms(node))
+    return Step(node.inputs, pull, magnitude, _adjoint_terms(node), linear=True)
 
 
 def adjoint(node: Node, rows: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -140,6 +190,8 @@ def adjoint(node: Node, rows: Tensor, shapes: Sequence[Sequence[int]]) -> list[T
         params = {**params, "value": 0.0}
     if op in ("scale", "scale_channels"):
         back = [OPS[op]([flat], params)]
+    elif op == "conv" and is_even(params["geometry"]):
+        back = [conv_adjoint(flat, params["weight"], params["geometry"], tuple(shapes[0]))]
     else:
         back = _pull_back(op, params, flat, shapes)
     return [part.unflatten(0, rows.shape[:2]) for part in back]
@@ -157,23 +209,55 @@ def _pull_back(
 
 def add_step(node: Node, parts: Sequence[Interval]) -> Step:
     """Read a sum backwards."""
-    magnitude = torch.stack(torch.broadcast_tensors(*[part.size() for part in parts])).sum(0)
+    total = torch.stack(torch.broadcast_tensors(*[part.size() for part in parts])).sum(0)
+    count = len(parts) + 2
+    magnitude = rows_up(total, count)
 
     def pull(rows: Tensor, _: Tensor | None) -> Pulled:
-        return [rows] * len(parts), None
+        return Pulled([rows] * len(parts), None, _size(rows, magnitude))
 
-    return Step(node.inputs, pull, rows_up(magnitude, len(parts) + 2), len(parts) + 2)
+    return Step(node.inputs, pull, magnitude, count, linear=True)
 
 
-def _lined(bounds: Lines, rows: Tensor, slopes: Tensor | None, free: Tensor | None) -> Pulled:
-    """Replace an elementwise function by its line below or above, by the sign of the row."""
-    positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
-    below, floor = bounds.lower_slope[:, None], bounds.lower_offset
-    if slopes is not None and free is not None:
-        below = torch.where(free[:, None], slopes, below)
-        floor = torch.where(free, torch.zeros_like(floor), floor)
-    added = dot(positive, floor) + dot(negative, bounds.upper_offset)
-    return [positive * below + negative * bounds.upper_slope[:, None]], added
+@dataclass(frozen=True)
+class _Ramp:
+    """Lines in place of a function, with the magnitude of what enters its value.
+
+    Attributes:
+        lines: The lines.
+        free: Where the slope below may be any number in [0, 1]; None for nowhere.
+        magnitude: As in `Step`.
+    """
+
+    lines: Lines
+    free: Tensor | None
+    magnitude: Tensor
+
+    def pull(self, rows: Tensor, slopes: Tensor | None) -> Pulled:
+        """Take the line below or above, by the sign of each row's entry."""
+        positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
+        below, floor = self.lines.lower_slope[:, None], self.lines.lower_offset
+        if slopes is not None and self.free is not None:
+            below = torch.where(self.free[:, None], slopes, below)
+            floor = torch.where(self.free, torch.zeros_like(floor), floor)
+        lower, upper = (
+            part.flatten(2) @ torch.stack([offset.flatten(1), self.magnitude.flatten(1)], 2)
+            for part, offset in ((positive, floor), (negative, self.lines.upper_offset))
+        )
+        moved = positive * below + negative * self.lines.upper_slope[:, None]
+        size = (lower[..., 1] - upper[..., 1]).detach()
+        return Pulled([moved], lower[..., 0] + upper[..., 0], size)
+
+    def windowed(self, rows: Windows) -> Pulled:
+        """Do the same for rows in windows."""
+        known = self.lines
+        offsets = known.lower_offset, known.upper_offset
+        parts = (known.lower_slope, known.upper_slope, *offsets, self.magnitude)
+        below, above, floor, ceiling, magnitude = rows.read(torch.cat(parts, 1)).chunk(5, 2)
+        positive, negative = rows.rows.clamp(min=0.0), rows.rows.clamp(max=0.0)
+        added = (positive * floor + negative * ceiling).flatten(2).sum(2)
+        size = ((positive - negative) * magnitude).flatten(2).sum(2)
+        return Pulled([rows.replaced(positive * below + negative * above)], added, size)
 
 
 def _offsets(bounds: Lines) -> Tensor:
@@ -187,12 +271,17 @@ def elementwise_step(node: Node, x: Interval) -> Step:
     free = ((x.low < 0) & (x.high > 0)) if node.op == "relu" else None
     if free is not None:
         steepest = steepest.clamp(min=1.0)
-    magnitude = rows_up(steepest * x.size() + _offsets(bounds), 8)
-
-    def pull(rows: Tensor, slopes: Tensor | None) -> Pulled:
-        return _lined(bounds, rows, slopes, free)
-
-    return Step(node.inputs, pull, magnitude, 2 * x.low[0].numel() + 16, bounds, free)
+    ramp = _Ramp(bounds, free, rows_up(steepest * x.size() + _offsets(bounds), 8))
+    count = 2 * x.low[0].numel() + 16
+    return Step(
+        node.inputs,
+        ramp.pull,
+        ramp.magnitude,
+        count,
+        lines=bounds,
+        free=free,
+        windowed=ramp.windowed,
+    )
 
 
 def extreme_step(node: Node, parts: Sequence[Interval], gap: Interval) -> Step:
@@ -209,14 +298,17 @@ def extreme_step(node: Node, parts: Sequence[Interval], gap: Interval) -> Step:
     bounds = lines(RELU, gap.low, gap.high)
     free = (gap.low < 0) & (gap.high > 0)
     largest = node.op == "maximum"
+    sizes = parts[0].size() + parts[1].size()
+    ramp = _Ramp(bounds, free, rows_up(4.0 * sizes + _offsets(bounds), 8))
 
     def pull(rows: Tensor, slopes: Tensor | None) -> Pulled:
-        (ramp,), added = _lined(bounds, rows if largest else -rows, slopes, free)
-        return ([ramp, rows - ramp] if largest else [rows + ramp, -ramp]), added
+        got = ramp.pull(rows if largest else -rows, slopes)
+        moved = cast(Tensor, got.rows[0])
+        pair = [moved, rows - moved] if largest else [rows + moved, -moved]
+        return dataclasses.replace(got, rows=pair)
 
-    sizes = parts[0].size() + parts[1].size()
-    magnitude = rows_up(4.0 * sizes + _offsets(bounds), 8)
-    return Step(node.inputs, pull, magnitude, 2 * gap.low[0].numel() + 32, bounds, free)
+    count = 2 * gap.low[0].numel() + 32
+    return Step(node.inputs, pull, ramp.magnitude, count, lines=bounds, free=free)
 
 
 def largest_step(node: Node, x: Interval, result: Interval) -> Step:
@@ -249,10 +341,12 @@ def largest_step(node: Node, x: Interval, result: Interval) -> Step:
         negative = rows.clamp(max=0.0)
         exact = rows.clamp(min=0.0) + negative * ahead[:, None]
         grouped = exact.reshape(*exact.shape[:2], *low.shape[1:-1])[..., None] * mark[:, None]
-        return [_ungroup(grouped, x.low.shape[1:], dims)], dot(negative, ceiling)
+        back = _ungroup(grouped, x.low.shape[1:], dims)
+        return Pulled([back], dot(negative, ceiling), _size(rows, magnitude))
 
     reach = _by_group(x.size(), dims).amax(-1).reshape(-1, *shape)
-    return Step(node.inputs, pull, reach + ceiling.abs(), low[0].numel() + 16)
+    magnitude = reach + ceiling.abs()
+    return Step(node.inputs, pull, magnitude, low[0].numel() + 16)
 
 
 def _by_group(values: Tensor, dims: Sequence[int]) -> Tensor:
@@ -270,12 +364,14 @@ def _ungroup(values: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tenso
 
 def constant_step(result: Interval) -> Step:
     """Read a node without a linear rule backwards: its bounds are all that is known."""
+    magnitude = result.size()
 
     def pull(rows: Tensor, _: Tensor | None) -> Pulled:
         positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
-        return [], dot(positive, result.low) + dot(negative, result.high)
+        added = dot(positive, result.low) + dot(negative, result.high)
+        return Pulled([], added, _size(rows, magnitude))
 
-    return Step((), pull, result.size(), 2 * result.low[0].numel() + 16)
+    return Step((), pull, magnitude, 2 * result.low[0].numel() + 16)
 
 
 Build = Callable[[Node, Sequence[Interval], Interval, Interval | None], Step]

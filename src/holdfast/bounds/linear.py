@@ -18,17 +18,19 @@ interval around 0, so every iterate is a bound, and the best of each row is kept
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from holdfast.bounds.backward import Step, dot, make_step
+from holdfast.bounds.backward import Pulled, Rows, Step, dot, make_step
 from holdfast.bounds.comparisons import write_out
 from holdfast.bounds.interval import READING, RULES, SMALLEST, Interval, around, lift
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import slopes_on
+from holdfast.bounds.windows import Windows
 from holdfast.errors import InvalidInput
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
@@ -41,6 +43,9 @@ _ENTRIES = 2**22
 
 _DUST = 2.0**-900
 """Far above anything that underflows in a sum, far below everything else."""
+
+_BY_ENTRY = ("reshape", "permute", "flip", "scale", "scale_channels", "shift", "batch_norm")
+"""Every entry of the result is one entry of the input, rescaled."""
 
 _RATE = 0.25
 _DECAY = 0.95
@@ -108,7 +113,13 @@ class _Below:
     """A bound below K rows: at the least point of the region, and as linear functions."""
 
     low: Tensor
-    plane: Plane
+    rows: Rows
+    offset: Tensor
+
+    @property
+    def plane(self) -> Plane:
+        """The linear functions, written out."""
+        return Plane(_dense(self.rows), self.offset)
 
 
 class Relaxed:
@@ -182,9 +193,22 @@ class Relaxed:
 
     def _improve(self, name: str, wanted: Tensor) -> None:
         """Tighten a node's interval where wanted."""
-        if name in self._steps and name not in self._tight:
+        if name in self._steps and name not in self._tight and not self._is_exact(self.graph[name]):
             self._tight.add(name)
             self.intervals[name] = self._bounded({name: 1.0}, self.intervals[name], wanted)
+
+    def _is_exact(self, node: Node) -> bool:
+        """Return whether interval arithmetic gives a node's range: it is read off the region."""
+        if node.op in WIRING and len(node.inputs) == 1:
+            return self._is_exact(self.graph[node.inputs[0]])
+        geometry = node.params.get("geometry")
+        plain = geometry is None or (geometry.mode == "constant" and self._regions.norm != 1.0)
+        if node.op not in ("linear", "conv") or not plain:
+            return False
+        source = self.graph[node.inputs[0]]
+        while source.op in _BY_ENTRY:
+            source = self.graph[source.inputs[0]]
+        return source.name == self._entry
 
     def _improve_source(self, name: str) -> None:
         """Tighten the node whose entries another one only moves, and move them again."""
@@ -198,20 +222,32 @@ class Relaxed:
             self._improve(name, x.low < x.high)
 
     def _bounded(self, signs: Mapping[str, float], known: Interval, wanted: Tensor) -> Interval:
-        """Bound a signed sum of nodes, entry by entry, where any region wants it."""
-        places = wanted.flatten(1).any(0).nonzero()[:, 0]
-        if not len(places):
+        """Bound a signed sum of nodes, for every region in the entries that it wants."""
+        places = _places(wanted.flatten(1))
+        if not places.numel():
             return known
-        shape, count = known.low.shape[1:], known.low[0].numel()
+        shape = known.low.shape[1:]
         low, high = known.low.flatten(1).clone(), known.high.flatten(1).clone()
-        for part in places.split(self._rows_at_once()):
-            rows = torch.zeros(1, len(part), count, dtype=torch.float64)
-            rows = rows.scatter(2, part[None, :, None], 1.0).reshape(1, len(part), *shape)
-            low[:, part] = self.below(_start(signs, rows)).low
-            high[:, part] = -self.below(_start(signs, -rows)).low
+        for part in places.split(self._rows_at_once(), dim=1):
+            start = self._entries(signs, part, shape)
+            reached = self.below(start, mirrored=True).low
+            below, above = reached.split(part.shape[1], dim=1)
+            low.scatter_(1, part, below.expand(part.shape))
+            high.scatter_(1, part, -above.expand(part.shape))
         met = known.meet(low.reshape(known.low.shape), high.reshape(known.low.shape))
         low = torch.where(wanted, met.low, known.low)
         return dataclasses.replace(known, low=low, high=torch.where(wanted, met.high, known.high))
+
+    def _entries(
+        self, signs: Mapping[str, float], places: Tensor, shape: Sequence[int]
+    ) -> Env[Rows]:
+        """Return the rows that read single entries of a signed sum of nodes."""
+        if all(self.graph[name].op == "conv" and self._steps[name].windowed for name in signs):
+            windows = Windows.of_entries(places, tuple(shape))
+            return {name: windows.replaced(sign * windows.rows) for name, sign in signs.items()}
+        rows = torch.zeros(*places.shape, math.prod(shape), dtype=torch.float64)
+        rows = rows.scatter(2, places[:, :, None], 1.0).reshape(*places.shape, *shape)
+        return {name: sign * rows for name, sign in signs.items()}
 
     def _rows_at_once(self) -> int:
         widest = max(interval.low[0].numel() for interval in self.intervals.values())
@@ -219,34 +255,48 @@ class Relaxed:
 
     # --- backwards ------------------------------------------------------------------------------
 
-    def below(self, start: Env[Tensor], slopes: Mapping[str, Tensor] | None = None) -> _Below:
+    def below(
+        self,
+        start: Mapping[str, Rows],
+        slopes: Mapping[str, Tensor] | None = None,
+        mirrored: bool = False,
+    ) -> _Below:
         """Bound sums of rows times nodes from below.
 
         Args:
             start: Rows [R or 1, K, *shape] by node.
             slopes: Slopes in [0, 1] to use below ramps, [R, K, *shape] by node.
+            mirrored: Whether to append the bounds of minus every row; up to the first step that
+                is not linear both are read as one.
 
         Returns:
             The bound of each row over each region.
         """
         pending = dict(start)
-        some = next(iter(start.values()))
-        total = some.new_zeros(1, some.shape[1])
-        size = some.new_zeros(1, some.shape[1])
+        count = next(iter(start.values())).shape[1]
+        total = size = torch.zeros(1, count, dtype=torch.float64)
         for node in reversed(self.graph.nodes):
-            rows = pending.pop(node.name, None) if node.name != self._entry else None
-            if rows is None:
+            if node.name not in pending or node.name == self._entry:
                 continue
             step = self._steps[node.name]
-            size = size + dot(rows.detach().abs(), step.magnitude)
-            passed, added = step.pull(rows, slopes.get(node.name) if slopes else None)
-            total = total if added is None else total + added
-            for name, part in zip(step.inputs, passed, strict=True):
-                pending[name] = pending[name] + part if name in pending else part
-        shape = (1, some.shape[1], *self._regions.center.shape[1:])
-        return self._concrete(pending.get(self._entry, some.new_zeros(shape)), total, size)
+            if mirrored and not step.linear:
+                mirrored = False
+                pending = {name: _mirrored(rows) for name, rows in pending.items()}
+                total, size = torch.cat([total, -total], 1), torch.cat([size, size], 1)
+            pulled = _pull(step, pending.pop(node.name), slopes.get(node.name) if slopes else None)
+            total = total if pulled.added is None else total + pulled.added
+            size = size if pulled.size is None else size + pulled.size
+            for name, part in zip(step.inputs, pulled.rows, strict=True):
+                pending[name] = _joined(pending[name], part) if name in pending else part
+        rows = pending.get(self._entry)
+        if rows is None:
+            rows = torch.zeros(1, total.shape[1], *self._regions.center.shape[1:]).double()
+        if mirrored:
+            rows = _mirrored(rows)
+            total, size = torch.cat([total, -total], 1), torch.cat([size, size], 1)
+        return self._concrete(rows, total, size)
 
-    def _concrete(self, rows: Tensor, total: Tensor, size: Tensor) -> _Below:
+    def _concrete(self, rows: Rows, total: Tensor, size: Tensor) -> _Below:
         """Take the least value of linear functions over each region, rounding included."""
         center = self._regions.center
         reach = self._reach(rows)
@@ -257,14 +307,14 @@ class Relaxed:
         least = offset + dot(rows, center) - reach
         low = least - (twice * (size + offset.detach().abs()) + self._dust)
         low = low.nan_to_num(-torch.inf, torch.inf, -torch.inf)
-        return _Below(low, Plane(rows, offset.nan_to_num(-torch.inf, torch.inf, -torch.inf)))
+        return _Below(low, rows, offset.nan_to_num(-torch.inf, torch.inf, -torch.inf))
 
-    def _reach(self, rows: Tensor) -> Tensor:
+    def _reach(self, rows: Rows) -> Tensor:
         """Return the dual norm of the rows times the radius, [R, K]."""
         radius, norm = self._regions.radius, self._regions.norm
-        flat = rows.flatten(2)
         if norm == torch.inf:
-            return dot(flat.abs(), radius.expand_as(self._regions.center))
+            return dot(rows.abs(), radius.expand_as(self._regions.center))
+        flat = rows.flatten(2)
         lengths = flat.abs().amax(2) if norm == 1.0 else torch.linalg.vector_norm(flat, dim=2)
         return (lengths + 2.0**-500) * radius.reshape(-1, 1)
 
@@ -330,7 +380,7 @@ class Relaxed:
             torch.cat([part.expand(count, *part.shape[1:]) for part in parts], 1)
             for parts in zip(*join, strict=True)
         )
-        return _Below(low, Plane(slope, offset))
+        return _Below(low, slope, offset)
 
     def _optimised(self, start: Env[Tensor], steps: int) -> _Below:
         """Improve the slopes below ramps by gradient steps; every row keeps its best."""
@@ -363,21 +413,39 @@ class Relaxed:
         return _better(best, self.below(start, slopes))
 
 
-def _start(signs: Mapping[str, float], rows: Tensor) -> Env[Tensor]:
-    """Return the rows of a signed sum of nodes."""
-    return {name: sign * rows for name, sign in signs.items()}
+def _pull(step: Step, rows: Rows, slopes: Tensor | None) -> Pulled:
+    """Read a step backwards, in windows where that saves work."""
+    if isinstance(rows, Windows) and step.windowed and rows.worth_it():
+        return step.windowed(rows)
+    return step.pull(_dense(rows), slopes)
+
+
+def _dense(rows: Rows) -> Tensor:
+    return rows.dense() if isinstance(rows, Windows) else rows
+
+
+def _mirrored(rows: Rows) -> Rows:
+    return rows.mirrored() if isinstance(rows, Windows) else torch.cat([rows, -rows], 1)
+
+
+def _joined(first: Rows, second: Rows) -> Rows:
+    """Add rows of one node."""
+    return _dense(first) + _dense(second)
+
+
+def _places(wanted: Tensor) -> Tensor:
+    """Return which entries each region wants, [R, most]; a region with fewer gets others too."""
+    most = int(wanted.sum(1).amax())
+    return wanted.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
 
 
 def _better(first: _Below, second: _Below) -> _Below:
     """Keep the better bound of each row."""
-    low, slope, offset = second.low.detach(), second.plane.slope, second.plane.offset
+    low, offset = second.low.detach(), second.offset.detach()
+    old, new = _dense(first.rows), _dense(second.rows).detach()
     wins = low > first.low
-    over = wins.reshape(*wins.shape, *[1] * (slope.dim() - 2))
-    plane = Plane(
-        torch.where(over, slope.detach(), first.plane.slope),
-        torch.where(wins, offset.detach(), first.plane.offset),
-    )
-    return _Below(torch.where(wins, low, first.low), plane)
+    rows = torch.where(wins.reshape(*wins.shape, *[1] * (new.dim() - 2)), new, old)
+    return _Below(torch.where(wins, low, first.low), rows, torch.where(wins, offset, first.offset))
 
 
 def _combined(rows: Tensor, output: Interval) -> Interval:

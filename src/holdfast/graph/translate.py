@@ -66,11 +66,19 @@ def _chance(node: torch.fx.Node) -> list[Obstacle]:
     name = str(node.target)
     if name.startswith(("aten._native_batch_norm_legit.", "aten._native_batch_norm_legit_func")):
         why = "normalises with the statistics of the batch"
-    elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+    elif _draws(node):
         why = "draws random numbers in the forward pass"
     else:
         return []
     return [Obstacle(_path(node), name, why, "call model.eval() first", _source(node))]
+
+
+def _draws(node: torch.fx.Node) -> bool:
+    """Return whether a call draws random numbers; attention without dropout does not."""
+    if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+        dropout = _complete(node, node.args, node.kwargs)[4]
+        return dropout != 0
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _placeholders(program: torch.export.ExportedProgram) -> dict[str, object]:
@@ -119,13 +127,15 @@ def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any]) -> object:
     shape = _row_shape(value)
     call = Call(node.target, complete, shape or (), _path(node), _source(node))
     translate = TRANSLATIONS.get(node.target)
-    rows = shape is not None or isinstance(value, list | tuple)
-    if translate and rows and not _narrows(complete):
+    in_rows = shape is not None or isinstance(value, list | tuple)
+    if translate and in_rows and all(r.in_rows for r in refs) and not _narrows(complete):
         result = translate(b, call)
         if result is not None:
             return result
     ref = opaque(b, call, args, kwargs)
-    return _as_size(b, ref, value) if isinstance(value, torch.SymInt) else ref
+    if isinstance(value, torch.SymInt):
+        return _as_size(b, ref, value)
+    return dataclasses.replace(ref, in_rows=shape is not None)
 
 
 def _flat(items: object) -> Iterator[object]:
@@ -212,7 +222,7 @@ def _source(node: torch.fx.Node) -> str:
 
 def _note_layers(layers: dict[str, str], node: torch.fx.Node, value: object) -> None:
     """Make a node the output, so far, of every module that it runs in."""
-    if not isinstance(value, Ref) or value.at_one is not None:
+    if not isinstance(value, Ref) or value.at_one is not None or not value.in_rows:
         return
     for key, path in _stack(node):
         if path:

@@ -19,12 +19,14 @@ class Ref:
         shape: Of one row.
         perturbed: Whether it depends on a floating-point input.
         at_one: For a size that follows the batch: its value at batch size 1.
+        in_rows: Whether the first dimension is the batch; where not, `shape` says nothing.
     """
 
     node: str
     shape: tuple[int, ...] = ()
     perturbed: bool = True
     at_one: int | None = None
+    in_rows: bool = True
 
 
 @dataclass(frozen=True)
