@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost
+.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-knowledge
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -46,7 +46,7 @@ format: $(STAMP)
 bench-lipschitz: $(STAMP)
 	$(BIN)/python -m benchmarks.lipschitz
 
-bench-exact bench-local bench-cost: bench-%: $(STAMP)
+bench-exact bench-local bench-cost bench-knowledge: bench-%: $(STAMP)
 	$(BIN)/python -m benchmarks.$*
 
 clean:

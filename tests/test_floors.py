@@ -23,6 +23,7 @@ FLOORS = {
     "riccati": 3,
     "continuity": 3,
     "brackets": 4,
+    "train": 4,
     "certificates": 5,
     "sources": 6,
     "run": 6,
