@@ -16,6 +16,7 @@ help:
 	@echo "make bench-lipschitz  bounds of the reference nets beside their peers; parts of it:"
 	@echo "make bench-exact, bench-local  exact constants; bounds on balls"
 	@echo "make bench-cost   seconds and memory against width and depth, with a picture"
+	@echo "make bench-knowledge  the pass over pairs beside a plain one and the authors' script"
 	@echo "make format     let ruff write the formatting"
 
 setup: $(STAMP)
