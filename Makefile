@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-knowledge
+.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-knowledge bench-certify
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-lipschitz  bounds of the reference nets beside their peers; parts of it:"
 	@echo "make bench-exact, bench-local  exact constants; bounds on balls"
 	@echo "make bench-cost   seconds and memory against width and depth, with a picture"
+	@echo "make bench-certify  certified radii beside auto_LiRPA, where it is installed"
 	@echo "make bench-knowledge  the pass over pairs beside a plain one and the authors' script"
 	@echo "make format     let ruff write the formatting"
 
@@ -47,7 +48,7 @@ format: $(STAMP)
 bench-lipschitz: $(STAMP)
 	$(BIN)/python -m benchmarks.lipschitz
 
-bench-exact bench-local bench-cost bench-knowledge: bench-%: $(STAMP)
+bench-exact bench-local bench-cost bench-knowledge bench-certify: bench-%: $(STAMP)
 	$(BIN)/python -m benchmarks.$*
 
 clean:

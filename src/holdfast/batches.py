@@ -95,3 +95,23 @@ def check_labels(labels: Tensor, rows: int, classes: int) -> Tensor:
     if low < 0 or high >= classes:
         raise InvalidInput("labels", f"values from {low} to {high}", f"0 to {classes - 1}")
     return labels.long()
+
+
+def check_targets(targets: Tensor, rows: int, outputs: int) -> Tensor:
+    """Return the targets of a regression as float64, [N, outputs].
+
+    Args:
+        targets: [N, outputs], or [N] for one output.
+        rows: Number of inputs.
+        outputs: Number of outputs.
+
+    Raises:
+        InvalidInput: When their shape is another, or one is not finite.
+    """
+    wanted = f"[{rows}, {outputs}]" if outputs > 1 else f"[{rows}] or [{rows}, 1]"
+    if targets.shape != (rows, outputs) and (outputs > 1 or targets.shape != (rows,)):
+        got = f"targets (floating point) of shape {tuple(targets.shape)}"
+        raise InvalidInput("labels", got, f"{wanted}; class numbers are integers")
+    if not bool(torch.isfinite(targets).all()):
+        raise InvalidInput("labels", "targets that are not finite", "finite targets")
+    return targets.detach().cpu().double().reshape(rows, outputs)

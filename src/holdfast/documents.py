@@ -19,12 +19,14 @@ StrPath = str | os.PathLike[str]
 def plain(value: Any) -> Any:
     """Return a value made of what JSON knows; floats that are not finite become None.
 
+    Of dataclasses, fields that their repr leaves out are no data.
+
     >>> plain({"radius": (1.5, float("inf"))})
     {'radius': [1.5, None]}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields}
+        return {field.name: plain(getattr(value, field.name)) for field in fields if field.repr}
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, Tensor):

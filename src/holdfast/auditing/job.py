@@ -27,7 +27,7 @@ from holdfast.auditing.parts import (
 from holdfast.batches import Data, gather
 from holdfast.brackets.search import Search
 from holdfast.certificates.certificate import Certificates
-from holdfast.certificates.radius import certify_graph
+from holdfast.certificates.radius import Asked, certify_graph
 from holdfast.continuity.profile import knowledge
 from holdfast.documents import StrPath, plain, to_json, write_whole
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Unsupported
@@ -236,7 +236,7 @@ def _bracket(graph: Graph, data: LoadedData, settings: Settings) -> dict[str, An
 
 def _certificates(graph: Graph, data: LoadedData, settings: Settings) -> Certificates:
     everything = torch.ones(len(data.inputs), dtype=torch.bool)
-    return certify_graph(graph, data.inputs, data.labels, settings.norm, everything)
+    return certify_graph(graph, data.inputs, data.labels, everything, Asked(settings.norm))
 
 
 def _knowledge(graph: Graph, model: nn.Module, data: LoadedData) -> dict[str, Any]:

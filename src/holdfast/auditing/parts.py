@@ -47,7 +47,7 @@ def certificates_part(
     return plain(
         {
             "norm": norm_name(certificates.norm),
-            "method": "global",
+            "method": "auto",
             "semantics": certificates.semantics,
             "guarantee": certificates.guarantee,
             "clean_accuracy": certificates.clean_accuracy,

@@ -26,7 +26,7 @@ from torch import Tensor
 from holdfast.bounds.interval import SMALLEST, Interval
 from holdfast.bounds.relaxations import Lines, lines
 from holdfast.bounds.running import offset as added_by
-from holdfast.bounds.windows import Windows, conv_adjoint, is_even
+from holdfast.bounds.windows import Rows, Windows, conv_adjoint, is_even
 from holdfast.graph.ir import Node
 from holdfast.graph.ops import (
     ELEMENTWISE,
@@ -89,10 +89,6 @@ class Step:
     lines: Lines | None = None
     free: Tensor | None = None
     windowed: PullWindows | None = None
-
-
-Rows = Tensor | Windows
-"""[R or 1, K, *shape of a node]."""
 
 
 def dot(rows: Rows, values: Tensor) -> Tensor:

@@ -25,12 +25,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.bounds.backward import Pulled, Rows, Step, dot, make_step
+from holdfast.bounds.backward import Pulled, Step, dot, make_step
 from holdfast.bounds.comparisons import write_out
 from holdfast.bounds.interval import READING, RULES, SMALLEST, Interval, around, lift
+from holdfast.bounds.planes import Below, Plane, optimised
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import slopes_on
-from holdfast.bounds.windows import Windows
+from holdfast.bounds.windows import Rows, Windows, dense, mirrored_rows
 from holdfast.errors import InvalidInput
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
@@ -46,22 +47,6 @@ _DUST = 2.0**-900
 
 _BY_ENTRY = ("reshape", "permute", "flip", "scale", "scale_channels", "shift", "batch_norm")
 """Every entry of the result is one entry of the input, rescaled."""
-
-_RATE = 0.25
-_DECAY = 0.95
-
-
-@dataclass(frozen=True)
-class Plane:
-    """K linear functions of the input per region: <slope, x> + offset.
-
-    Attributes:
-        slope: [R, K, *shape of the input].
-        offset: [R, K].
-    """
-
-    slope: Tensor
-    offset: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,20 +91,6 @@ def linear_bounds(
         InvalidInput: When `spec` does not fit the outputs.
     """
     return Relaxed(graph, Regions.of(region)).bounds(spec, steps)
-
-
-@dataclass(frozen=True)
-class _Below:
-    """A bound below K rows: at the least point of the region, and as linear functions."""
-
-    low: Tensor
-    rows: Rows
-    offset: Tensor
-
-    @property
-    def plane(self) -> Plane:
-        """The linear functions, written out."""
-        return Plane(_dense(self.rows), self.offset)
 
 
 class Relaxed:
@@ -260,7 +231,7 @@ class Relaxed:
         start: Mapping[str, Rows],
         slopes: Mapping[str, Tensor] | None = None,
         mirrored: bool = False,
-    ) -> _Below:
+    ) -> Below:
         """Bound sums of rows times nodes from below.
 
         Args:
@@ -281,7 +252,7 @@ class Relaxed:
             step = self._steps[node.name]
             if mirrored and not step.linear:
                 mirrored = False
-                pending = {name: _mirrored(rows) for name, rows in pending.items()}
+                pending = {name: mirrored_rows(rows) for name, rows in pending.items()}
                 total, size = torch.cat([total, -total], 1), torch.cat([size, size], 1)
             pulled = _pull(step, pending.pop(node.name), slopes.get(node.name) if slopes else None)
             total = total if pulled.added is None else total + pulled.added
@@ -292,11 +263,11 @@ class Relaxed:
         if rows is None:
             rows = torch.zeros(1, total.shape[1], *self._regions.center.shape[1:]).double()
         if mirrored:
-            rows = _mirrored(rows)
+            rows = mirrored_rows(rows)
             total, size = torch.cat([total, -total], 1), torch.cat([size, size], 1)
         return self._concrete(rows, total, size)
 
-    def _concrete(self, rows: Rows, total: Tensor, size: Tensor) -> _Below:
+    def _concrete(self, rows: Rows, total: Tensor, size: Tensor) -> Below:
         """Take the least value of linear functions over each region, rounding included."""
         center = self._regions.center
         reach = self._reach(rows)
@@ -307,7 +278,7 @@ class Relaxed:
         least = offset + dot(rows, center) - reach
         low = least - (twice * (size + offset.detach().abs()) + self._dust)
         low = low.nan_to_num(-torch.inf, torch.inf, -torch.inf)
-        return _Below(low, rows, offset.nan_to_num(-torch.inf, torch.inf, -torch.inf))
+        return Below(low, rows, offset.nan_to_num(-torch.inf, torch.inf, -torch.inf))
 
     def _reach(self, rows: Rows) -> Tensor:
         """Return the dual norm of the rows times the radius, [R, K]."""
@@ -367,85 +338,40 @@ class Relaxed:
             raise InvalidInput("spec", tuple(spec.shape), wanted)
         return rows
 
-    def _best(self, rows: Tensor, steps: int) -> _Below:
+    def _best(self, rows: Tensor, steps: int) -> Below:
         """Bound combinations of the outputs from below, some rows at a time."""
         shape = self.intervals[self.graph.output].low.shape[1:]
         found = []
         for part in rows.split(self._rows_at_once(), dim=1):
             start = {self.graph.output: part.reshape(*part.shape[:2], *shape)}
-            found.append(self._optimised(start, steps) if steps else self.below(start))
+            found.append(
+                optimised(self.below, start, self._steps, steps) if steps else self.below(start)
+            )
         count = len(self._regions.center)
         join = [(b.low, b.plane.slope, b.plane.offset) for b in found]
         low, slope, offset = (
             torch.cat([part.expand(count, *part.shape[1:]) for part in parts], 1)
             for parts in zip(*join, strict=True)
         )
-        return _Below(low, slope, offset)
-
-    def _optimised(self, start: Env[Tensor], steps: int) -> _Below:
-        """Improve the slopes below ramps by gradient steps; every row keeps its best."""
-        best = self.below(start)
-        count = next(iter(start.values())).shape[1]
-        slopes = {
-            name: step.lines.lower_slope[:, None].repeat(1, count, *[1] * (step.free.dim() - 1))
-            for name, step in self._steps.items()
-            if step.lines is not None and step.free is not None and bool(step.free.any())
-        }
-        if not slopes:
-            return best
-        leaves = [slope.requires_grad_() for slope in slopes.values()]
-        optimizer = torch.optim.Adam(leaves, lr=_RATE)
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, _DECAY)
-        for _ in range(steps):
-            with torch.enable_grad():
-                reached = self.below(start, slopes)
-                loss = -reached.low.sum()
-            best = _better(best, reached)
-            if not loss.requires_grad:
-                return best
-            gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-            for leaf, gradient in zip(leaves, gradients, strict=True):
-                leaf.grad = gradient
-            optimizer.step()
-            schedule.step()
-            for leaf in leaves:
-                leaf.clamp_(0.0, 1.0)
-        return _better(best, self.below(start, slopes))
+        return Below(low, slope, offset)
 
 
 def _pull(step: Step, rows: Rows, slopes: Tensor | None) -> Pulled:
     """Read a step backwards, in windows where that saves work."""
     if isinstance(rows, Windows) and step.windowed and rows.worth_it():
         return step.windowed(rows)
-    return step.pull(_dense(rows), slopes)
-
-
-def _dense(rows: Rows) -> Tensor:
-    return rows.dense() if isinstance(rows, Windows) else rows
-
-
-def _mirrored(rows: Rows) -> Rows:
-    return rows.mirrored() if isinstance(rows, Windows) else torch.cat([rows, -rows], 1)
+    return step.pull(dense(rows), slopes)
 
 
 def _joined(first: Rows, second: Rows) -> Rows:
     """Add rows of one node."""
-    return _dense(first) + _dense(second)
+    return dense(first) + dense(second)
 
 
 def _places(wanted: Tensor) -> Tensor:
     """Return which entries each region wants, [R, most]; a region with fewer gets others too."""
     most = int(wanted.sum(1).amax())
     return wanted.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
-
-
-def _better(first: _Below, second: _Below) -> _Below:
-    """Keep the better bound of each row."""
-    low, offset = second.low.detach(), second.offset.detach()
-    old, new = _dense(first.rows), _dense(second.rows).detach()
-    wins = low > first.low
-    rows = torch.where(wins.reshape(*wins.shape, *[1] * (new.dim() - 2)), new, old)
-    return _Below(torch.where(wins, low, first.low), rows, torch.where(wins, offset, first.offset))
 
 
 def _combined(rows: Tensor, output: Interval) -> Interval:

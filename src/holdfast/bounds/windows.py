@@ -174,3 +174,17 @@ def conv_adjoint(
 def is_even(geometry: ConvGeometry) -> bool:
     """Return whether a convolution pads with zeros, as much before as after."""
     return geometry.mode == "constant" and all(low == high for low, high in geometry.pads)
+
+
+Rows = Tensor | Windows
+"""[R or 1, K, *shape of a node]."""
+
+
+def dense(rows: Rows) -> Tensor:
+    """Return rows written out."""
+    return rows.dense() if isinstance(rows, Windows) else rows
+
+
+def mirrored_rows(rows: Rows) -> Rows:
+    """Return the rows and minus the rows."""
+    return rows.mirrored() if isinstance(rows, Windows) else torch.cat([rows, -rows], 1)

@@ -2,12 +2,13 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from holdfast.certificates.change import Changes
 from holdfast.documents import StrPath, read_json, write_whole
 from holdfast.errors import InvalidInput
 from holdfast.rounding import mul_up, sqrt_up
@@ -24,19 +25,22 @@ class Certificates:
 
     Attributes:
         radius: [N] float64, in input units, rounded down: every input within this distance has
-            the same predicted class, and it is the label's. 0 where nothing is certified.
+            the same predicted class, and it is the label's. 0 where nothing is certified, and
+            for targets, which have no class.
         margin: [N] float64: lower bound of the label's logit minus the largest other one.
         predicted: [N] int64, class of the largest logit; -1 where the logits are not finite.
-        labels: [N] int64.
+        labels: [N] int64; [N, outputs] float64 for targets.
         reason: Per row: `certified`, `misclassified`, `tie`, `within_rounding`, `not_finite`,
-            `unbounded_constant`; every radius of 0 has one that says why.
-        method: Per row: what gave the radius.
+            `unbounded_constant`, `no_class`; every radius of 0 has one that says why.
+        method: Per row: what gave the radius, `global` or `local`.
         norm: 1, 2 or inf.
         semantics: `real`: the exact real function of the stored weights.
         guarantee: What a radius claims, in one sentence.
         fingerprint: SHA-256 of the model's weights.
         constant: Upper bound of the Lipschitz constant from inputs to logits.
         classes: Number of logits.
+        changes: The model and the rows, for bounds of change around each row; a file keeps the
+            constant alone.
     """
 
     radius: Tensor
@@ -51,13 +55,19 @@ class Certificates:
     fingerprint: str
     constant: float
     classes: int
+    changes: Changes | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.radius)
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of all rows whose predicted class is the label."""
+        """Share of all rows whose predicted class is the label.
+
+        Raises:
+            InvalidInput: When labels are targets.
+        """
+        self._check_classes()
         return float((self.predicted == self.labels).double().mean())
 
     def verified_accuracy(self, epsilon: float) -> float:
@@ -67,9 +77,10 @@ class Certificates:
             epsilon: Distance in input units, at least 0.
 
         Raises:
-            InvalidInput: When epsilon is negative or NaN.
+            InvalidInput: When epsilon is negative or NaN, or labels are targets.
         """
         _check_epsilon(epsilon)
+        self._check_classes()
         return float((self.radius > epsilon).double().mean())
 
     def curve(self) -> tuple[Tensor, Tensor]:
@@ -84,28 +95,69 @@ class Certificates:
         larger = len(self) - torch.searchsorted(self.radius.sort().values, distances, right=True)
         return distances, larger.double() / len(self)
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes; where not, they are the targets of a regression."""
+        return not self.labels.is_floating_point()
+
+    def _check_classes(self) -> None:
+        """Refuse what needs classes.
+
+        Raises:
+            InvalidInput: When labels are targets.
+        """
+        if not self.has_classes:
+            raise InvalidInput("labels", "targets", "classes; for targets use output_change")
+
     def output_change(self, epsilon: float) -> Tensor:
-        """Return a proved bound of how far the logits can move within `epsilon`, in the norm.
+        """Return a proved bound of how far the outputs can move within `epsilon`, in the norm.
+
+        Args:
+            epsilon: Distance in input units, at least 0.
 
         Returns:
-            [N] float64: sup ||f(x') - f(x)|| over ||x' - x|| <= epsilon, bounded above.
+            [N] float64: sup ||f(x') - f(x)|| over ||x' - x|| <= epsilon, bounded above by the
+            global constant, and by bounds on the ball around each row where the model is at hand.
+
+        Raises:
+            InvalidInput: When epsilon is negative or NaN.
         """
         _check_epsilon(epsilon)
-        bound = mul_up(self.constant, epsilon)
-        return torch.full((len(self),), bound, dtype=torch.float64)
+        everywhere = self.radius.new_full((len(self),), mul_up(self.constant, epsilon))
+        return self._nearer(everywhere, self.changes and self.changes.output(epsilon))
 
     def loss_change(self, epsilon: float) -> Tensor:
-        """Return a proved bound of how far the cross entropy can move within `epsilon`.
+        """Return a proved bound of how far the loss of each row can move within `epsilon`.
 
-        The gradient of the cross entropy in the logits is softmax minus one-hot: its l2 length is
-        at most sqrt(2), its l1 length 2 and its largest entry 1.
+        The loss is the cross entropy, whose gradient in the logits is softmax minus one-hot: its
+        l2 length is at most sqrt(2), its l1 length 2 and its largest entry 1. For targets it is
+        the mean squared error over the outputs.
+
+        Args:
+            epsilon: Distance in input units, at least 0.
 
         Returns:
-            [N] float64, in nats.
+            [N] float64, in nats for the cross entropy.
+
+        Raises:
+            InvalidInput: When epsilon is negative or NaN, or labels are targets and the model is
+                not at hand.
         """
+        _check_epsilon(epsilon)
+        around = None if self.changes is None else self.changes.loss(epsilon)
+        if not self.has_classes:
+            if around is None:
+                raise InvalidInput("path", "certificates of targets from a file", "the model")
+            return around
         steepest = {1.0: 1.0, 2.0: sqrt_up(2.0), math.inf: 2.0}[self.norm]
-        bound = self.output_change(epsilon)
-        return torch.nextafter(bound * steepest, torch.full_like(bound, math.inf))
+        change = mul_up(self.constant, epsilon, steepest)
+        return self._nearer(self.radius.new_full((len(self),), change), around)
+
+    def _nearer(self, everywhere: Tensor, around: Tensor | None) -> Tensor:
+        """Return the smaller bound of each row; a row that is not finite has none."""
+        known = torch.tensor([reason != "not_finite" for reason in self.reason])
+        best = everywhere if around is None else torch.minimum(everywhere, around)
+        return torch.where(known, best, math.inf)
 
     def counts(self) -> dict[str, int]:
         """Return how many rows have each reason, most first."""
@@ -117,7 +169,11 @@ class Certificates:
 
         Args:
             path: The file; one that is there is replaced.
+
+        Raises:
+            InvalidInput: When labels are targets, or the path cannot be written.
         """
+        self._check_classes()
         document = {"format": _FORMAT} | {name: _hex(getattr(self, name)) for name in _SCALARS}
         document |= {name: _hex(getattr(self, name)) for name in _PER_ROW}
         write_whole(path, json.dumps(document, indent=1) + "\n", "path")

@@ -27,7 +27,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     data: DataName,
     *,
     norm: NormName = "2",
-    method: Annotated[str, Parameter(help="global or auto")] = "auto",
+    method: Annotated[str, Parameter(help="global, local or auto")] = "auto",
     epsilon: Annotated[float, Parameter(help="distance to count certified rows at")] = 0.0,
     out: Annotated[Path | None, Parameter(help="file for the certificates")] = None,
     as_json: Json = False,
