@@ -137,15 +137,15 @@ def measure(
     neighbours, classes = {}, {}
     for layer, values in states.items():
         with _naming(layer):
-            rows = Sample(values.reshape(len(values), -1), losses)
+            rows = Sample(values.reshape(len(values), -1), losses.to(values.device))
             anchors = None
             if reference is not None:
                 given = reference[0][layer]
-                anchors = Sample(given.reshape(len(given), -1), reference[1])
+                anchors = Sample(given.reshape(len(given), -1), reference[1].to(given.device))
             measured[layer], evidence[layer] = _layer(rows, labels, anchors, plan)
             pointwise = measured[layer].pointwise
             neighbours[layer] = brittle_rows(rows, labels, pointwise, distance)
-            classes[layer] = by_class(pointwise, labels)
+            classes[layer] = by_class(pointwise, labels.cpu())
     by_layer: dict[str, Any] = {
         field.name: {layer: getattr(result, field.name) for layer, result in measured.items()}
         for field in dataclasses.fields(Volatility)
