@@ -19,7 +19,7 @@ from holdfast.continuity.kernels import PairFunction
 from holdfast.errors import InvalidInput
 
 # 2 MB a float64 matrix; 256 and 1024 are slower.
-BLOCK = 512
+BLOCK, SMALLEST_BLOCK = 512, 128
 SUMMED = (
     "same", "other", "distance", "collisions", "near", "near_pairs", "lifted", "same_pairs"
 )  # fmt: skip
@@ -138,8 +138,10 @@ class Points:
         states = self.states.index_select(0, rows.to(self.states.device))
         return _Block(place, rows, states, self.losses[rows], self.groups[rows])
 
-    def tiles(self, block: int = BLOCK) -> Iterator[Tile]:
+    def tiles(self, block: int | None = None) -> Iterator[Tile]:
         """Yield the places of the tiles on and above the diagonal; the second is never before."""
+        # Four blocks a side or more: of a tile on the diagonal, half is thrown away.
+        block = block or min(BLOCK, max(SMALLEST_BLOCK, len(self) // 4))
         places = [slice(start, start + block) for start in range(0, len(self), block)]
         return itertools.combinations_with_replacement(places, 2)
 
@@ -301,13 +303,13 @@ class PairState:
         )
 
 
-def pair_sums(points: Points, question: Question, block: int = BLOCK) -> PairSums:
+def pair_sums(points: Points, question: Question, block: int | None = None) -> PairSums:
     """Sum over all pairs of rows in one pass over symmetric tiles.
 
     Args:
         points: The rows.
         question: What is asked of every pair.
-        block: Rows and columns of a tile.
+        block: Rows and columns of a tile; None chooses.
 
     Returns:
         The sums of each row, on the device of the states.
