@@ -24,6 +24,7 @@ FLOORS = {
     "continuity": 3,
     "smoothness": 3,
     "brackets": 4,
+    "train": 4,
     "certificates": 5,
     "attacks": 6,
     "conditioning": 6,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from holdfast.certificates.radius import certify as certify
     from holdfast.conditioning.conditions import Conditions as Conditions
     from holdfast.conditioning.conditions import conditions as conditions
+    from holdfast.continuity.knowledge import Knowledge as Knowledge
     from holdfast.continuity.profile import knowledge as knowledge
-    from holdfast.continuity.volatility import Knowledge as Knowledge
     from holdfast.errors import HoldfastError as HoldfastError
     from holdfast.errors import HoldfastWarning as HoldfastWarning
     from holdfast.errors import InvalidInput as InvalidInput
@@ -48,7 +48,7 @@ _HOME = {
     "HoldfastError": "holdfast.errors",
     "HoldfastWarning": "holdfast.errors",
     "InvalidInput": "holdfast.errors",
-    "Knowledge": "holdfast.continuity.volatility",
+    "Knowledge": "holdfast.continuity.knowledge",
     "Outcome": "holdfast.types",
     "Unsupported": "holdfast.errors",
     "attack": "holdfast.attacks.attack",

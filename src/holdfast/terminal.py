@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -17,7 +17,8 @@ from holdfast.auditing.job import Report
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.certificates.certificate import Certificates
 from holdfast.conditioning.conditions import Conditions
-from holdfast.continuity.volatility import Knowledge
+from holdfast.continuity.certificate import Certificate
+from holdfast.continuity.knowledge import Knowledge
 from holdfast.report import formats
 from holdfast.report.training import descent_sentence
 from holdfast.types import Estimate, norm_name
@@ -229,18 +230,21 @@ def conditions_table(conditions: Conditions) -> RenderableType:
     return Group(table, Text(conditions.advice))
 
 
-def knowledge_table(knowledge: Knowledge) -> RenderableType:
-    """Return the volatility of every layer."""
-    table = _table("layer", "scale-free volatility", "raw", "same label", "other label")
+def knowledge_table(
+    knowledge: Knowledge, certificates: Sequence[Certificate] = ()
+) -> RenderableType:
+    """Return the volatility of every layer, and what was certified."""
+    table = _table("layer", "scale-free volatility", "raw", "near", "same label", "other label")
     for layer in knowledge.layers:
         table.add_row(
             layer,
             format(knowledge.normalised[layer]),
             _value(knowledge.volatility[layer]),
+            _value(knowledge.near[layer]),
             _value(knowledge.same_label[layer]),
             _value(knowledge.other_label[layer]),
         )
-    notes = [Text(note) for note in knowledge.notes]
+    notes = [Text(note) for note in (*knowledge.notes, *(c.statement for c in certificates))]
     head = Text(f"{knowledge.n} rows, {knowledge.loss}, {knowledge.distance} distance")
     return Group(head, table, *notes)
 

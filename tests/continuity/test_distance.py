@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from holdfast.continuity.distance import DISTANCES, block_distances
+from holdfast.continuity.distance import (
+    DISTANCES,
+    block_distances,
+    paired_distances,
+    relative_error,
+)
 from holdfast.errors import InvalidInput
 from holdfast.names import look_up
 
@@ -60,6 +65,44 @@ def test_near_pairs_keep_their_distance(gap, spread):
     true = torch.linalg.vector_norm(a - b, dim=1)
     found = block_distances("euclidean", a, b).diagonal()
     assert ((found - true).abs() <= 1e-6 * true).all()
+
+
+@pytest.mark.parametrize("gap", [1e-1, 1e-2, 1e-3])
+def test_near_pairs_of_float32_rows_keep_their_distance(gap):
+    """The product of float32 rows of norm 29 is wrong by several units at these distances."""
+    generator = torch.Generator().manual_seed(5)
+    a = torch.randn(64, 768, generator=generator) * 29 / 768**0.5
+    step = torch.nn.functional.normalize(torch.randn(64, 768, generator=generator), dim=1)
+    b = a + gap * step
+    true = torch.linalg.vector_norm(a.double() - b.double(), dim=1)
+    found = block_distances("euclidean", a, b).diagonal()
+    assert ((found - true).abs() <= 1e-6 * true).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e-3, 1.0, 1e12, 1e25])
+@pytest.mark.parametrize("width", [1, 3, 400])
+def test_float32_rows_are_within_their_error_at_any_scale(scale, width):
+    generator = torch.Generator().manual_seed(6)
+    a = scale * torch.randn(60, width, generator=generator)
+    gaps = torch.logspace(-6, 1, 60)[:, None]
+    b = a + scale * gaps * torch.randn(60, width, generator=generator)
+    true = torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    found = block_distances("euclidean", a, b)
+    error = relative_error("euclidean", torch.float32)
+    assert ((found - true).abs() <= error / 2 * true).all()
+    within = block_distances("euclidean", a, a)
+    assert torch.equal(within.diagonal(), torch.zeros(60).double())
+    exact = torch.cdist(a.double(), a.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.allclose(within, exact, rtol=error)
+
+
+@pytest.mark.parametrize("name", [*NAMED, torch.cdist])
+def test_pairs_one_by_one_agree_with_the_tile(name):
+    generator = torch.Generator().manual_seed(7)
+    a, b = torch.randn(2, 50, 6, generator=generator, dtype=torch.float64)
+    tile = block_distances(name, a, b).diagonal()
+    assert torch.allclose(paired_distances(name, a, b), tile, rtol=1e-6)
+    assert paired_distances(name, a[:0], b[:0]).shape == (0,)
 
 
 def test_every_pair_is_within_its_error_at_any_distance():

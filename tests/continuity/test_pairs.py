@@ -1,5 +1,6 @@
 """The blockwise pass over pairs: against a double loop, for any block, within its memory."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,8 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from holdfast.continuity.pairs import Kernel, pair_sums, resolve_kernel
+from holdfast.continuity.bins import Bins
+from holdfast.continuity.kernels import Kernel, resolve_kernel
+from holdfast.continuity.pairs import (
+    BLOCK,
+    Grid,
+    PairState,
+    Points,
+    Question,
+    _matchings,
+    sampled_sums,
+)
+from holdfast.continuity.pairs import pair_sums as sums_of_pairs
 from holdfast.errors import InvalidInput
+
+
+def pair_sums(states, losses, labels, distance, kernel, block=BLOCK, **asked):
+    question = Question(distance, kernel, **asked)
+    return sums_of_pairs(Points(states, losses, labels), question, block)
+
 
 FIELDS = ("same", "other", "rise", "distance", "collisions", "same_pairs", "other_pairs")
 
@@ -67,7 +85,7 @@ def points(draw):
 def test_agrees_with_the_double_loop(drawn, distance, name, clip, block):
     states, losses, labels = drawn
     expected = reference(states, losses, labels, distance, (name, clip))
-    tensors = torch.tensor(states), torch.tensor(losses), torch.tensor(labels)
+    tensors = torch.tensor(states).double(), torch.tensor(losses), torch.tensor(labels)
     sums = pair_sums(*tensors, distance, resolve_kernel(name, clip), block)
     for field in FIELDS:
         assert getattr(sums, field).tolist() == pytest.approx(expected[field], abs=1e-12), field
@@ -75,7 +93,7 @@ def test_agrees_with_the_double_loop(drawn, distance, name, clip, block):
 
 def sample(n, width=6, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    states = torch.randn(n, width, generator=generator)
+    states = torch.randn(n, width, generator=generator, dtype=torch.float64)
     return states, torch.rand(n, generator=generator), torch.randint(3, (n,), generator=generator)
 
 
@@ -158,3 +176,112 @@ def test_offset_slope_is_the_derivative():
 def test_kernels_that_do_not_exist_are_refused(name, clip, message):
     with pytest.raises(InvalidInput, match=message):
         resolve_kernel(name, clip)
+
+
+def parts(n=60, **asked):
+    tensors = sample(n)
+    return Points(*tensors), Question("euclidean", Kernel(), **asked), tensors
+
+
+def same_sums(left, right):
+    fields = [field.name for field in dataclasses.fields(left)]
+    for name in fields:
+        mine, theirs = getattr(left, name), getattr(right, name)
+        if isinstance(mine, torch.Tensor):
+            assert torch.allclose(mine, theirs, rtol=1e-12), name
+        else:
+            assert mine == pytest.approx(theirs), name
+
+
+def test_work_can_be_split_and_merged():
+    roles = torch.arange(60) % 2
+    grid = Grid(Bins([1.0, 2.0]), Bins([0.2]), roles)
+    points, question, _ = parts(near=2.0, floor=1.5, grid=grid)
+    tiles = list(points.tiles(16))
+    workers = [PairState(points, question).update(tiles[i::3]) for i in range(3)]
+    merged = workers[0].merge(workers[1]).merge(workers[2]).result()
+    same_sums(merged, sums_of_pairs(points, question, 16))
+
+
+def test_pairs_left_out_or_taken_twice_are_noticed():
+    points, question, _ = parts()
+    tiles = list(points.tiles(16))
+    with pytest.raises(InvalidInput, match="of 1770 pairs, wanted every tile once"):
+        PairState(points, question).update(tiles[1:]).result()
+    with pytest.raises(InvalidInput, match="every tile once"):
+        PairState(points, question).update([*tiles, tiles[3]]).result()
+    other = PairState(Points(*sample(61)), question)
+    with pytest.raises(InvalidInput, match="61 rows"):
+        PairState(points, question).merge(other)
+
+
+def test_near_pairs_floor_squares_and_the_steepest_pair():
+    near, floor = 1.8, 1.2
+    points, question, (states, losses, labels) = parts(near=near, floor=floor)
+    sums = sums_of_pairs(points, question, 16)
+    distances, change = torch.cdist(states, states), (losses[:, None] - losses).abs().double()
+    weights = (change / distances).fill_diagonal_(0)
+    close = (distances <= near) & ~torch.eye(60, dtype=torch.bool)
+    assert torch.equal(sums.near_pairs, close.sum(1).double())
+    assert torch.allclose(sums.near, (weights * close).sum(1))
+    lifted = (change / distances.clamp(min=floor)).fill_diagonal_(0)
+    assert torch.allclose(sums.total + sums.lifted, lifted.sum(1))
+    assert sums.squares == pytest.approx(float(weights.square().sum()))
+    same = weights * (labels[:, None] == labels)
+    value, i, j = sums.steepest
+    assert value == pytest.approx(float(same.max())) == pytest.approx(float(same[i, j]))
+
+
+@pytest.mark.parametrize("block", [7, 60])
+def test_counts_by_distance_loss_change_and_role(block):
+    roles = (torch.arange(60) % 3 > 0).long()
+    edges, etas = [1.0, 1.5, 3.0], [0.1, 0.5]
+    grid = Grid(Bins(edges), Bins(etas), roles)
+    points, question, (states, losses, _) = parts(grid=grid)
+    counts = sums_of_pairs(points, question, block).counts
+    expected = torch.zeros(4, 3, 3, dtype=torch.int64)
+    for i in range(60):
+        for j in range(i):
+            d, c = float((states[i] - states[j]).norm()), float((losses[i] - losses[j]).abs())
+            g, e = sum(d > edge for edge in edges), sum(c > eta for eta in etas)
+            expected[g, e, roles[i] + roles[j]] += 1
+    assert torch.equal(counts, expected)
+
+
+@pytest.mark.parametrize("n", [2, 9, 20])
+def test_rounds_pair_up_every_row_and_all_rounds_are_all_pairs(n):
+    seen = [
+        sorted(zip(*map(torch.Tensor.tolist, pairs), strict=True))
+        for pairs in _matchings(n, 1000, 3)
+    ]
+    flat = [pair for turn in seen for pair in turn]
+    assert all(a < b for a, b in flat)
+    assert len(flat) == len(set(flat)) == n * (n - 1) // 2
+    for turn in seen:
+        assert len({row for pair in turn for row in pair}) == 2 * len(turn) == n - n % 2
+
+
+def test_all_rounds_give_what_all_tiles_give():
+    grid = Grid(Bins([1.0, 2.0]), Bins([0.2]), torch.ones(60, dtype=torch.int64))
+    points, question, _ = parts(near=2.0, floor=1.5, grid=grid)
+    everything = dataclasses.replace(sums_of_pairs(points, question), steepest=None)
+    same_sums(sampled_sums(points, question, 10**6, 0), everything)
+    some = sampled_sums(points, question, 5, 0)
+    assert some.pairs.tolist() == [5.0] * 60
+
+
+def test_lower_matrix_precision_is_the_users_and_not_ours():
+    before = torch.get_float32_matmul_precision()
+    seen = []
+
+    def watching(a, b):
+        seen.append(torch.get_float32_matmul_precision())
+        return torch.cdist(a, b)
+
+    try:
+        torch.set_float32_matmul_precision("medium")
+        pair_sums(*sample(5), watching, Kernel())
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"highest"}

@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 
-from holdfast.continuity.volatility import LEVEL, QUANTILE, measure
+from holdfast.continuity.evidence import split
+from holdfast.continuity.intervals import LEVEL, QUANTILE, grouped_mean
+from holdfast.continuity.measure import measure
 from holdfast.errors import InvalidInput
 
 # Case E1: three points with probabilities 1/2, 1/4, 1/4 as four rows. Pairs of a row with itself
 # weigh nothing, so means over independent pairs are (n - 1) / n of the means over different rows.
-E1_STATES = torch.tensor([[0.0], [0.0], [1.0], [3.0]])
+E1_STATES = torch.tensor([[0.0], [0.0], [1.0], [3.0]]).double()
 E1_LOSSES = torch.tensor([0.0, 0.0, 1.0, 0.5])
 E1_LABELS = torch.tensor([0, 0, 1, 1])
 
@@ -225,10 +227,10 @@ def test_parts_without_pairs_are_empty_and_say_so():
     alike = one_layer(E1_STATES, E1_LOSSES)
     assert alike.other_label["layer"] is None
     assert alike.same_label["layer"] == alike.volatility["layer"]
-    assert alike.notes == ("other_label is empty: all rows have the same label",)
+    assert "other_label is empty: all rows have the same label" in alike.notes
     distinct = one_layer(E1_STATES, E1_LOSSES, torch.arange(4))
     assert distinct.same_label["layer"] is None
-    assert distinct.notes == ("same_label is empty: no two rows have the same label",)
+    assert "same_label is empty: no two rows have the same label" in distinct.notes
 
 
 def test_two_rows_have_a_value_and_no_interval():
@@ -307,3 +309,76 @@ def test_quotients_that_overflow_are_refused():
 def test_layers_of_one_number_per_row_are_measured():
     flat = measure({"layer": E1_STATES[:, 0]}, E1_LOSSES, E1_LABELS)
     assert flat.volatility == one_layer(E1_STATES, E1_LOSSES, E1_LABELS).volatility
+
+
+@pytest.mark.slow
+def test_every_interval_covers_at_its_level():
+    """h = x, L = x^2 with labels that say nothing: slopes are x + x', of mean 1 at any distance."""
+    names = ("volatility", "normalised", "clipped", "near", "same_label", "other_label")
+    hits, trials = dict.fromkeys((*names, "perturbed"), 0), 1000
+    for seed in range(trials):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.rand(100, generator=generator, dtype=torch.float64)
+        labels = torch.randint(2, (100,), generator=generator)
+        knowledge = one_layer(x[:, None], x.square(), labels, near=0.1, seed=seed)
+        floor = knowledge.floor["layer"]
+        truths = dict.fromkeys(names, 1.0)
+        truths |= {"normalised": 1 / 3, "clipped": 1 - floor + floor**2 / 3}
+        for name in names:
+            estimate = getattr(knowledge, name)["layer"]
+            hits[name] += estimate.low <= truths[name] <= estimate.high
+        # Three values to a group, with a part that they share.
+        shared = torch.rand(40, 1, generator=generator) + torch.rand(40, 3, generator=generator)
+        grouped = grouped_mean(shared.flatten(), torch.arange(40).repeat_interleave(3))
+        hits["perturbed"] += grouped.low <= 1 <= grouped.high
+    least = LEVEL * trials - 4 * math.sqrt(trials * LEVEL * (1 - LEVEL))
+    assert min(hits.values()) >= least, hits
+    assert max(hits.values()) <= trials - 5, hits
+
+
+def test_near_pairs_and_the_floor_are_chosen_on_the_anchors():
+    states, losses, labels = sample(n=40)
+    knowledge = one_layer(states, losses, labels, near=0.3)
+    distances, change = torch.cdist(states, states), (losses[:, None] - losses).abs()
+    anchors, _ = split(40, 0)
+    apart = torch.pdist(states[anchors])
+    radius, floor = knowledge.near_radius["layer"], knowledge.floor["layer"]
+    assert radius == pytest.approx(float(apart.quantile(0.3)))
+    assert floor == pytest.approx(0.01 * float(apart.median()))
+    pairs = ~torch.eye(40, dtype=torch.bool)
+    near = pairs & (distances <= radius)
+    assert knowledge.near["layer"].value == pytest.approx(float((change / distances)[near].mean()))
+    lifted = (change / distances.clamp(min=floor))[pairs].mean()
+    assert knowledge.clipped["layer"].value == pytest.approx(float(lifted))
+    assert knowledge.scale["layer"] == pytest.approx(float(torch.pdist(states).mean()))
+
+
+def test_brittle_rows_name_their_partners_and_classes_their_means():
+    states, losses, labels = sample(n=40)
+    knowledge = one_layer(states, losses, labels)
+    shown = knowledge.neighbours["layer"]
+    assert [(b.row, b.value) for b in shown] == knowledge.worst("layer", 10)
+    for brittle in shown:
+        slopes = (losses - losses[brittle.row]).abs() / (states - states[brittle.row]).norm(dim=1)
+        slopes[brittle.row] = 0
+        assert brittle.neighbour == int(slopes.argmax())
+        assert brittle.slope == pytest.approx(float(slopes.max()))
+        assert brittle.neighbour_label == int(labels[brittle.neighbour])
+    for label, value in knowledge.by_class["layer"].items():
+        assert value == pytest.approx(float(knowledge.pointwise["layer"][labels == label].mean()))
+
+
+@pytest.mark.parametrize("rounds", [3, 8])
+def test_some_rounds_of_pairs_estimate_the_same(rounds):
+    x = torch.rand(800, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    knowledge = one_layer(x[:, None], x.square(), pairs=rounds)
+    assert within(knowledge.volatility["layer"], 1.0)
+    assert knowledge.pointwise["layer"].shape == (800,)
+
+
+def test_the_layer_whose_states_are_one_point_is_reported_empty():
+    knowledge = measure({"a": torch.ones(6, 3), "b": E1_STATES.repeat(2, 1)[:6]},
+                        torch.arange(6.0), torch.arange(6) % 2)  # fmt: skip
+    assert knowledge.near["a"] is None or knowledge.near["a"].value == 0
+    assert knowledge.neighbours["a"] == ()
+    assert "layer 'a': every pair is at distance 0" in knowledge.notes[0]

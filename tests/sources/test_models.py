@@ -64,7 +64,8 @@ def test_pickled_weights_are_refused_unread(suffix):
 )
 def test_code_runs_only_from_an_explicit_module(spec):
     with pytest.raises(
-        InvalidInput, match=r"model: got .*, wanted demo:NAME, onnx:PATH, torch:PATH or module:"
+        InvalidInput,
+        match=r"model: got .*, wanted (demo:NAME, onnx:PATH, torch:PATH, hf:FOLDER|hf:FOLDER with)",
     ):
         load_model(spec)
     assert "garden.nets" not in sys.modules
@@ -81,3 +82,22 @@ def test_the_type_of_the_input_follows_the_weights():
     assert default_dtype(nn.Linear(2, 2)) == torch.float32
     assert default_dtype(nn.Linear(2, 2).double()) == torch.float64
     assert default_dtype(nn.ReLU()) == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_classifier_of_transformers_is_read_from_its_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, num_labels=3,
+    )  # fmt: skip
+    saved = transformers.BertForSequenceClassification(config)
+    saved.save_pretrained(tmp_path / "tiny")
+    loaded = load_model(f"hf:{tmp_path}/tiny")
+    assert loaded.name == "tiny" and not loaded.model.training
+    assert torch.equal(loaded.model.classifier.weight, saved.classifier.weight)
+    (tmp_path / "tiny" / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(InvalidInput, match="model: got"):
+        load_model(f"hf:{tmp_path}/tiny")
+    with pytest.raises(InvalidInput, match="hf:FOLDER with config"):
+        load_model(f"hf:{tmp_path}")

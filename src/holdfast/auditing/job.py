@@ -20,6 +20,7 @@ from holdfast.attacks.agreement import check_agreement
 from holdfast.attacks.attack import attack_captured
 from holdfast.attacks.result import Attacks
 from holdfast.auditing.citations import citations_for
+from holdfast.auditing.link import link
 from holdfast.auditing.parts import (
     attacks_part,
     bracket_part,
@@ -36,8 +37,8 @@ from holdfast.brackets.search import Search
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.radius import Asked, certify_graph
 from holdfast.conditioning.conditions import conditions_of
-from holdfast.continuity.profile import knowledge_of
-from holdfast.documents import StrPath, to_json, write_whole
+from holdfast.continuity.profile import knowledge
+from holdfast.documents import StrPath, plain, to_json, write_whole
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
@@ -257,7 +258,7 @@ def _study(loaded: LoadedModel, data: LoadedData, settings: Settings, progress: 
     subject["conditions"] = _conditions(subject["lipschitz"], data, settings, proved)
     begin(STEPS[4])
     try:
-        subject["knowledge"] = _knowledge(graph, data)
+        subject["knowledge"] = _knowledge(graph, loaded.model, data)
     except (Unsupported, InvalidInput) as refusal:  # one row, or no layer: nothing to compare
         subject["knowledge"] = {"refused": str(refusal)}
     begin(STEPS[5])
@@ -314,9 +315,17 @@ def _conditions(
     )
 
 
-def _knowledge(graph: Graph, data: LoadedData) -> dict[str, Any]:
-    rows = (data.inputs[:KNOWLEDGE_ROWS], data.labels[:KNOWLEDGE_ROWS])
-    return knowledge_part(knowledge_of(graph, rows, None, "cross_entropy", "euclidean"), data)
+def _knowledge(graph: Graph, model: nn.Module, data: LoadedData) -> dict[str, Any]:
+    """Measure knowledge continuity, and hold it against the Lipschitz constants of the layers."""
+    inputs, labels = data.inputs[:KNOWLEDGE_ROWS], data.labels[:KNOWLEDGE_ROWS]
+    measured = knowledge(model, (inputs, labels))
+    links = {}
+    for layer in measured.layers:
+        try:
+            links[layer] = plain(link(graph, measured, inputs, labels, layer))
+        except (Unsupported, InvalidInput) as refusal:  # a skip connection, attention, ...
+            links[layer] = {"refused": str(refusal)}
+    return knowledge_part(measured, data) | {"links": links}
 
 
 def _descent(loaded: LoadedModel, data: LoadedData, settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from holdfast.attacks.result import Attacks
 from holdfast.brackets.bracket import Bracket
 from holdfast.certificates.certificate import Certificates
 from holdfast.conditioning.conditions import Conditions
-from holdfast.continuity.volatility import Knowledge
+from holdfast.continuity.knowledge import Knowledge
 from holdfast.documents import plain
 from holdfast.smoothness.records import Measurement, share_improved
 from holdfast.smoothness.step import Descent

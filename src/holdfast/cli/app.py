@@ -71,7 +71,8 @@ def verb(function: Callable[..., Answer]) -> Callable[..., int]:
 Model = Annotated[
     str,
     Parameter(
-        help="demo:NAME, onnx:FILE, torch:FILE or module:package.file:factory[?weights=FILE]"
+        help="demo:NAME, onnx:FILE, torch:FILE, hf:FOLDER or "
+        "module:package.file:factory[?weights=FILE]"
     ),
 ]
 DataName = Annotated[

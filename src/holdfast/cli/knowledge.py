@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 import holdfast
 from holdfast.cli.app import Answer, DataName, Json, Model, check_writable, load, verb
+from holdfast.errors import InvalidInput
 
 
 @verb
@@ -23,17 +24,29 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     distance: Annotated[str, Parameter(help="euclidean, manhattan, chebyshev or angular")] = (
         "euclidean"
     ),
+    delta: Annotated[
+        float | None, Parameter(help="distance of a certificate, in the layer's units")
+    ] = None,
+    eta: Annotated[float | None, Parameter(help="loss change of a certificate")] = None,
     out: Annotated[Path | None, Parameter(help="file for all values, row by row")] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Measure how steady a model's knowledge is, layer by layer."""
+    """Measure how steady a model's knowledge is, layer by layer; --delta and --eta certify."""
+    from holdfast.documents import plain
     from holdfast.terminal import knowledge_table, working
 
+    if (delta is None) != (eta is None):
+        raise InvalidInput("delta, eta", (delta, eta), "both, or neither")
     check_writable(out)
     (loaded,), rows = load([model], data)
     with working("knowledge continuity"):
         result = holdfast.knowledge(loaded.model, (rows.inputs, rows.labels), layer, loss, distance)
+    document = {"model": model, "data": data, **result.summary()}
+    certificates = []
+    if delta is not None and eta is not None:
+        known = [name for name in result.layers if result.evidence[name] is not None]
+        certificates = [result.certificate(name, delta, eta) for name in known]
+        document["certificates"] = plain(certificates)
     if out is not None:
         result.save(out)
-    document = {"model": model, "data": data, **result.summary()}
-    return Answer(document, lambda: knowledge_table(result), as_json)
+    return Answer(document, lambda: knowledge_table(result, certificates), as_json)

@@ -1,9 +1,10 @@
-"""Distances between the hidden states of two blocks of rows, in float64.
+"""Distances between the hidden states of two blocks of rows.
 
-The Euclidean distance is a matrix product of centred states. Its square carries a rounding error
-of at most gamma (|a| + |b|)^2 with gamma about (d + 4) 2^-53 (Higham, "Accuracy and Stability of
-Numerical Algorithms", 2002, section 3.1), which swamps the pairs that matter most, the near ones;
-those are computed again from the differences of the rows.
+The Euclidean distance is a matrix product of centred states, in the type of the states. Its square
+carries a rounding error of at most gamma (|a| + |b|)^2 with gamma = (d + 16) u for states of d
+entries and the unit roundoff u of their type (Higham, "Accuracy and Stability of Numerical
+Algorithms", 2002, section 3.1), which swamps the pairs that matter most, the near ones; those are
+computed again from the differences of the rows, in float64.
 """
 
 import math
@@ -17,11 +18,13 @@ from holdfast.names import look_up
 
 Distance = str | Callable[[Tensor, Tensor], Tensor]
 
-UNIT_ROUNDOFF = 2.0**-53
-# A squared distance above NEAR times its rounding error is right to 1e-6, so the distance to 5e-7.
-NEAR = 1e6
-# From this share of near pairs on, differences of all rows are cheaper than picking the pairs.
-MANY = 1 / 16
+# A squared distance above NEAR times its rounding error is kept, so it is right to 1 / NEAR and
+# the distance to half of that; pairs below are computed again and are right to 1e-12.
+NEAR = {torch.float32: 1e3, torch.float64: 1e6}
+# From this share of near pairs on, the next better way for the whole tile is cheaper than picking.
+MANY = {torch.float32: 1 / 64, torch.float64: 1 / 16}
+# Pairs whose differences are taken at a time.
+PAIRS = 4096
 # Entries that one batch of row differences may hold (32 MB in float64).
 DIFFERENCES = 2**22
 
@@ -48,18 +51,39 @@ def resolve_distance(distance: Distance) -> Callable[[Tensor, Tensor], Tensor]:
     return distance if callable(distance) else look_up("distance", distance, DISTANCES)
 
 
+def relative_error(distance: Distance, dtype: torch.dtype) -> float:
+    """Return by what share of itself a distance may be wrong for rounding alone.
+
+    Args:
+        distance: As in `block_distances`.
+        dtype: Type of the states.
+
+    Returns:
+        1 / `NEAR` for the Euclidean distance, which is twice what it can be; 1e-6 for the others
+        (a callable answers for itself).
+    """
+    return 1 / NEAR[_working_type(distance, dtype)]
+
+
+def _working_type(distance: Distance, dtype: torch.dtype) -> torch.dtype:
+    single = distance == "euclidean" and dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return torch.float32 if single else torch.float64
+
+
 def block_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
     """Return the distance from each row of `a` to each row of `b`.
 
-    Equal rows are at distance exactly 0. The Euclidean distance has a relative error of at most
-    1e-6, and usually far less. The angular distance is the angle between two rows in half turns,
+    Equal rows are at distance exactly 0. The Euclidean distance of float32 rows comes from a
+    float32 product and has a relative error of at most 5e-4, usually about 1e-6; that of float64
+    rows of at most 5e-7; near pairs (3 % of the norms or less) of 1e-12 in both. All others are
+    computed in float64. The angular distance is the angle between two rows in half turns,
     arccos(cos) / pi, from 0 to 1; directions that rounding cannot tell apart are at distance 0.
 
     Args:
         distance: `euclidean`, `manhattan`, `chebyshev`, `angular`, or a callable that takes float64
             blocks [m, d] and [k, d] and returns [m, k]; it must be symmetric and not negative.
         a: Hidden states [m, d].
-        b: Hidden states [k, d].
+        b: Hidden states [k, d]; the same object as `a` for the distances within one block.
 
     Returns:
         Distances [m, k], float64, in the units of the states (angular: half turns).
@@ -71,7 +95,9 @@ def block_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
     >>> block_distances("manhattan", torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([[7.]], dtype=torch.float64)
     """
-    distances = resolve_distance(distance)(a.double(), b.double())
+    function, dtype = resolve_distance(distance), _working_type(distance, a.dtype)
+    left = a.to(dtype)
+    distances = function(left, left if a is b else b.to(dtype))
     shape = (len(a), len(b))
     if not isinstance(distances, Tensor) or distances.shape != shape:
         found = getattr(distances, "shape", type(distances).__name__)
@@ -83,19 +109,56 @@ def block_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
     return distances.double()
 
 
+def paired_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
+    """Return the distance from each row of `a` to the same row of `b`, from their differences.
+
+    Args:
+        distance: As in `block_distances`.
+        a: Hidden states [p, d].
+        b: Hidden states [p, d].
+
+    Returns:
+        Distances [p], float64.
+    """
+    if distance in _ORDERS:
+        gaps = (
+            left.double() - right.double()
+            for left, right in zip(*(rows.split(PAIRS) for rows in (a, b)), strict=True)
+        )
+        norms = [torch.linalg.vector_norm(gap, ord=_ORDERS[distance], dim=1) for gap in gaps]
+        return torch.cat([a.new_empty(0, dtype=torch.float64), *norms])
+    rows = range(len(a))
+    blocks = [block_distances(distance, a[i : i + 1], b[i : i + 1])[0] for i in rows]
+    return torch.cat([a.new_empty(0, dtype=torch.float64), *blocks])
+
+
 def _euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Return the l2 distances by a matrix product, near pairs from their differences."""
     center = b.mean(0)
-    left, right = a - center, b - center
-    left_squares, right_squares = left.square().sum(1), right.square().sum(1)
-    squares = torch.addmm(right_squares, left, right.T, alpha=-2).add_(left_squares[:, None])
-    near = _near_pairs(squares, left_squares.sqrt(), right_squares.sqrt(), a.shape[1])
-    if len(near) > MANY * squares.numel():
-        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    distances = squares.clamp_(min=0).sqrt_()
+    right = b - center
+    left = right if a is b else a - center
+    right_norms = torch.linalg.vector_norm(right, dim=1)
+    left_norms = right_norms if a is b else torch.linalg.vector_norm(left, dim=1)
+    squares = torch.addmm(right_norms.square(), left, right.T, alpha=-2)
+    squares.add_(left_norms.square()[:, None])
+    if a is b:
+        squares.fill_diagonal_(math.inf)  # not a pair; 0 at the end
+    near = _near_pairs(squares, left_norms, right_norms, a.shape[1])
+    if len(near) > MANY[a.dtype] * squares.numel():
+        return _more_precisely(a, b)
+    distances = squares.sqrt_()
     for rows, columns in (part.T for part in near.split(max(1, DIFFERENCES // a.shape[1]))):
-        distances[rows, columns] = torch.linalg.vector_norm(a[rows] - b[columns], dim=1)
-    return distances
+        gaps = a[rows].double() - b[columns].double()
+        distances[rows, columns] = torch.linalg.vector_norm(gaps, dim=1).to(a.dtype)
+    return distances.fill_diagonal_(0) if a is b else distances
+
+
+def _more_precisely(a: Tensor, b: Tensor) -> Tensor:
+    """Return the l2 distances in float64, and if they are already, from differences."""
+    if a.dtype == torch.float64:
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    left = a.double()
+    return _euclidean(left, left if a is b else b.double())
 
 
 def _near_pairs(squares: Tensor, left: Tensor, right: Tensor, width: int) -> Tensor:
@@ -107,17 +170,22 @@ def _near_pairs(squares: Tensor, left: Tensor, right: Tensor, width: int) -> Ten
         right: Norms [k] of the columns.
         width: Entries per row.
     """
-    limit = NEAR * (width + 4) * UNIT_ROUNDOFF
+    number = torch.finfo(squares.dtype)
+    limit = NEAR[squares.dtype] * (width + 16) * number.eps / 2
+    # What underflows to less than this has lost digits of its own.
+    floor = NEAR[squares.dtype] * width * number.tiny
     # One comparison for the whole tile first: most tiles hold no near pair.
-    if squares.min() > limit * (left.max() + right.max()).square():
+    if squares.amin() > limit * (left.max() + right.max()).square() + floor:
         return squares.new_empty((0, 2), dtype=torch.long)
-    return (squares <= limit * (left[:, None] + right).square()).nonzero()
+    far = squares > limit * (left[:, None] + right).square() + floor
+    return far.logical_not_().nonzero()
 
 
 def _angular(a: Tensor, b: Tensor) -> Tensor:
     """Return the angles in half turns from the chords |u - v|, which keep small angles exact."""
-    chords = _euclidean(_directions(a), _directions(b))
-    rounding = 2 * (a.shape[1] + 4) * UNIT_ROUNDOFF
+    left = _directions(a)
+    chords = _euclidean(left, left if a is b else _directions(b))
+    rounding = (a.shape[1] + 4) * torch.finfo(chords.dtype).eps
     chords.masked_fill_(chords <= rounding, 0.0)
     return chords.mul_(0.5).clamp_(max=1).asin_().mul_(2 / math.pi)
 
@@ -145,3 +213,5 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "chebyshev": _chebyshev,
     "angular": _angular,
 }
+
+_ORDERS: dict[Distance, float] = {"euclidean": 2.0, "manhattan": 1.0, "chebyshev": math.inf}

@@ -5,86 +5,70 @@ in every tile the column's loss is the larger one: the loss change needs no abso
 row sums are at once the one-sided sums (partners whose loss is larger).
 """
 
-import math
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from holdfast.continuity.distance import Distance, block_distances
+from holdfast.continuity.bins import Bins
+from holdfast.continuity.distance import Distance, block_distances, paired_distances
+from holdfast.continuity.kernels import PairFunction
 from holdfast.errors import InvalidInput
-from holdfast.names import look_up
 
-# 2 MB a float64 matrix: measured faster than 256 (overhead) and 1024 (out of cache).
-BLOCK = 512
-SUMMED = ("same", "other", "distance", "collisions")
-OFFSETS = {"inverse": 0.0, "one_plus": 1.0}
+# 2 MB a float64 matrix; 256 and 1024 are slower.
+BLOCK, SMALLEST_BLOCK = 512, 128
+SUMMED = (
+    "same", "other", "distance", "collisions", "near", "near_pairs", "lifted", "same_pairs"
+)  # fmt: skip
 
-PairFunction = Callable[[Tensor, Tensor], Tensor]
+Tile = tuple[slice, slice]
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """What a pair weighs: loss change / (offset + max(distance, clip)), and 0 instead of x / 0.
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Edges at which pairs are counted, by distance and by loss change.
 
     Attributes:
-        offset: 0 for the definition (`inverse`), 1 for `one_plus`.
-        clip: Smallest distance; 0 leaves distances as they are.
+        distances: Edges of the distance; bin b holds what is above edge b - 1 and up to edge b.
+        changes: Edges of the loss change, in the same way.
+        roles: Role of each row, 0 or 1, [n]; pairs are counted apart by the sum of their roles.
     """
 
-    offset: float = 0.0
-    clip: float = 0.0
+    distances: Bins
+    changes: Bins
+    roles: Tensor
 
-    def __call__(self, change: Tensor, distance: Tensor) -> Tensor:
-        """Return the weight of each pair."""
-        clipped = self.clipped(distance)
-        if self.offset:
-            return change / (clipped + self.offset)
-        return (change / clipped).masked_fill_(clipped == 0, 0.0)
-
-    def clipped(self, distance: Tensor) -> Tensor:
-        """Return max(distance, clip)."""
-        return distance.clamp(min=self.clip) if self.clip else distance
-
-    def offset_slope(self, change: Tensor, distance: Tensor) -> Tensor:
-        """Return c g / (m + g)^2, the derivative of m c / (m + g) in the offset m > 0.
-
-        Args:
-            change: Loss changes c.
-            distance: Distances; g is the clipped distance.
-
-        Returns:
-            The derivative for each pair.
-        """
-        clipped = self.clipped(distance)
-        return change * clipped / (clipped + self.offset).square()
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Distance bins, change bins and sums of two roles."""
+        return (len(self.distances), len(self.changes), 3)
 
 
-def resolve_kernel(name: str, clip: float | None = None) -> Kernel:
-    """Return the kernel of this name.
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked of every pair.
 
-    Args:
-        name: `inverse`, loss change / distance, or `one_plus`, loss change / (1 + distance).
-        clip: Smallest distance, in the units of the distance; shorter ones count as this one.
-
-    Returns:
-        The kernel.
-
-    Raises:
-        InvalidInput: For an unknown name, or a clip that is not finite and above 0.
+    Attributes:
+        distance: A name or a callable, as in `block_distances`.
+        kernel: Weight of pairs as a function of loss changes and distances.
+        near: Pairs at most this far apart are also summed on their own.
+        floor: Distance below which a pair counts as if it were this far apart, in a sum of its own.
+        grid: Where pairs are counted; None for nowhere.
     """
-    offset = look_up("kernel", name, OFFSETS)
-    if clip is not None and not 0 < clip < math.inf:
-        raise InvalidInput("clip", clip, "a finite distance above 0, or None")
-    return Kernel(offset, clip or 0.0)
+
+    distance: Distance
+    kernel: PairFunction
+    near: float = 0.0
+    floor: float = 0.0
+    grid: Grid | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairSums:
     """Sums over all partners j != i of each row i, each [n] float64 in the order of the rows.
-
-    Every field is a plain sum over pairs: sums over disjoint sets of pairs merge by addition.
 
     Attributes:
         same: Kernel over the partners with the same label.
@@ -92,8 +76,14 @@ class PairSums:
         rise: Kernel over the partners with a larger loss (the one-sided part of `total`).
         distance: Distances.
         collisions: Number of partners at distance 0.
+        near: Kernel over the near partners.
+        near_pairs: Number of near partners.
+        lifted: What to add to `total` where distances below the floor count as the floor.
         same_pairs: Number of partners with the same label.
         other_pairs: Number of partners with another label.
+        squares: Sum of the squared kernel over all ordered pairs.
+        steepest: The same-label pair with the largest weight: weight, row, row; None without one.
+        counts: Unordered pairs by the bins of the grid, of `Grid.shape`; None without a grid.
     """
 
     same: Tensor
@@ -101,8 +91,14 @@ class PairSums:
     rise: Tensor
     distance: Tensor
     collisions: Tensor
+    near: Tensor
+    near_pairs: Tensor
+    lifted: Tensor
     same_pairs: Tensor
     other_pairs: Tensor
+    squares: float
+    steepest: tuple[float, int, int] | None
+    counts: Tensor | None
 
     @property
     def total(self) -> Tensor:
@@ -111,28 +107,209 @@ class PairSums:
 
     @property
     def pairs(self) -> Tensor:
-        """Number of partners, n - 1 in every entry, [n]."""
+        """Number of partners, [n]."""
         return self.same_pairs + self.other_pairs
 
 
-@torch.no_grad()
-def pair_sums(
-    states: Tensor,
-    losses: Tensor,
-    labels: Tensor,
-    distance: Distance,
-    kernel: PairFunction,
-    block: int = BLOCK,
-) -> PairSums:
-    """Sum over all pairs of rows in one pass over symmetric tiles.
+class Points:
+    """Rows with their losses and labels, by increasing loss.
+
+    Blocks are fetched when they are needed, so the states are not copied as a whole.
 
     Args:
         states: Hidden states [n, d] of one layer, finite.
         losses: Losses [n], finite.
         labels: Labels [n], compared for equality only.
-        distance: A name or a callable, as in `block_distances`.
-        kernel: Weight of pairs as a function of loss changes and distances, both [b, b].
-        block: Rows and columns of a tile.
+    """
+
+    def __init__(self, states: Tensor, losses: Tensor, labels: Tensor) -> None:
+        losses, labels = losses.to(states.device), labels.to(states.device)
+        self.order = losses.argsort(stable=True)
+        self.states = states
+        self.groups = labels.unique(return_inverse=True)[1].double()
+        self.losses = losses.double()
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def block(self, place: slice) -> "_Block":
+        """Return the rows at this place in the order."""
+        rows = self.order[place]
+        states = self.states.index_select(0, rows.to(self.states.device))
+        return _Block(place, rows, states, self.losses[rows], self.groups[rows])
+
+    def tiles(self, block: int | None = None) -> Iterator[Tile]:
+        """Yield the places of the tiles on and above the diagonal; the second is never before."""
+        # Four blocks a side or more: of a tile on the diagonal, half is thrown away.
+        block = block or min(BLOCK, max(SMALLEST_BLOCK, len(self) // 4))
+        places = [slice(start, start + block) for start in range(0, len(self), block)]
+        return itertools.combinations_with_replacement(places, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Some of the rows by increasing loss: those at `place`."""
+
+    place: slice
+    rows: Tensor
+    states: Tensor
+    losses: Tensor
+    groups: Tensor
+
+
+class PairState:
+    """The sums over the pairs seen so far: `update` with tiles, `merge` what others saw, `result`.
+
+    Args:
+        points: The rows; states that are to be merged have the same ones.
+        question: What is asked of every pair.
+    """
+
+    def __init__(self, points: Points, question: Question) -> None:
+        self.points, self.question = points, question
+        shape = (len(SUMMED), len(points))
+        zeros = torch.zeros(shape, dtype=torch.float64, device=points.states.device)
+        # Over partners later in the order (larger losses), and over earlier ones.
+        self._rising, self._falling = zeros, zeros.clone()
+        self._partners = zeros.new_zeros(len(points))
+        self._squares = 0.0
+        self._steepest: tuple[float, int, int] | None = None
+        shape = () if question.grid is None else question.grid.shape
+        self._counts = zeros.new_zeros(shape, dtype=torch.int64)
+
+    @torch.no_grad()
+    def update(self, tiles: Iterable[Tile]) -> "PairState":
+        """Take in every pair of some tiles.
+
+        Args:
+            tiles: From `Points.tiles`; each of them once, here or in a state to be merged.
+
+        Returns:
+            This state.
+
+        Raises:
+            InvalidInput: If the distance is unknown or not defined on these states.
+        """
+        here = there = None
+        with _full_precision():
+            for first, second in tiles:
+                here = self._block(first, here, there)
+                there = self._block(second, there, here)
+                self._take(here, there)
+        return self
+
+    def _block(self, place: slice, *known: _Block | None) -> _Block:
+        found = (block for block in known if block is not None and block.place == place)
+        return next(found, None) or self.points.block(place)
+
+    def _take(self, here: _Block, there: _Block) -> None:
+        """Take every pair of one tile once."""
+        ask, on_diagonal = self.question, here is there
+        distances = block_distances(ask.distance, here.states, there.states)
+        changes = there.losses - here.losses[:, None]
+        same_label = _mask(torch.eq, here.groups[:, None], there.groups)
+        if ask.grid is not None:
+            roles = ask.grid.roles[here.rows][:, None] + ask.grid.roles[there.rows]
+            codes = _codes(ask.grid, roles, distances, changes)
+            self._counts += _counted(codes.triu_(1) if on_diagonal else codes, ask.grid)
+        parts = _parts(ask, distances, changes, same_label)
+        for name, values in parts.items():
+            pairs = values.triu_(1) if on_diagonal else values
+            kind = SUMMED.index(name)
+            self._rising[kind, here.place] += pairs.sum(1)
+            self._falling[kind, there.place] += pairs.sum(0)
+        self._partners[here.place] += len(there.rows) - on_diagonal
+        self._partners[there.place] += 0 if on_diagonal else len(here.rows)
+        self._squares += 2 * sum(_squared(parts[name]) for name in ("same", "other"))
+        self._note_steepest(parts["same"], here, there)
+
+    @torch.no_grad()
+    def take_pairs(self, first: Tensor, second: Tensor) -> None:
+        """Take in single pairs, by their places in the order; the first of a pair comes before.
+
+        Args:
+            first: Places [p], each once.
+            second: Places [p], each once and in no case where the same place of `first` is.
+        """
+        ask, points = self.question, self.points
+        rows, partners = points.order[first], points.order[second]
+        distances = paired_distances(ask.distance, points.states[rows], points.states[partners])
+        changes = points.losses[partners] - points.losses[rows]
+        if ask.grid is not None:
+            roles = ask.grid.roles[rows] + ask.grid.roles[partners]
+            self._counts += _counted(_codes(ask.grid, roles, distances, changes), ask.grid)
+        same_label = _mask(torch.eq, points.groups[rows], points.groups[partners])
+        parts = _parts(ask, distances, changes, same_label)
+        for name, values in parts.items():
+            kind = SUMMED.index(name)
+            self._rising[kind, first] += values
+            self._falling[kind, second] += values
+        self._partners[torch.cat([first, second])] += 1
+        self._squares += 2 * sum(_squared(parts[name]) for name in ("same", "other"))
+
+    def _note_steepest(self, same: Tensor, here: _Block, there: _Block) -> None:
+        """Keep the largest weight of a same-label pair, and whose it is."""
+        top = float(same.amax())
+        if top > (self._steepest[0] if self._steepest else 0):
+            row, column = divmod(int(same.argmax()), same.shape[1])
+            self._steepest = top, int(here.rows[row]), int(there.rows[column])
+
+    def merge(self, other: "PairState") -> "PairState":
+        """Take in what another state has seen of other tiles of the same rows.
+
+        Args:
+            other: A state of the same points and question.
+
+        Returns:
+            This state.
+
+        Raises:
+            InvalidInput: If it has another number of rows.
+        """
+        if len(other.points) != len(self.points):
+            raise InvalidInput("other", f"{len(other.points)} rows", f"{len(self.points)} rows")
+        self._rising += other._rising
+        self._falling += other._falling
+        self._partners += other._partners
+        self._squares += other._squares
+        self._counts += other._counts
+        steepest = [pair for pair in (self._steepest, other._steepest) if pair is not None]
+        self._steepest = max(steepest, default=None)
+        return self
+
+    def result(self, partial: bool = False) -> PairSums:
+        """Return the sums, in the order in which the rows were given.
+
+        Args:
+            partial: Whether some of the pairs will do.
+
+        Raises:
+            InvalidInput: If not every pair was seen, or some twice, and that will not do.
+        """
+        n = len(self.points)
+        if not partial and bool((self._partners != n - 1).any()):
+            got = f"{int(self._partners.sum()) // 2} of {n * (n - 1) // 2} pairs"
+            raise InvalidInput("tiles", got, "every tile once")
+        back = self.points.order.argsort()
+        sums = dict(zip(SUMMED, (self._rising + self._falling)[:, back], strict=True))
+        rise = self._rising[SUMMED.index("same")] + self._rising[SUMMED.index("other")]
+        return PairSums(
+            **sums,
+            rise=rise[back],
+            other_pairs=self._partners[back] - sums["same_pairs"],
+            squares=self._squares,
+            steepest=self._steepest,
+            counts=None if self.question.grid is None else self._counts,
+        )
+
+
+def pair_sums(points: Points, question: Question, block: int | None = None) -> PairSums:
+    """Sum over all pairs of rows in one pass over symmetric tiles.
+
+    Args:
+        points: The rows.
+        question: What is asked of every pair.
+        block: Rows and columns of a tile; None chooses.
 
     Returns:
         The sums of each row, on the device of the states.
@@ -140,78 +317,96 @@ def pair_sums(
     Raises:
         InvalidInput: If the distance is unknown or not defined on these states.
     """
-    losses, labels = losses.to(states.device), labels.to(states.device)
-    order = losses.argsort(stable=True)
-    _, groups, sizes = labels.unique(return_inverse=True, return_counts=True)
-    rows = _Rows(states, losses.double(), groups, order)
-    rising, falling = _zeros(order), _zeros(order)
-    for here, there in _tiles(rows, block):
-        for name, values in _tile(here, there, distance, kernel).items():
-            rising[name][here.place] += values.sum(1)
-            falling[name][there.place] += values.sum(0)
-    same_pairs = sizes[groups].double() - 1
-    back = order.argsort()
-    return PairSums(
-        **{name: (rising[name] + falling[name])[back] for name in SUMMED},
-        rise=(rising["same"] + rising["other"])[back],
-        same_pairs=same_pairs,
-        other_pairs=len(order) - 1 - same_pairs,
-    )
+    return PairState(points, question).update(points.tiles(block)).result()
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Some of the rows by increasing loss: those at `place`."""
+@torch.no_grad()
+def sampled_sums(points: Points, question: Question, rounds: int, seed: int) -> PairSums:
+    """Sum over some pairs: each round pairs up the rows at random, each row once.
 
-    place: slice
-    states: Tensor
-    losses: Tensor
-    labels: Tensor
+    The rounds are those of a round-robin tournament after a random permutation (the circle
+    method), so no pair comes twice; with an odd number of rows one sits out in each round.
 
-
-@dataclass(frozen=True)
-class _Rows:
-    """All rows; a block is fetched when it is needed, so the states are not copied as a whole."""
-
-    states: Tensor
-    losses: Tensor
-    labels: Tensor
-    order: Tensor
-
-    def block(self, place: slice) -> _Block:
-        """Return the rows at this place in the order, states in float64."""
-        picked = self.order[place]
-        return _Block(place, self.states[picked].double(), self.losses[picked], self.labels[picked])
-
-
-def _zeros(order: Tensor) -> dict[str, Tensor]:
-    zero = torch.zeros(len(order), dtype=torch.float64, device=order.device)
-    return {name: zero.clone() for name in SUMMED}
-
-
-def _tiles(rows: _Rows, block: int) -> Iterator[tuple[_Block, _Block]]:
-    """Yield the blocks of the tiles on and above the diagonal; the second has the larger losses."""
-    places = [slice(start, start + block) for start in range(0, len(rows.order), block)]
-    for index, place in enumerate(places):
-        here = rows.block(place)
-        yield here, here
-        for later in places[index + 1 :]:
-            yield here, rows.block(later)
-
-
-def _tile(
-    here: _Block, there: _Block, distance: Distance, kernel: PairFunction
-) -> dict[str, Tensor]:
-    """Take every pair of the tile once.
+    Args:
+        points: The rows.
+        question: What is asked of every pair.
+        rounds: How many; n - 1 (n for odd n) are all pairs.
+        seed: Of the permutation.
 
     Returns:
-        The matrices to sum, by name; a tile without collisions has none of that name.
+        The sums over the pairs that were drawn.
     """
-    distances = block_distances(distance, here.states, there.states)
-    weights = kernel(there.losses - here.losses[:, None], distances)
-    same = weights * (here.labels[:, None] == there.labels)
-    tile = {"same": same, "other": weights.sub_(same), "distance": distances}
-    if distances.min() == 0:
-        tile["collisions"] = (distances == 0).double()
-    on_diagonal = here is there
-    return {name: values.triu(1) for name, values in tile.items()} if on_diagonal else tile
+    state = PairState(points, question)
+    for first, second in _matchings(len(points), rounds, seed):
+        state.take_pairs(first, second)
+    return state.result(partial=True)
+
+
+def _matchings(n: int, rounds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield perfect matchings of places 0..n-1 without a common pair, the earlier place first."""
+    even = n + n % 2
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    for turn in range(min(rounds, even - 1)):
+        circle = torch.cat(
+            [torch.zeros(1).long(), 1 + (torch.arange(even - 1) + turn) % (even - 1)]
+        )
+        sides = torch.stack([circle[: even // 2], circle[even // 2 :].flip(0)])
+        playing = shuffled[sides[:, (sides < n).all(0)]]
+        yield playing.amin(0), playing.amax(0)
+
+
+def _parts(
+    ask: Question, distances: Tensor, changes: Tensor, same_label: Tensor
+) -> dict[str, Tensor]:
+    """Return what is summed, pair by pair; what no pair here has is left out."""
+    weights = ask.kernel(changes, distances)
+    same, smallest = weights * same_label, float(distances.amin())
+    parts = {"same": same, "distance": distances, "same_pairs": same_label}
+    if smallest == 0:
+        parts["collisions"] = _mask(torch.eq, distances, 0)
+    if smallest <= ask.near:
+        near = _mask(torch.le, distances, ask.near)
+        parts |= {"near_pairs": near, "near": near * weights}
+    if smallest < ask.floor:
+        below = _mask(torch.lt, distances, ask.floor)
+        parts["lifted"] = (changes / ask.floor).sub_(weights).mul_(below)
+    return parts | {"other": weights.sub_(same)}
+
+
+def _mask(compare: Callable[..., Tensor], left: Tensor, right: Tensor | float) -> Tensor:
+    """Return 1.0 where a comparison of float64 values holds, else 0.0, without a boolean matrix."""
+    shape = torch.broadcast_shapes(left.shape, right.shape if isinstance(right, Tensor) else ())
+    compared = left.new_empty(shape)
+    return compare(left, right, out=compared)
+
+
+def _squared(values: Tensor) -> float:
+    return float(torch.dot(values.view(-1), values.view(-1)))
+
+
+def _codes(grid: Grid, roles: Tensor, distances: Tensor, changes: Tensor) -> Tensor:
+    """Return the place of every pair in the flat counts, from 1: 0 is for what is no pair."""
+    _, by_change, by_role = grid.shape
+    codes = grid.distances(distances).mul_(by_change).add_(grid.changes(changes))
+    return codes.mul_(by_role).add_(roles).add_(1)
+
+
+def _counted(codes: Tensor, grid: Grid) -> Tensor:
+    """Return how many pairs have each code."""
+    size = torch.Size(grid.shape).numel()
+    return torch.bincount(codes.view(-1), minlength=size + 1)[1:].view(grid.shape)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep matrix products in float32 where the user allows less (TF32, bfloat16).
+
+    Yields:
+        Once.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

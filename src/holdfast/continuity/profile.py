@@ -2,47 +2,69 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.batches import Data, gather
-from holdfast.continuity.distance import Distance, name_of
+from holdfast.continuity.distance import Distance, name_of, paired_distances
+from holdfast.continuity.intervals import grouped_mean
+from holdfast.continuity.knowledge import Knowledge
 from holdfast.continuity.losses import Loss, row_losses
-from holdfast.continuity.volatility import Knowledge, measure
+from holdfast.continuity.measure import Options, measure
+from holdfast.continuity.states import Batches, Inputs, Pooling, Seen, collect
+from holdfast.continuity.store import open_store
 from holdfast.errors import InvalidInput
-from holdfast.graph.capture import capture, check_unchanged
-from holdfast.graph.ir import Graph
-from holdfast.graph.walk import hidden_states
+from holdfast.types import Estimate
 
-_BATCH = 256
+
+class ModelOptions(Options, total=False):
+    """How hidden states are taken and pairs are measured.
+
+    Attributes:
+        pooling: `mean`, `first` or `last` over the real tokens, or a callable of states [b, T, d]
+            and mask [b, T]; for token models, whose inputs are a mapping.
+        reference: Inputs and labels of a fixed set of anchors, none of them among the data;
+            certificates then count all rows of the data.
+        perturbations: Perturbed inputs [p, ...] and the row [p] that each of them was made from,
+            for example by replacing a word; their labels are those of the rows.
+    """
+
+    pooling: Pooling
+    reference: Batches | None
+    perturbations: tuple[Inputs, Tensor] | None
 
 
 def knowledge(
     model: nn.Module,
-    data: Data,
+    data: Batches,
     layers: Sequence[str] | None = None,
     loss: Loss = "cross_entropy",
     distance: Distance = "euclidean",
+    **options: Unpack[ModelOptions],
 ) -> Knowledge:
-    """Measure how steady a model's knowledge is at every layer.
+    """Measure how steady a model's knowledge is at every layer, and count what proves it.
 
     The k-volatility of a layer is the expected ratio of loss change to distance between the hidden
     states of two random examples (Sun, Ma, Ge, Vosoughi, NeurIPS 2024, Definition 2), here over
-    all pairs of rows.
+    all pairs of rows. Any module will do; it is run as it is and need not be capturable.
 
     Args:
         model: Any module in eval mode.
-        data: Inputs [N, ...] and labels [N], or an iterable of such batches.
-        layers: Module paths, as in `named_modules()`; None for every layer.
+        data: Inputs [N, ...] and labels [N], or an iterable of such batches. For token models the
+            inputs are a mapping: `input_ids`, `attention_mask`, ...
+        layers: Module paths, as in `named_modules()`. None for one per distinct output; for token
+            models, for the embeddings and every block.
         loss: `cross_entropy`, `zero_one`, `brier`, `margin`, or a callable with one loss per row.
         distance: `euclidean`, `manhattan`, `chebyshev`, `angular`, or a callable.
+        options: See `ModelOptions` and `Options`: `kernel`, `clip`, `pairs`, `near`, `grid`,
+            `seed`, `pooling`, `reference`, `perturbations`.
 
     Returns:
-        Volatility with intervals, by layer; see `Knowledge`.
+        Volatility with intervals, by layer, and certificates; see `Knowledge`.
 
     Raises:
-        Unsupported: When the model cannot be captured.
+        Unsupported: When a module is in training mode that makes its output depend on chance.
         InvalidInput: When an argument is not usable, or a layer does not exist.
 
     >>> import torch, holdfast
@@ -52,36 +74,47 @@ def knowledge(
     >>> result.layers
     ('0', '1', '2')
     """
-    inputs, labels = gather(data)
-    graph = capture(model, inputs[:1])
-    result = knowledge_of(graph, (inputs, labels), layers, loss, distance)
-    check_unchanged(graph, model)
-    return result
+    pooling = options.pop("pooling", "mean")
+    anchors = options.pop("reference", None)
+    perturbations = options.pop("perturbations", None)
+    pairs = cast(Options, options)
+    with open_store() as store:
+        seen = collect(model, data, layers, pooling, store)
+        losses = row_losses(loss, seen.outputs, seen.labels)
+        given = None
+        if anchors is not None:
+            other = collect(model, anchors, tuple(seen.states), pooling, store)
+            given = (other.states, row_losses(loss, other.outputs, other.labels))
+        result = measure(seen.states, losses, seen.labels, distance, given, **pairs)
+        perturbed = {}
+        if perturbations is not None:
+            inputs, rows = perturbations
+            _check_rows(rows, len(losses))
+            moved = collect(model, (inputs, seen.labels[rows]), tuple(seen.states), pooling, store)
+            changes = (row_losses(loss, moved.outputs, moved.labels) - losses[rows]).abs()
+            perturbed = _perturbed(seen, moved, rows, changes, distance)
+    return dataclasses.replace(result, loss=name_of(loss), perturbed=perturbed)
 
 
-def knowledge_of(
-    graph: Graph,
-    data: tuple[Tensor, Tensor],
-    layers: Sequence[str] | None,
-    loss: Loss,
-    distance: Distance,
-) -> Knowledge:
-    """Measure a captured model; see `knowledge`."""
-    inputs, labels = data
-    chosen = tuple(graph.leaf_layers if layers is None else layers)
-    if not chosen:
-        raise InvalidInput("layers", "none", "at least one module with an output of its own")
-    outputs, states = _collect(graph, inputs, chosen)
-    losses = row_losses(loss, outputs, labels)
-    return dataclasses.replace(
-        measure(states, losses, labels, distance=distance), loss=name_of(loss)
-    )
+def _check_rows(rows: Tensor, n: int) -> None:
+    """Check that perturbations say which row they were made from.
+
+    Raises:
+        InvalidInput: If they do not.
+    """
+    whole = isinstance(rows, Tensor) and not rows.is_floating_point() and rows.ndim == 1
+    if not whole or not len(rows) or not bool(((rows >= 0) & (rows < n)).all()):
+        wanted = f"(inputs, rows) with the row of each, from 0 to {n - 1}"
+        raise InvalidInput("perturbations", f"rows {rows}", wanted)
 
 
-def _collect(
-    graph: Graph, inputs: Tensor, layers: Sequence[str]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run all rows in batches and put outputs and hidden states together."""
-    parts = [hidden_states(graph, part, layers) for part in inputs.split(_BATCH)]
-    outputs = torch.cat([output for output, _ in parts])
-    return outputs, {layer: torch.cat([states[layer] for _, states in parts]) for layer in layers}
+def _perturbed(
+    seen: Seen, moved: Seen, rows: Tensor, changes: Tensor, distance: Distance
+) -> dict[str, Estimate]:
+    """Return the volatility over (row, perturbed row), by layer; pairs at distance 0 count as 0."""
+    found = {}
+    for layer, states in moved.states.items():
+        distances = paired_distances(distance, seen.states[layer][rows], states)
+        slopes = torch.where(distances > 0, changes / distances, 0.0)
+        found[layer] = grouped_mean(slopes, rows)
+    return found

@@ -45,7 +45,7 @@ def capture(model: nn.Module, example: Example) -> Graph:
     ['input', 'linear']
     """
     tensors = check_example(example)
-    obstacles = [*_modes(model), *_weights(model)]
+    obstacles = [*training_modes(model), *_weights(model)]
     if obstacles:
         raise Unsupported("capture", obstacles)
     fingerprint = weights_hash(model)
@@ -102,7 +102,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _modes(model: nn.Module) -> list[Obstacle]:
+def training_modes(model: nn.Module) -> list[Obstacle]:
     """Return the modules whose training mode makes the output depend on batch or chance."""
     obstacles = []
     for path, module in model.named_modules():

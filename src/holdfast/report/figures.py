@@ -200,7 +200,7 @@ def volatility(audit: Mapping[str, Any]) -> Spec | None:
         audit: What `audit.json` holds.
 
     Returns:
-        Intervals by layer; the parameter `scale` is "normalised" or "volatility"; or None.
+        Intervals by layer; the parameter `scale` is "normalised", "volatility" or "near"; or None.
     """
     alt = marks.altair()
     found = finished(audit, "knowledge")
@@ -261,9 +261,9 @@ def _volatility_rows(finding: Finding) -> list[dict[str, Any]]:
             "text": number(estimate["value"]),
             "interval": f"{number(estimate['low'])} to {number(estimate['high'])}",
         }
-        for kind in ("normalised", "volatility")
-        for layer, estimate in finding.part[kind].items()
-        if estimate["value"] is not None
+        for kind in ("normalised", "volatility", "near")
+        for layer, estimate in (finding.part.get(kind) or {}).items()
+        if estimate is not None and estimate["value"] is not None
     ]
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from holdfast.errors import InvalidInput
+from holdfast.errors import InvalidInput, MissingExtra
 from holdfast.sources.demo import DEMO_MODELS, demo_model
 from holdfast.sources.exported.build import read_exported
 from holdfast.sources.onnx.build import build
@@ -20,7 +21,8 @@ from holdfast.sources.units import normalised
 from holdfast.sources.weights import read_weights
 
 FORMS = (
-    "demo:NAME, onnx:PATH, torch:PATH or module:package.file:factory[?weights=PATH.safetensors], "
+    "demo:NAME, onnx:PATH, torch:PATH, hf:FOLDER or "
+    "module:package.file:factory[?weights=PATH.safetensors], "
     "with ?mean=...&std=... where inputs are normalised"
 )
 _UNITS = ("mean", "std")
@@ -51,7 +53,9 @@ def load_model(spec: str) -> LoadedModel:
     """Load a model named on the command line.
 
     Args:
-        spec: `demo:NAME`; `onnx:PATH`; `torch:PATH`, an exported program; or
+        spec: `demo:NAME`; `onnx:PATH`; `torch:PATH`, an exported program;
+            `hf:FOLDER`, a classifier saved by Hugging Face transformers, read from safetensors
+            without network; or
             `module:package.file:factory`, a function without arguments that returns a module,
             found on Python's own path, with `?weights=PATH.safetensors` to load its weights. Code
             runs only from such an explicit `module:`. With `mean=...&std=...`, one number or one
@@ -97,6 +101,33 @@ def _from_exported(spec: str, target: str, weights: str | None) -> LoadedModel:
     return LoadedModel(model, spec, path.stem, f"Read from {target}.", shape)
 
 
+def _from_folder(spec: str, target: str, weights: str | None) -> LoadedModel:
+    """Return the sequence classifier in a folder of Hugging Face transformers.
+
+    Raises:
+        InvalidInput: When there is no such folder, or it holds no classifier of a known kind.
+        MissingExtra: When transformers is not installed.
+    """
+    folder = Path(target)
+    if not (folder / "config.json").is_file():
+        raise InvalidInput("model", repr(spec), "hf:FOLDER with config.json and safetensors")
+    try:
+        from transformers import AutoModelForSequenceClassification
+    except ImportError:
+        raise MissingExtra("transformers", "hf", "a model from hf:FOLDER") from None
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            dtype=torch.float32,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
+        got = f"{folder} ({' '.join(str(problem).split())})"
+        wanted = "a sequence classifier in safetensors, of a kind that transformers knows"
+        raise InvalidInput("model", got, wanted) from problem
+    kind = type(model).__name__
+    return LoadedModel(model.eval(), spec, folder.name, f"{kind} from {folder}.")
+
+
 def _from_module(spec: str, target: str, weights: str | None) -> LoadedModel:
     module_name, _, factory_name = target.partition(":")
     if not module_name or not factory_name:
@@ -121,6 +152,7 @@ _KINDS: Mapping[str, Callable[[str, str, str | None], LoadedModel]] = {
     "demo": _from_demo,
     "onnx": _from_onnx,
     "torch": _from_exported,
+    "hf": _from_folder,
     "module": _from_module,
 }
 

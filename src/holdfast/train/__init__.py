@@ -1,0 +1,5 @@
+"""Training for knowledge continuity."""
+
+from holdfast.train.penalty import KnowledgePenalty
+
+__all__ = ["KnowledgePenalty"]

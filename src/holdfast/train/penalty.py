@@ -1,0 +1,195 @@
+"""A penalty on k-volatility, for a plain training loop or for Hugging Face's `Trainer`.
+
+Source: Sun, Ma, Ge, Vosoughi, "Achieving Domain-Independent Certified Robustness via Knowledge
+Continuity", NeurIPS 2024, algorithm KCReg, with what keeps it from being cheated or from breaking:
+distances in units of their own mean (else the network just inflates its states), real tokens only,
+the true cross entropy, clipped, and no division by small distances.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import nn as distributed
+from torch.nn import functional
+
+from holdfast.continuity.states import POOLING, Pooling
+from holdfast.errors import InvalidInput
+from holdfast.names import known_names, look_up
+
+# Smallest distance in the denominator, as a share of the median distance of the batch.
+FLOOR = 1e-2
+
+
+class PenaltyOptions(TypedDict, total=False):
+    """What kind of volatility is held down.
+
+    Attributes:
+        alpha: First parameter of the Beta distribution that draws the layer of each step.
+        beta: Second one; larger than alpha prefers early layers.
+        sampler: Draws the place of a layer from their number, instead of Beta(alpha, beta).
+        one_sided: Only push large losses down towards their neighbours', none up.
+        same_label: Only pairs of rows with the same label.
+        clip: Losses above this, in nats, count as this.
+        pooling: `mean`, `first` or `last` over the real tokens, or a callable.
+        seed: Of the layer draws; the same on all ranks.
+    """
+
+    alpha: float
+    beta: float
+    sampler: Callable[[int], int] | None
+    one_sided: bool
+    same_label: bool
+    clip: float
+    pooling: Pooling
+    seed: int
+
+
+class KnowledgePenalty:
+    """Adds the volatility of a layer, drawn anew at each step, to the loss of a classifier.
+
+    The penalty of a batch with losses L, states h at the drawn layer, distances d and their mean s
+    is the mean over pairs i != j of |L_i - L_j| / max(d_ij / s, tau), times `weight`.
+
+    Args:
+        model: The model that is trained; hooks are kept on it until `close`.
+        layers: Module paths to draw from. The paper leaves out the embeddings.
+        weight: Of the penalty beside the loss.
+        options: See `PenaltyOptions`.
+
+    Raises:
+        InvalidInput: When a layer does not exist, or a number is out of range.
+
+    >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> penalty = KnowledgePenalty(model, ["1"], weight=0.1)
+    >>> logits, labels = model(torch.eye(2)), torch.tensor([0, 1])
+    >>> loss = functional.cross_entropy(logits, labels) + penalty(logits, labels)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        weight: float = 1e-2,
+        **options: Unpack[PenaltyOptions],
+    ) -> None:
+        modules = dict(model.named_modules())
+        for layer in layers:
+            if layer not in modules:
+                raise InvalidInput("layer", repr(layer), known_names(str(layer), modules))
+        if isinstance(layers, str) or not layers:
+            raise InvalidInput("layers", repr(layers), "a sequence of module paths")
+        alpha, beta = options.get("alpha", 2.0), options.get("beta", 1.0)
+        self.layers, self.weight = tuple(layers), weight
+        self.clip = options.get("clip", 10.0)
+        wanted = {"weight": weight, "alpha": alpha, "beta": beta, "clip": self.clip}
+        for name, value in wanted.items():
+            if not 0 < value < float("inf"):
+                raise InvalidInput(name, value, "a finite number above 0")
+        pooling = options.get("pooling", "mean")
+        self.pool = pooling if callable(pooling) else look_up("pooling", pooling, POOLING)
+        self.one_sided = options.get("one_sided", False)
+        self.same_label = options.get("same_label", False)
+        self._draw = options.get("sampler") or _beta_draws(alpha, beta, options.get("seed", 0))
+        self._chosen, self._states, self._mask = layers[0], None, None
+        self._handles = [model.register_forward_pre_hook(self._begin, with_kwargs=True)]
+        for layer in layers:
+            hook = modules[layer].register_forward_hook(self._hook_for(layer))
+            self._handles.append(hook)
+
+    def _begin(self, _module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        """Draw the layer of this step, and note which tokens are real."""
+        self._chosen = self.layers[self._draw(len(self.layers))]
+        self._mask, self._states = kwargs.get("attention_mask"), None
+
+    def _hook_for(self, layer: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, result: Any) -> None:
+            if layer == self._chosen:
+                self._states = result if isinstance(result, Tensor) else result[0]
+
+        return hook
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the penalty of the batch that the model has just seen.
+
+        Args:
+            logits: What it returned, [B, classes].
+            labels: Class indices [B].
+
+        Returns:
+            weight x volatility, a scalar with gradients; 0 where no pair counts.
+
+        Raises:
+            InvalidInput: When the model was not run on this batch, or a loss is not finite.
+        """
+        states = self._states
+        if states is None or len(states) != len(labels):
+            raise InvalidInput("logits", "a batch that the model has not just seen", "its output")
+        if self._mask is not None and states.shape[:2] == self._mask.shape and states.ndim == 3:
+            states = self.pool(states, self._mask)
+        losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+        if not bool(losses.isfinite().all()):
+            raise InvalidInput("logits", "a loss that is not finite", "finite logits")
+        rows = _gathered(states.flatten(1).float()), _gathered(losses.clamp(max=self.clip))
+        return self.weight * self._volatility(*rows, _gathered(labels))
+
+    def _volatility(self, states: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
+        pairs = ~torch.eye(len(losses), dtype=torch.bool, device=losses.device)
+        distances = torch.cdist(states, states, compute_mode="donot_use_mm_for_euclid_dist")
+        if not bool(distances[pairs].any()):
+            return losses.sum() * 0
+        scaled = distances / distances[pairs].mean()
+        floor = FLOOR * float(scaled[pairs].median().detach()) or FLOOR
+        if self.one_sided:
+            changes = (losses - losses[:, None].detach()).clamp(min=0)
+        else:
+            changes = (losses - losses[:, None]).abs()
+        if self.same_label:
+            pairs = pairs & (labels == labels[:, None])
+        if not bool(pairs.any()):
+            return losses.sum() * 0
+        return (changes / scaled.clamp(min=floor))[pairs].mean()
+
+    def compute_loss(
+        self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Return cross entropy plus penalty: `Trainer(..., compute_loss_func=it)`.
+
+        Args:
+            outputs: What the model returned, with `logits` [B, classes].
+            labels: Class indices [B].
+            num_items_in_batch: Rows in all batches of an accumulated step; None for this one.
+
+        Returns:
+            The loss, a scalar with gradients.
+        """
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
+        total = functional.cross_entropy(logits, labels, reduction="sum")
+        share = len(labels) / (num_items_in_batch or len(labels))
+        return total / (num_items_in_batch or len(labels)) + share * self(logits, labels)
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def _beta_draws(alpha: float, beta: float, seed: int) -> Callable[[int], int]:
+    """Return a sampler of places: floor(n X) with X ~ Beta(alpha, beta)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(n: int) -> int:
+        shapes = torch.tensor([alpha, beta], dtype=torch.float64)
+        first, second = torch._standard_gamma(shapes, generator=generator)
+        return min(int(n * first / (first + second)), n - 1)
+
+    return draw
+
+
+def _gathered(values: Tensor) -> Tensor:
+    """Return the rows of all ranks, with gradients; they have equally many."""
+    group = torch.distributed
+    if not (group.is_available() and group.is_initialized()) or group.get_world_size() == 1:
+        return values
+    return torch.cat(tuple(distributed.functional.all_gather(values.contiguous())))
