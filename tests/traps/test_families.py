@@ -12,6 +12,7 @@ import torch
 from tests.traps.truth import NORMS, Half, distance_and_witness, every_radius, exact, power
 from torch import Tensor, nn
 
+import holdfast
 from holdfast.types import dual
 
 BEYOND = 1 + Fraction(1, 2**40)
@@ -62,7 +63,7 @@ def check_fooled(
     model: nn.Sequential, x: Tensor, halves: list[Half], wrong: dict[float, float]
 ) -> None:
     """Show that the wrong radius holds a counterexample, and that no radius of ours does."""
-    assert wrong
+    graph = holdfast.capture(model, x)
     for norm in NORMS:
         true, step = distance_and_witness(halves, exact(x), norm)
         if norm in wrong:
@@ -70,7 +71,7 @@ def check_fooled(
         found = [a + BEYOND * b for a, b in zip(exact(x), step, strict=True)]
         logits = rational(model, found)
         assert logits.index(max(logits)) != 0
-        for radius in every_radius(model, x, torch.tensor([0]), norm).flatten().tolist():
+        for radius in every_radius(graph, x, torch.tensor([0]), norm).flatten().tolist():
             assert power(Fraction(radius), norm) <= true, norm
 
 
@@ -167,8 +168,9 @@ def test_tied_logits_masked_out() -> None:
     found = [entry + tiny * (place == 1) for place, entry in enumerate(exact(x))]
     values = rational(model, found)
     assert values.index(max(values)) == 1 and tiny < Fraction(wrong)
+    graph = holdfast.capture(model, x)
     for norm in NORMS:
-        assert not bool(every_radius(model, x, torch.tensor([0]), norm).any())
+        assert not bool(every_radius(graph, x, torch.tensor([0]), norm).any())
 
 
 def test_margins_and_radii_rounded_to_nearest() -> None:
@@ -179,8 +181,9 @@ def test_margins_and_radii_rounded_to_nearest() -> None:
     weight = model[0].weight.data
     logits = inputs @ weight.T
     labels = logits.argmax(1)
+    graph = holdfast.capture(model, inputs[:1])
     for norm in NORMS:
-        ours = every_radius(model, inputs, labels, norm)
+        ours = every_radius(graph, inputs, labels, norm)
         fooled = 0
         for row, label in enumerate(labels.tolist()):
             halves = halves_of(model, 5, label)

@@ -227,7 +227,7 @@ def test_hooks_and_parametrisations_count() -> None:
 
 
 def test_a_weight_that_changes_in_place_gives_another_radius() -> None:
-    """Trap 14: nothing is remembered by identity; a change during the call is refused."""
+    """Trap 14: nothing is remembered by identity."""
     model = with_dyadic(nn.Linear(3, 2), 4)
     x = torch.zeros(1, 3)
     label = model(x).argmax(1)
@@ -337,8 +337,9 @@ def test_clipping_only_shortens_the_way() -> None:
     # A row outside the box: its class holds as long as the projection does, and at least so long.
     outside = torch.tensor([[3.0, -2.0]])
     # It ties at (3, 1) and (0, -2), and where both entries are 1/2.
+    graph = holdfast.capture(clipped, outside)
     for norm, true in ((1.0, 3.0), (2.0, 3.0), (math.inf, 2.5)):
-        radii = every_radius(clipped, outside, torch.tensor([0]), norm)
+        radii = every_radius(graph, outside, torch.tensor([0]), norm)
         assert bool((radii <= true).all()) and float(radii.max()) > 0
 
 
