@@ -44,7 +44,7 @@ _FALL = 8.0
 _STEEP = 64.0
 """Beyond this many radii a value of g says nothing about where it crosses."""
 
-_ENTRIES = 2**19
+_ENTRIES = 2**17
 """Values of the widest node held for one batch of rows."""
 
 
