@@ -165,7 +165,7 @@ BAD = {
     f"{GOOD} --epsilon -1": "epsilon: got -1.0, wanted a finite distance",
     f"{GOOD} --epsilon nan": "epsilon: got nan, wanted a finite distance",
     f"{GOOD} --epsilon far": '--epsilon: unable to convert "far" into float',
-    f"{GOOD} --method local": "method: got 'local', wanted one of auto, global",
+    f"{GOOD} --method nearest": "method: got 'nearest', wanted one of auto, global, local",
     f"attack {NET} npz:good.npz --epsilon -1": "epsilon: got -1.0, wanted a finite distance",
     f"attack {NET} npz:good.npz --norm 3": "norm: got '3', wanted 1, 2 or inf",
     f"attack {NET} npz:high.npz": "labels: got values from 3 to 5, wanted 0 to 2",
@@ -212,7 +212,8 @@ BAD = {
     "certify module:factories:training npz:good.npz": "1: Dropout: training mode",
     "certify module:factories:product npz:good.npz": "has no global Lipschitz constant",
     "certify module:factories npz:good.npz": "model: got 'module:factories', wanted demo:NAME,",
-    "certify hf:net npz:good.npz": "model: got 'hf:net', wanted demo:NAME, onnx:PATH, torch:PATH",
+    "certify zip:net npz:good.npz": "model: got 'zip:net', wanted demo:NAME, onnx:PATH, torch:PATH",
+    "certify hf:net npz:good.npz": "model: got 'hf:net', wanted hf:FOLDER with config.json",
     "certify onnx:net.onnx npz:good.npz": "model: got 'net.onnx' (No such file or directory)",
     "certify onnx:junk.npz npz:good.npz": "model: got 'junk.npz'",
     "certify torch:junk.npz npz:good.npz": "model: got 'junk.npz' (File is not a zip file)",
@@ -308,7 +309,8 @@ def test_files_are_written_where_asked(run, tmp_path):
     code, _, _ = run(f"knowledge {NET} npz:good.npz --layer 0 --layer 2 --out {tmp_path}/k.json")
     assert code == 0
     assert json.loads((tmp_path / "k.json").read_text())["layers"] == ["0", "2"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "c.json", "k.json"]
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["a.json", "c.json", "c.witness.safetensors", "k.json"]
 
 
 def test_an_audit_shows_refusals_and_the_command_that_repeats_it(run, tmp_path):

@@ -90,7 +90,7 @@ def matrix(form: Form, q: Sequence[fmpq], lam: Sequence[fmpq]) -> fmpq_mat:
 
 
 def is_positive(S: fmpq_mat, packed: Sequence[fmpq]) -> bool:
-    """Return whether S - R R^T is diagonally dominant, rows and columns scaled alike."""
+    """Return whether S - R R^T is diagonally dominant, scaled by powers of two near S_ii^(-1/2)."""
     size = S.nrows()
     require(len(packed) == size * (size + 1) // 2, "a triangular witness does not fit")
     entries: list[fmpq] = []
@@ -98,7 +98,6 @@ def is_positive(S: fmpq_mat, packed: Sequence[fmpq]) -> bool:
         entries += [*packed[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2], *[ZERO] * (size - 1 - i)]
     R = fmpq_mat(size, size, entries)
     rest = (S - R * R.transpose()).tolist()
-    # the scale may be any positive numbers: powers of two near S_ii^(-1/2)
     bits = [int(S[i, i].q).bit_length() - int(S[i, i].p).bit_length() for i in range(size)]
     scale = [fmpq(2) ** (bit // 2) for bit in bits]
     sums = [sum(map(fmpq.__mul__, map(abs, row), scale), ZERO) for row in rest]  # with the diagonal

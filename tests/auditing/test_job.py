@@ -66,6 +66,7 @@ def test_the_document_says_what_was_audited_and_with_what(report):
         "shape": [4],
         "image": None,
         "range": [],
+        "scale": None,
         "sha256": "",
     }
     assert document["versions"]["torch"] == torch.__version__

@@ -71,7 +71,7 @@ def test_radii_are_those_of_a_plain_search(norm: float) -> None:
             held = crown_holds(model, x[0].double().numpy(), label, middle, norm)
             low, high = (middle, high) if held else (low, middle)
         radius = float(holdfast.certify(model, x, torch.tensor([label]), norm, "local").radius)
-        below += radius < low * 2 ** (-1 / 256) * (1 - 1e-6)
+        below += radius < low * 2 ** (-1 / 1024) * (1 - 1e-6)
         assert radius > 0.9 * low
     assert below <= 2
 

@@ -24,6 +24,7 @@ SECTIONS = {
     ],
 }
 ANCHORS = {
+    "conditions": "conditions",
     "lipschitz": "speed",
     "certificates": "edge",
     "knowledge": "knowledge",

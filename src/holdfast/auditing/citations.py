@@ -21,6 +21,19 @@ CITATIONS: dict[str, str] = {
   booktitle = {International Conference on Machine Learning},
   year      = {2021}
 }""",
+    "fazlyab2019efficient": """@inproceedings{fazlyab2019efficient,
+  title     = {Efficient and Accurate Estimation of {Lipschitz} Constants for Deep Neural Networks},
+  author    = {Fazlyab, Mahyar and Robey, Alexander and Hassani, Hamed and Morari, Manfred and
+               Pappas, George J.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2019}
+}""",
+    "zhang2018efficient": """@inproceedings{zhang2018efficient,
+  title     = {Efficient Neural Network Robustness Certification with General Activation Functions},
+  author    = {Zhang, Huan and Weng, Tsui-Wei and Chen, Pin-Yu and Hsieh, Cho-Jui and Daniel, Luca},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2018}
+}""",
     "sedghi2019singular": """@inproceedings{sedghi2019singular,
   title     = {The Singular Values of Convolutional Layers},
   author    = {Sedghi, Hanie and Gupta, Vineet and Long, Philip M.},
@@ -62,8 +75,8 @@ CITATIONS: dict[str, str] = {
 }
 """BibTeX by key."""
 
-_BRACKET = ("szegedy2014intriguing",)
-_CERTIFICATES = ("tsuzuku2018lipschitz", "leino2021globally")
+_BRACKET = ("szegedy2014intriguing", "fazlyab2019efficient")
+_CERTIFICATES = ("tsuzuku2018lipschitz", "leino2021globally", "zhang2018efficient")
 _ATTACKS = ("croce2020minimally", "croce2020reliable")
 _KNOWLEDGE = ("sun2024knowledge",)
 _DESCENT = ("nesterov2004introductory", "cohen2021gradient")

@@ -26,7 +26,7 @@ from holdfast.graph.ir import Graph
 from holdfast.rounding import coarse_down, gamma, next_down, rows_up
 from holdfast.types import dual
 
-_STEPS = 256
+_STEPS = 1024
 """Radii tried per factor of two."""
 
 _START = 3 * _STEPS
@@ -44,7 +44,7 @@ _FALL = 8.0
 _STEEP = 64.0
 """Beyond this many radii a value of g says nothing about where it crosses."""
 
-_ENTRIES = 2**19
+_ENTRIES = 2**16
 """Values of the widest node held for one batch of rows."""
 
 

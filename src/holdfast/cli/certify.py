@@ -69,7 +69,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
 
 
 def _attack(
-    model: "nn.Module", rows: "tuple[Tensor, Tensor]", certificates: holdfast.Certificates
+    model: "nn.Module", rows: "tuple[Tensor, Tensor]", certificates: "holdfast.Certificates"
 ) -> None:
     """Attack certified rows, and stop where that contradicts a certificate."""
     from holdfast.attacks.agreement import check_agreement

@@ -31,8 +31,8 @@ class Certificate:
 
     Attributes:
         layer: Module path.
-        delta: Distance, in the units of the layer's distance.
-        eta: Loss change.
+        delta: Distance of the grid, at least what was asked, in units of the layer's distance.
+        eta: Loss change of the grid, at most what was asked.
         probability: Upper bound of P(within delta and loss change above eta).
         conditional: Upper bound of P(loss change above eta, given within delta).
         near: Certification rows (for `pairs`: pairs) within delta.
@@ -135,9 +135,11 @@ class Place:
 def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> Certificate:
     """Certify one distance and loss change from the counts of the grid.
 
-    The events grow with delta and shrink with eta, so the cell with the next larger distance and
-    the next smaller loss change bounds the one that was asked for. All cells of all layers share
-    one confidence (Bonferroni), so the choice may be made after seeing them.
+    What is certified is the cell with the next larger distance and the next smaller loss change,
+    which the certificate names. The joint event grows with delta and shrinks with eta, so its
+    bound holds for what was asked as well; the conditional one does not, as a smaller ball may
+    hold a larger share of loss changes. All cells of all layers share one confidence (Bonferroni),
+    so the choice may be made after seeing them.
 
     Args:
         evidence: The counts.
@@ -146,7 +148,7 @@ def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> 
         eta: Loss change, at least 0.
 
     Returns:
-        The certificate.
+        The certificate of that cell.
 
     Raises:
         InvalidInput: If the method has no counts, or an argument is out of range.
@@ -163,9 +165,10 @@ def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> 
     bad, near = _events(tally, at, place.anchor)
     probability, conditional, near_upper = bounds(tally, bad, near, alpha)
     why = _vacuities(near, probability, conditional, near_upper)
+    cell = edges.deltas[at[0]], edges.etas[at[1]]
     found = Certificate(
-        place.layer, delta, eta, probability, conditional, near, tally.trials, bad,
-        place.confidence, multiplicity, bool(why), why, place.method, statement="",
+        place.layer, *cell, probability, conditional, near, tally.trials, bad, place.confidence,
+        multiplicity, bool(why), why, place.method, statement="",
     )  # fmt: skip
     return _stated(found, evidence)
 

@@ -122,7 +122,8 @@ class Knowledge:
             anchor: Which anchor, from 0, for the method `anchor`.
 
         Returns:
-            The bound, with the exact statement.
+            The bound, with the exact statement, for the next larger distance and the next smaller
+            loss change of the grid; it names them.
 
         Raises:
             InvalidInput: If the layer has no evidence, or an argument is out of range.
