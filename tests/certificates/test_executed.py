@@ -306,7 +306,7 @@ def test_a_variance_that_may_be_flushed_is_not_trusted() -> None:
 
 
 def mnist_net(shared) -> tuple[nn.Module, Tensor, Tensor]:
-    """Return the 784-256-256-10 net of shared/nets and 100 test images."""
+    """Return the 784-256-256-10 net of shared/nets and 30 test images."""
     onnx = pytest.importorskip("onnx")
     stored = onnx.load(shared / "nets" / "mnist_fc_256x2.onnx").graph.initializer
     arrays = {item.name: torch.tensor(onnx.numpy_helper.to_array(item)) for item in stored}
@@ -318,8 +318,8 @@ def mnist_net(shared) -> tuple[nn.Module, Tensor, Tensor]:
         layer.bias.data = arrays[f"layers.{2 * place}.bias"]
         layers += [layer, nn.ReLU()]
     with np.load(shared / "data" / "mnist.npz", allow_pickle=False) as data:
-        inputs = torch.tensor(data["x_test"][:100]).reshape(-1, 784).float() / 255
-        labels = torch.tensor(data["y_test"][:100]).long()
+        inputs = torch.tensor(data["x_test"][:30]).reshape(-1, 784).float() / 255
+        labels = torch.tensor(data["y_test"][:30]).long()
     return nn.Sequential(*layers[:-1]).eval(), inputs, labels
 
 
