@@ -131,6 +131,11 @@ def test_every_certificate_is_proved(tmp_path, name: str, norm: float) -> None:
 @pytest.mark.parametrize("norm", [1.0, math.inf])
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in SOME])
 def test_every_certificate_is_proved_in_every_norm(tmp_path, name: str, norm: float) -> None:
+    if (name, norm) == ("max pool", math.inf):
+        # A maximum keeps linf, which no multiplier says: the file proves less, and says so.
+        report = holdfast_check.check(written(tmp_path, name, norm))
+        assert report.proved == report.claimed == 4
+        return
     test_every_certificate_is_proved(tmp_path, name, norm)
 
 
