@@ -121,7 +121,7 @@ class Executed:
     @property
     def interval(self) -> tuple[Tensor, Tensor]:
         """Where exact and executed values lie in the ball."""
-        room = self.exact.error + self.read[0] + _against(self.drift, self.error)
+        room = self.exact.error + self.read[0] + over(self.drift, self.error)
         room = rows_up(room + UNIT * self.exact.value.abs(), 6)
         return self.exact.value - room, self.exact.value + room
 
@@ -200,11 +200,6 @@ def _carried(
 _STILL = torch.zeros(1, dtype=torch.float64)
 
 
-def _against(row: Tensor, values: Tensor) -> Tensor:
-    """Shape one number per row to broadcast against [N, ...]."""
-    return row.reshape(-1, *[1] * (values.dim() - 1))
-
-
 def _largest(values: Tensor) -> Tensor:
     """Return the largest entry of every row, [N]; NaN where there is one."""
     return values.reshape(len(values), -1).amax(1)
@@ -250,7 +245,7 @@ def _affine(node: Node, parts: Sequence[Executed]) -> Found:
         lost = lost + float(node.params["mean"].abs().sum())
         if float(node.params["variance"].min()) + node.params["eps"] < _SMALLEST_VARIANCE:
             reach = torch.full_like(reach, math.inf)
-    lost = _against(FLUSH * lost, reach)
+    lost = over(FLUSH * lost, reach)
     rounding = affine_rounding(node, shape) * reach
     total = rows_up(passed + rounding + lost, count + size[0].numel() + 8)
     largest = _largest(rows_up(reach, count + 8))

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from holdfast.bounds.interval import Interval
+from holdfast.bounds.interval import Interval, over
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.bounds.running import Approximate
@@ -59,7 +59,7 @@ class Changes:
         graph, found = self.graph.double(), []
         for rows in batches(graph, len(self.inputs)):
             x = self.inputs[rows].double().nan_to_num(0.0, 0.0, 0.0)
-            radius = x.new_full((len(x), *[1] * (x.dim() - 1)), epsilon)
+            radius = over(x.new_full((len(x),), epsilon), x)
             try:
                 found.append(part(Relaxed(graph, Regions(x, radius, self.norm)), rows))
             except Unsupported:

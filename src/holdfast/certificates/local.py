@@ -20,6 +20,7 @@ from torch import Tensor
 
 from holdfast.bounds.backward import dot
 from holdfast.bounds.executed import FLUSH, LARGEST, execution_error_within
+from holdfast.bounds.interval import over
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.graph.ir import Graph
@@ -81,7 +82,7 @@ class Balls:
             [N]: valid up to the radius of the ball; not above 0 where nothing is proved.
         """
         x, labels = self.inputs, self.labels
-        relaxed = Relaxed(self.graph, Regions(x, _over(radius, x), self.norm))
+        relaxed = Relaxed(self.graph, Regions(x, over(radius, x), self.norm))
         rows = differences(labels, self.graph[self.graph.output].shape[0])
         plane = relaxed.below({self.graph.output: rows}).plane
         center = dot(plane.slope, x)
@@ -150,10 +151,6 @@ def batches(graph: Graph, count: int) -> Sequence[Tensor]:
     widest = max(math.prod(node.shape) for node in graph.nodes)
     rows = max(1, _ENTRIES // (widest * graph[graph.output].shape[0]))
     return torch.arange(count).split(rows) if count else ()
-
-
-def _over(numbers: Tensor, like: Tensor) -> Tensor:
-    return numbers.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def differences(labels: Tensor, classes: int) -> Tensor:
