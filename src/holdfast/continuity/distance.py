@@ -7,8 +7,10 @@ Algorithms", 2002, section 3.1), which swamps the pairs that matter most, the ne
 computed again from the differences of the rows, in float64.
 """
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,6 +29,39 @@ MANY = {torch.float32: 1 / 64, torch.float64: 1 / 16}
 PAIRS = 4096
 # Entries that one batch of row differences may hold (32 MB in float64).
 DIFFERENCES = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A block of hidden states, made ready once for its distances to many others.
+
+    Attributes:
+        states: [m, d], in the type that distances are computed in.
+        center: [d]; the same for blocks that meet.
+    """
+
+    states: Tensor
+    center: Tensor
+
+    @functools.cached_property
+    def centred(self) -> Tensor:
+        """The states around the center, [m, d]."""
+        return self.states - self.center
+
+    @functools.cached_property
+    def norms(self) -> Tensor:
+        """Their lengths, [m]."""
+        return torch.linalg.vector_norm(self.centred, dim=1)
+
+    @functools.cached_property
+    def squares(self) -> Tensor:
+        """Their squared lengths, [m]."""
+        return self.norms.square()
+
+    @functools.cached_property
+    def longest(self) -> float:
+        """The largest of the lengths."""
+        return float(self.norms.amax())
 
 
 def name_of(choice: str | Callable[..., Tensor]) -> str:
@@ -70,6 +105,46 @@ def _working_type(distance: Distance, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if single else torch.float64
 
 
+def ready(distance: Distance, states: Tensor, center: Tensor | None = None) -> Rows:
+    """Make a block of rows ready for its distances.
+
+    Args:
+        distance: As in `block_distances`.
+        states: Hidden states [m, d].
+        center: [d], from the rows' midst, so that rounding is small; None for their mean.
+    """
+    states = states.to(_working_type(distance, states.dtype))
+    return Rows(states, states.mean(0) if center is None else center.to(states.dtype))
+
+
+def distances_between(distance: Distance, left: Rows, right: Rows) -> Tensor:
+    """Return the distance from each row of one block to each row of another.
+
+    Args:
+        distance: As in `block_distances`.
+        left: m rows.
+        right: k rows, with the same center; the same object for the distances within a block.
+
+    Returns:
+        Distances [m, k], in the type of the states or in float64.
+
+    Raises:
+        InvalidInput: As for `block_distances`.
+    """
+    if distance == "euclidean" and _fit(left, right):
+        return _by_product(left, right)
+    distances = resolve_distance(distance)(left.states, right.states)
+    shape = (len(left.states), len(right.states))
+    if not isinstance(distances, Tensor) or distances.shape != shape:
+        found = getattr(distances, "shape", type(distances).__name__)
+        raise InvalidInput("distance", f"{name_of(distance)} returning {found}", f"shape {shape}")
+    smallest, largest = torch.aminmax(distances)
+    if not (smallest >= 0 and largest < math.inf):
+        got = f"{name_of(distance)} giving values from {smallest:g} to {largest:g}"
+        raise InvalidInput("distance", got, "finite distances, at least 0")
+    return distances.clone() if callable(distance) else distances  # theirs may be kept
+
+
 def block_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
     """Return the distance from each row of `a` to each row of `b`.
 
@@ -95,18 +170,10 @@ def block_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
     >>> block_distances("manhattan", torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([[7.]], dtype=torch.float64)
     """
-    function, dtype = resolve_distance(distance), _working_type(distance, a.dtype)
-    left = a.to(dtype)
-    distances = function(left, left if a is b else b.to(dtype))
-    shape = (len(a), len(b))
-    if not isinstance(distances, Tensor) or distances.shape != shape:
-        found = getattr(distances, "shape", type(distances).__name__)
-        raise InvalidInput("distance", f"{name_of(distance)} returning {found}", f"shape {shape}")
-    smallest, largest = torch.aminmax(distances)
-    if not (smallest >= 0 and largest < math.inf):
-        got = f"{name_of(distance)} giving values from {smallest:g} to {largest:g}"
-        raise InvalidInput("distance", got, "finite distances, at least 0")
-    return distances.double()
+    resolve_distance(distance)
+    right = ready(distance, b)
+    left = right if a is b else ready(distance, a, right.center)
+    return distances_between(distance, left, right).double()
 
 
 def paired_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
@@ -133,51 +200,60 @@ def paired_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _euclidean(a: Tensor, b: Tensor) -> Tensor:
+    """Return the l2 distances in the type of the rows."""
+    right = Rows(b, b.mean(0))
+    left = right if a is b else Rows(a, right.center)
+    return (_by_product if _fit(left, right) else _more_precisely)(left, right)
+
+
+def _fit(left: Rows, right: Rows) -> bool:
+    """Return whether no squared distance overflows."""
+    longest = left.longest + right.longest
+    return longest * longest < torch.finfo(right.states.dtype).max / 4
+
+
+def _by_product(left: Rows, right: Rows) -> Tensor:
     """Return the l2 distances by a matrix product, near pairs from their differences."""
-    center = b.mean(0)
-    right = b - center
-    left = right if a is b else a - center
-    right_norms = torch.linalg.vector_norm(right, dim=1)
-    left_norms = right_norms if a is b else torch.linalg.vector_norm(left, dim=1)
-    squares = torch.addmm(right_norms.square(), left, right.T, alpha=-2)
-    squares.add_(left_norms.square()[:, None])
-    if a is b:
+    squares = left.squares[:, None] + right.squares
+    squares.addmm_(left.centred, right.centred.T, alpha=-2)
+    if left is right:
         squares.fill_diagonal_(math.inf)  # not a pair; 0 at the end
-    near = _near_pairs(squares, left_norms, right_norms, a.shape[1])
-    if len(near) > MANY[a.dtype] * squares.numel():
-        return _more_precisely(a, b)
+    near = _near_pairs(squares, left, right)
+    if len(near) > MANY[squares.dtype] * squares.numel():
+        return _more_precisely(left, right)
     distances = squares.sqrt_()
-    for rows, columns in (part.T for part in near.split(max(1, DIFFERENCES // a.shape[1]))):
-        gaps = a[rows].double() - b[columns].double()
-        distances[rows, columns] = torch.linalg.vector_norm(gaps, dim=1).to(a.dtype)
-    return distances.fill_diagonal_(0) if a is b else distances
+    for rows, columns in (part.T for part in near.split(max(1, DIFFERENCES // len(left.center)))):
+        gaps = left.states[rows].double() - right.states[columns].double()
+        distances[rows, columns] = torch.linalg.vector_norm(gaps, dim=1).to(distances.dtype)
+    return distances.fill_diagonal_(0) if left is right else distances
 
 
-def _more_precisely(a: Tensor, b: Tensor) -> Tensor:
+def _more_precisely(left: Rows, right: Rows) -> Tensor:
     """Return the l2 distances in float64, and if they are already, from differences."""
-    if a.dtype == torch.float64:
-        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    left = a.double()
-    return _euclidean(left, left if a is b else b.double())
+    if left.states.dtype == torch.float64:
+        way = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(left.states, right.states, compute_mode=way)
+    wide = Rows(right.states.double(), right.center.double())
+    return _by_product(wide if left is right else Rows(left.states.double(), wide.center), wide)
 
 
-def _near_pairs(squares: Tensor, left: Tensor, right: Tensor, width: int) -> Tensor:
+def _near_pairs(squares: Tensor, left: Rows, right: Rows) -> Tensor:
     """Return the index pairs [p, 2] whose squared distance is too close to its rounding error.
 
     Args:
         squares: Squared distances [m, k] by matrix product.
-        left: Norms [m] of the rows.
-        right: Norms [k] of the columns.
-        width: Entries per row.
+        left: The m rows.
+        right: The k rows.
     """
-    number = torch.finfo(squares.dtype)
+    number, width = torch.finfo(squares.dtype), len(left.center)
     limit = NEAR[squares.dtype] * (width + 16) * number.eps / 2
     # What underflows to less than this has lost digits of its own.
     floor = NEAR[squares.dtype] * width * number.tiny
     # One comparison for the whole tile first: most tiles hold no near pair.
-    if squares.amin() > limit * (left.max() + right.max()).square() + floor:
+    longest = left.longest + right.longest
+    if squares.amin() > limit * longest * longest + floor:
         return squares.new_empty((0, 2), dtype=torch.long)
-    far = squares > limit * (left[:, None] + right).square() + floor
+    far = squares > limit * (left.norms[:, None] + right.norms).square() + floor
     return far.logical_not_().nonzero()
 
 

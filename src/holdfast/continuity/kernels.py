@@ -12,6 +12,7 @@ from holdfast.names import look_up
 OFFSETS = {"inverse": 0.0, "one_plus": 1.0}
 
 PairFunction = Callable[[Tensor, Tensor], Tensor]
+"""Weight of pairs from loss changes, which it may overwrite, and distances."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class Kernel:
     clip: float = 0.0
 
     def __call__(self, change: Tensor, distance: Tensor) -> Tensor:
-        """Return the weight of each pair."""
+        """Return the weight of each pair, in the place of its change."""
         clipped = self.clipped(distance)
         if self.offset:
-            return change / (clipped + self.offset)
-        weights = change / clipped
+            return change.div_(clipped + self.offset)
+        weights = change.div_(clipped)
         if clipped.amin() == 0:
             weights.masked_fill_(clipped == 0, 0.0)
         return weights

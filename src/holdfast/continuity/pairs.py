@@ -5,7 +5,9 @@ in every tile the column's loss is the larger one: the loss change needs no abso
 row sums are at once the one-sided sums (partners whose loss is larger).
 """
 
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,15 +16,27 @@ import torch
 from torch import Tensor
 
 from holdfast.continuity.bins import Bins
-from holdfast.continuity.distance import Distance, block_distances, paired_distances
+from holdfast.continuity.distance import (
+    Distance,
+    Rows,
+    distances_between,
+    paired_distances,
+    ready,
+)
 from holdfast.continuity.kernels import PairFunction
 from holdfast.errors import InvalidInput
 
-# 2 MB a float64 matrix; 256 and 1024 are slower.
+# 1 MB a float32 matrix; 256 and 1024 are slower.
 BLOCK, SMALLEST_BLOCK = 512, 128
+# Entries of the blocks that are kept (64 MB in float32, and as much again centred).
+KEPT, MOST_SIDE = 2**24, 8
+# Rows whose mean is the center.
+CENTRAL = 32
 SUMMED = (
     "same", "other", "distance", "collisions", "near", "near_pairs", "lifted", "same_pairs"
 )  # fmt: skip
+# What is not 0 of itself where rows are no pair.
+EVERYWHERE = ("distance", "same_pairs")
 
 Tile = tuple[slice, slice]
 
@@ -132,18 +146,43 @@ class Points:
     def __len__(self) -> int:
         return len(self.order)
 
-    def block(self, place: slice) -> "_Block":
-        """Return the rows at this place in the order."""
+    @property
+    def side(self) -> int:
+        """How many blocks a side the squares of tiles have, whose blocks are all kept."""
+        width = max(1, self.states.numel() // len(self))
+        return max(1, min(MOST_SIDE, KEPT // (2 * BLOCK * width)))
+
+    def block(self, place: slice, distance: Distance) -> "_Block":
+        """Return the rows at this place in the order, ready for a distance."""
         rows = self.order[place]
-        states = self.states.index_select(0, rows.to(self.states.device))
-        return _Block(place, rows, states, self.losses[rows], self.groups[rows])
+        return _Block(
+            place,
+            rows,
+            ready(distance, self._fetch(rows), self._center),
+            self.losses[rows],
+            self.groups[rows],
+        )
+
+    @functools.cached_property
+    def _center(self) -> Tensor:
+        """The mean of a few rows, [d] float64: one center for all blocks."""
+        some = self.order[:: max(1, len(self) // CENTRAL)][:CENTRAL]
+        return self._fetch(some).double().mean(0)
+
+    def _fetch(self, rows: Tensor) -> Tensor:
+        return self.states.index_select(0, rows.to(self.states.device))
 
     def tiles(self, block: int | None = None) -> Iterator[Tile]:
         """Yield the places of the tiles on and above the diagonal; the second is never before."""
         # Four blocks a side or more: of a tile on the diagonal, half is thrown away.
         block = block or min(BLOCK, max(SMALLEST_BLOCK, len(self) // 4))
         places = [slice(start, start + block) for start in range(0, len(self), block)]
-        return itertools.combinations_with_replacement(places, 2)
+        squares = [places[i : i + self.side] for i in range(0, len(places), self.side)]
+        for first, second in itertools.combinations_with_replacement(squares, 2):
+            if first is second:
+                yield from itertools.combinations_with_replacement(first, 2)
+            else:
+                yield from itertools.product(first, second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +191,7 @@ class _Block:
 
     place: slice
     rows: Tensor
-    states: Tensor
+    states: Rows
     losses: Tensor
     groups: Tensor
 
@@ -190,38 +229,38 @@ class PairState:
         Raises:
             InvalidInput: If the distance is unknown or not defined on these states.
         """
-        here = there = None
+        fetch = functools.lru_cache(2 * self.points.side)(self._block)
         with _full_precision():
             for first, second in tiles:
-                here = self._block(first, here, there)
-                there = self._block(second, there, here)
-                self._take(here, there)
+                self._take(fetch(first.start, first.stop), fetch(second.start, second.stop))
         return self
 
-    def _block(self, place: slice, *known: _Block | None) -> _Block:
-        found = (block for block in known if block is not None and block.place == place)
-        return next(found, None) or self.points.block(place)
+    def _block(self, start: int, stop: int) -> _Block:
+        return self.points.block(slice(start, stop), self.question.distance)
 
     def _take(self, here: _Block, there: _Block) -> None:
         """Take every pair of one tile once."""
         ask, on_diagonal = self.question, here is there
-        distances = block_distances(ask.distance, here.states, there.states)
-        changes = there.losses - here.losses[:, None]
-        same_label = _mask(torch.eq, here.groups[:, None], there.groups)
+        distances = distances_between(ask.distance, here.states, there.states)
+        if on_diagonal:  # what is no pair is infinitely far away
+            distances.masked_fill_(torch.ones_like(distances, dtype=torch.bool).tril_(), math.inf)
         if ask.grid is not None:
             roles = ask.grid.roles[here.rows][:, None] + ask.grid.roles[there.rows]
+            changes = there.losses - here.losses[:, None]
             codes = _codes(ask.grid, roles, distances, changes)
             self._counts += _counted(codes.triu_(1) if on_diagonal else codes, ask.grid)
-        parts = _parts(ask, distances, changes, same_label)
-        for name, values in parts.items():
-            pairs = values.triu_(1) if on_diagonal else values
+
+        def add(name: str, values: Tensor) -> None:
             kind = SUMMED.index(name)
-            self._rising[kind, here.place] += pairs.sum(1)
-            self._falling[kind, there.place] += pairs.sum(0)
+            values = values.triu_(1) if on_diagonal and name in EVERYWHERE else values
+            self._rising[kind, here.place] += values.sum(1)
+            self._falling[kind, there.place] += values.sum(0)
+
+        groups = here.groups[:, None], there.groups
+        same = self._sum(distances, functools.partial(_changes, here, there), groups, add)
+        self._note_steepest(same, here, there)
         self._partners[here.place] += len(there.rows) - on_diagonal
         self._partners[there.place] += 0 if on_diagonal else len(here.rows)
-        self._squares += 2 * sum(_squared(parts[name]) for name in ("same", "other"))
-        self._note_steepest(parts["same"], here, there)
 
     @torch.no_grad()
     def take_pairs(self, first: Tensor, second: Tensor) -> None:
@@ -238,14 +277,55 @@ class PairState:
         if ask.grid is not None:
             roles = ask.grid.roles[rows] + ask.grid.roles[partners]
             self._counts += _counted(_codes(ask.grid, roles, distances, changes), ask.grid)
-        same_label = _mask(torch.eq, points.groups[rows], points.groups[partners])
-        parts = _parts(ask, distances, changes, same_label)
-        for name, values in parts.items():
+
+        def add(name: str, values: Tensor) -> None:
             kind = SUMMED.index(name)
             self._rising[kind, first] += values
             self._falling[kind, second] += values
+
+        anew = functools.partial(changes.to, copy=True)
+        self._sum(distances, anew, (points.groups[rows], points.groups[partners]), add)
         self._partners[torch.cat([first, second])] += 1
-        self._squares += 2 * sum(_squared(parts[name]) for name in ("same", "other"))
+
+    def _sum(
+        self,
+        distances: Tensor,
+        changes_in: Callable[[torch.dtype], Tensor],
+        groups: tuple[Tensor, Tensor],
+        add: Callable[[str, Tensor], None],
+    ) -> Tensor:
+        """Sum over some pairs, and return the weights of those with the same label.
+
+        Memory that was just written is much faster than any other, so matrices are overwritten.
+
+        Args:
+            distances: Of the pairs; infinite where there is no pair. Overwritten.
+            changes_in: Returns their loss changes in a type, each time anew.
+            groups: Labels, two tensors that broadcast to the pairs.
+            add: Adds values to the sums of a name.
+        """
+        ask = self.question
+        weights = ask.kernel(changes_in(distances.dtype), distances)
+        squared = _squared(weights)
+        if not squared < math.inf and distances.dtype != torch.float64:
+            return self._sum(distances.double(), changes_in, groups, add)
+        self._squares += 2 * squared
+        smallest = float(distances.amin())
+        if smallest == 0:
+            add("collisions", _mask(torch.eq, distances, 0))
+        if smallest <= ask.near:
+            near = _mask(torch.le, distances, ask.near)
+            add("near_pairs", near)
+            add("near", near.mul_(weights))
+        if smallest < ask.floor:
+            below = _mask(torch.lt, distances, ask.floor)
+            add("lifted", changes_in(distances.dtype).div_(ask.floor).sub_(weights).mul_(below))
+        add("distance", distances)
+        same = torch.eq(*groups, out=distances)
+        add("same_pairs", same)
+        add("same", same.mul_(weights))
+        add("other", weights.sub_(same))
+        return same
 
     def _note_steepest(self, same: Tensor, here: _Block, there: _Block) -> None:
         """Keep the largest weight of a same-label pair, and whose it is."""
@@ -355,22 +435,13 @@ def _matchings(n: int, rounds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]
         yield playing.amin(0), playing.amax(0)
 
 
-def _parts(
-    ask: Question, distances: Tensor, changes: Tensor, same_label: Tensor
-) -> dict[str, Tensor]:
-    """Return what is summed, pair by pair; what no pair here has is left out."""
-    weights = ask.kernel(changes, distances)
-    same, smallest = weights * same_label, float(distances.amin())
-    parts = {"same": same, "distance": distances, "same_pairs": same_label}
-    if smallest == 0:
-        parts["collisions"] = _mask(torch.eq, distances, 0)
-    if smallest <= ask.near:
-        near = _mask(torch.le, distances, ask.near)
-        parts |= {"near_pairs": near, "near": near * weights}
-    if smallest < ask.floor:
-        below = _mask(torch.lt, distances, ask.floor)
-        parts["lifted"] = (changes / ask.floor).sub_(weights).mul_(below)
-    return parts | {"other": weights.sub_(same)}
+def _changes(here: _Block, there: _Block, kind: torch.dtype) -> Tensor:
+    """Return the loss changes of a tile, right to a few roundings of their type."""
+    if here is there or kind == torch.float64:
+        return (there.losses - here.losses[:, None]).to(kind)
+    # No loss of `here` is above the smallest of `there`, so that nothing cancels.
+    middle = there.losses[0]
+    return (there.losses - middle).to(kind) - (here.losses - middle).to(kind)[:, None]
 
 
 def _mask(compare: Callable[..., Tensor], left: Tensor, right: Tensor | float) -> Tensor:
