@@ -1,4 +1,4 @@
-"""The pass over pairs: against a plain blockwise version and the authors' script.
+"""The pass over pairs: beside a plain blockwise version and the authors' script.
 
     make bench-knowledge
 
@@ -7,9 +7,11 @@ The script is the one that the paper's authors published (GitHub alansun17904/kc
 process, with stand-ins for the progress bars and the compiler that it imports and does not use.
 """
 
+import functools
 import os
 import pickle
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,8 @@ from torch import Tensor
 
 from holdfast.continuity.bins import Bins
 from holdfast.continuity.kernels import Kernel
-from holdfast.continuity.pairs import Grid, Points, Question, pair_sums
+from holdfast.continuity.pairs import Grid, Question, pair_sums
+from holdfast.continuity.points import Points
 
 WIDTH = 768
 DISTANCES, CHANGES = 32, 16
@@ -35,9 +38,12 @@ STAND_INS = {
 }
 BESIDE = 1000
 MOST = 20_000
+TURNS = 7
+
+Data = tuple[Tensor, Tensor, Tensor]
 
 
-def rows(n: int) -> tuple[Tensor, Tensor, Tensor]:
+def rows(n: int) -> Data:
     """Return states of norm 29, losses and labels."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(n, WIDTH, generator=generator) * 29 / WIDTH**0.5
@@ -50,8 +56,8 @@ def edges() -> tuple[Tensor, Tensor]:
     return torch.linspace(2, 60, DISTANCES), torch.linspace(0.05, 0.95, CHANGES)
 
 
-def plain(data: tuple[Tensor, Tensor, Tensor], block: int = 1024) -> Tensor:
-    """The obvious blockwise version: pointwise volatility and the count grid, all in float32."""
+def plain(data: Data, counting: bool, block: int = 1024) -> Tensor:
+    """The obvious blockwise version, all in float32: pointwise volatility, and counts if asked."""
     states, losses, _ = data
     squares, (distances, changes) = states.square().sum(1), edges()
     totals = torch.zeros(len(states))
@@ -66,33 +72,35 @@ def plain(data: tuple[Tensor, Tensor, Tensor], block: int = 1024) -> Tensor:
             totals[a] += slope.sum(1)
             if j > i:
                 totals[b] += slope.sum(0)
+            if not counting:
+                continue
             codes = torch.bucketize(gap, distances) * (CHANGES + 1)
             codes += torch.bucketize(change, changes)
             counts += torch.bincount(codes.view(-1), minlength=len(counts))
     return totals / (len(states) - 1)
 
 
-def ours(data: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """The pass of the library with everything that it gives."""
-    distances, changes = map(Bins, edges())
-    grid = Grid(distances, changes, torch.zeros(len(data[0]), dtype=torch.int64))
+def ours(data: Data, counting: bool) -> Tensor:
+    """The pass of the library with everything that it gives; counts if asked."""
+    grid = None
+    if counting:
+        grid = Grid(*map(Bins, edges()), torch.zeros(len(data[0]), dtype=torch.int64))
     sums = pair_sums(Points(*data), Question("euclidean", Kernel(), 20.0, 0.4, grid))
     return sums.total / sums.pairs
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return the CPU seconds of one run, the best of seven where they are short."""
-    best = float("inf")
-    for _ in range(7):
-        start = time.process_time()
-        work()
-        best = min(best, time.process_time() - start)
-        if best > 2:
-            break
-    return best
+def cpu_seconds(*works: Callable[[], object]) -> list[float]:
+    """Return the median CPU seconds of each, taken in turns so that all meet the same machine."""
+    seconds = [[] for _ in works]
+    for _ in range(TURNS):
+        for work, spent in zip(works, seconds, strict=True):
+            start = time.process_time()
+            work()
+            spent.append(time.process_time() - start)
+    return [statistics.median(spent) for spent in seconds]
 
 
-def theirs(folder: Path, data: tuple[Tensor, Tensor, Tensor]) -> float:
+def theirs(folder: Path, data: Data) -> float:
     """Return the CPU seconds of the authors' script, its worker processes included."""
     states, losses, labels = data
     chances = torch.stack([1 - losses, losses], 1).clamp(1e-6)
@@ -117,22 +125,25 @@ def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
     folder = os.environ.get("HOLDFAST_KC")
-    titles = ("rows", "ours, CPU s", "blockwise, CPU s", "authors' script, CPU s", "times", "GB")
-    table = Table(*titles, title=f"one layer, d = {WIDTH}, grid {DISTANCES} x {CHANGES}")
+    titles = ("rows", "ours", "blockwise", "ours, counting", "blockwise, counting", "GB")
+    table = Table(*titles, title=f"CPU s: one layer, d = {WIDTH}, grid {DISTANCES} x {CHANGES}")
     for n in (500, BESIDE, 2000, 4000, MOST):
         data = rows(n)
-        mine = cpu_seconds(lambda data=data: ours(data))
+        works = [
+            functools.partial(work, data, counting)
+            for counting in (False, True)
+            for work in ((ours, plain) if n < MOST else (ours,))
+        ]
+        spent = [f"{seconds:.3f}" for seconds in cpu_seconds(*works)]
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        simple = script = None
-        if n < MOST:
-            simple = cpu_seconds(lambda data=data: plain(data))
+        if n == MOST:
+            spent = [spent[0], "-", spent[1], "-"]
+        table.add_row(str(n), *spent, f"{memory:.2f}")
         if folder and n == BESIDE:
-            script = theirs(Path(folder), data)
-        table.add_row(
-            str(n), f"{mine:.3f}", f"{simple:.3f}" if simple else "-",
-            f"{script:.1f}" if script else "-", f"{script / mine:.0f}" if script else "-",
-            f"{memory:.2f}",
-        )  # fmt: skip
+            script, mine = theirs(Path(folder), data), float(spent[2])
+            table.caption = (
+                f"the authors' script, {n} rows: {script:.1f}, {script / mine:.0f} times"
+            )
     Console().print(table)
 
 

@@ -11,16 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from holdfast.continuity.bins import Bins
 from holdfast.continuity.kernels import Kernel, resolve_kernel
-from holdfast.continuity.pairs import (
-    BLOCK,
-    Grid,
-    PairState,
-    Points,
-    Question,
-    _matchings,
-    sampled_sums,
-)
+from holdfast.continuity.pairs import Grid, PairState, Question, _matchings, sampled_sums
 from holdfast.continuity.pairs import pair_sums as sums_of_pairs
+from holdfast.continuity.points import BLOCK, Points
 from holdfast.errors import InvalidInput
 
 
@@ -289,3 +282,46 @@ def test_lower_matrix_precision_is_the_users_and_not_ours():
     finally:
         torch.set_float32_matmul_precision(before)
     assert set(seen) == {"highest"}
+
+
+@pytest.mark.parametrize("clip", [None, 0.9])
+def test_float32_states_lose_nothing_that_shows(clip):
+    """Losses far from 0, so that their differences cancel unless they are taken with care."""
+    states, losses, labels = sample(90, width=40)
+    losses = 1e6 + losses.double() * 1e-3
+    kernel = resolve_kernel("inverse", clip)
+    states = states.float()
+    states[7] = states[3] + 1e-6  # near, and computed again
+    exact = sums_of_pairs(Points(states.double(), losses, labels), Question("euclidean", kernel))
+    found = pair_sums(states, losses, labels, "euclidean", kernel, 32, near=4.0, floor=5.0)
+    for field in FIELDS:
+        assert torch.allclose(getattr(found, field), getattr(exact, field), rtol=1e-5), field
+    assert found.total.dtype == torch.float64
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e25])
+def test_weights_beyond_float32_are_taken_in_float64(scale):
+    states, losses, labels = sample(40)
+    large = pair_sums(states.float() * scale, losses * 1e6, labels, "euclidean", Kernel())
+    usual = pair_sums(states.float(), losses * 1e6, labels, "euclidean", Kernel())
+    assert torch.allclose(large.total * scale, usual.total, rtol=1e-4)
+    assert large.squares * scale**2 == pytest.approx(usual.squares, rel=1e-4)
+
+
+def test_a_callable_may_keep_what_it_returns():
+    states, losses, labels = sample(12)
+    kept = torch.cdist(states, states)
+    before = kept.clone()
+    order = losses.argsort(stable=True)
+    inverse = kept[order][:, order].clone()
+    pair_sums(states, losses, labels, lambda a, b: inverse, Kernel())
+    assert torch.equal(inverse, before[order][:, order])
+
+
+def test_squares_of_tiles_hold_every_tile_once(monkeypatch):
+    monkeypatch.setattr("holdfast.continuity.points.MOST_SIDE", 2)
+    points, question, _ = parts()
+    assert points.side == 2
+    tiles = [(a.start, b.start) for a, b in points.tiles(8)]
+    assert sorted(tiles) == [(i, j) for i in range(0, 60, 8) for j in range(i, 60, 8)]
+    same_sums(sums_of_pairs(points, question, 8), sums_of_pairs(points, question, 60))

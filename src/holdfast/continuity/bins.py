@@ -16,6 +16,8 @@ MANTISSA_BITS = 52
 SIGN_BIT = 63
 # 2^16 cells are 1 MB of tables, about what the caches hold; closer edges are searched for.
 MOST_CELLS = 2**16
+# Values that are placed at a time, so that all steps find them in the cache.
+CHUNK = 2**16
 
 
 class Bins:
@@ -70,13 +72,22 @@ class Bins:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return the bin of each value, int64 of the same shape; values are at least 0."""
-        values = values.double()
+        flat = values.reshape(-1)
+        bins = torch.empty_like(flat, dtype=torch.int64)
+        for some, place in zip(flat.split(CHUNK), bins.split(CHUNK), strict=True):
+            self._place(some.double(), place)
+        return bins.view(values.shape)
+
+    def _place(self, values: Tensor, bins: Tensor) -> None:
+        """Write the bin of each value [p] to `bins`."""
         if self._tables is None:
-            return torch.bucketize(values, self.edges)
+            torch.bucketize(values, self.edges, out=bins)
+            return
         shift, first, before, inside = self._tables
-        held = values.clamp(*self._ends).contiguous()
-        cells = held.view(torch.int64).bitwise_right_shift(shift).sub_(first).view(-1)
+        held = values.clamp(*self._ends)
+        cells = held.view(torch.int64).bitwise_right_shift(shift).sub_(first)
         # The sign bit of edge - value says whether the value is above: 0 or, shifted down, -1.
-        below = inside.index_select(0, cells).sub_(held.view(-1))
+        below = inside.index_select(0, cells).sub_(held)
         above = below.view(torch.int64).bitwise_right_shift_(SIGN_BIT)
-        return before.index_select(0, cells).sub_(above).view(values.shape)
+        torch.index_select(before, 0, cells, out=bins)
+        bins.sub_(above)

@@ -112,6 +112,9 @@ def ready(distance: Distance, states: Tensor, center: Tensor | None = None) -> R
         distance: As in `block_distances`.
         states: Hidden states [m, d].
         center: [d], from the rows' midst, so that rounding is small; None for their mean.
+
+    Returns:
+        The rows in the type that their distances are computed in.
     """
     states = states.to(_working_type(distance, states.dtype))
     return Rows(states, states.mean(0) if center is None else center.to(states.dtype))

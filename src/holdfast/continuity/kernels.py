@@ -12,7 +12,7 @@ from holdfast.names import look_up
 OFFSETS = {"inverse": 0.0, "one_plus": 1.0}
 
 PairFunction = Callable[[Tensor, Tensor], Tensor]
-"""Weight of pairs from loss changes, which it may overwrite, and distances."""
+"""Weight of pairs from loss changes, which it may overwrite, and distances; 0 at distance inf."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Kernel:
             The derivative for each pair.
         """
         clipped = self.clipped(distance)
-        return change * clipped / (clipped + self.offset).square()
+        return change / ((clipped + self.offset) * (1 + self.offset / clipped))
 
 
 def resolve_kernel(name: str, clip: float | None = None) -> Kernel:

@@ -27,7 +27,8 @@ from holdfast.continuity.evidence import (
 from holdfast.continuity.kernels import Kernel, resolve_kernel
 from holdfast.continuity.knowledge import Knowledge
 from holdfast.continuity.localise import brittle_rows, by_class
-from holdfast.continuity.pairs import PairSums, Points, Question, pair_sums, sampled_sums
+from holdfast.continuity.pairs import PairSums, Question, pair_sums, sampled_sums
+from holdfast.continuity.points import Points
 from holdfast.continuity.volatility import Volatility, layer_volatility
 from holdfast.errors import InvalidInput
 

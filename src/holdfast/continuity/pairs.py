@@ -6,7 +6,6 @@ row sums are at once the one-sided sums (partners whose loss is larger).
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,29 +15,16 @@ import torch
 from torch import Tensor
 
 from holdfast.continuity.bins import Bins
-from holdfast.continuity.distance import (
-    Distance,
-    Rows,
-    distances_between,
-    paired_distances,
-    ready,
-)
+from holdfast.continuity.distance import Distance, distances_between, paired_distances
 from holdfast.continuity.kernels import PairFunction
+from holdfast.continuity.points import Block, Points, Tile, loss_changes
 from holdfast.errors import InvalidInput
 
-# 1 MB a float32 matrix; 256 and 1024 are slower.
-BLOCK, SMALLEST_BLOCK = 512, 128
-# Entries of the blocks that are kept (64 MB in float32, and as much again centred).
-KEPT, MOST_SIDE = 2**24, 8
-# Rows whose mean is the center.
-CENTRAL = 32
 SUMMED = (
     "same", "other", "distance", "collisions", "near", "near_pairs", "lifted", "same_pairs"
 )  # fmt: skip
 # What is not 0 of itself where rows are no pair.
 EVERYWHERE = ("distance", "same_pairs")
-
-Tile = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,77 +111,6 @@ class PairSums:
         return self.same_pairs + self.other_pairs
 
 
-class Points:
-    """Rows with their losses and labels, by increasing loss.
-
-    Blocks are fetched when they are needed, so the states are not copied as a whole.
-
-    Args:
-        states: Hidden states [n, d] of one layer, finite.
-        losses: Losses [n], finite.
-        labels: Labels [n], compared for equality only.
-    """
-
-    def __init__(self, states: Tensor, losses: Tensor, labels: Tensor) -> None:
-        losses, labels = losses.to(states.device), labels.to(states.device)
-        self.order = losses.argsort(stable=True)
-        self.states = states
-        self.groups = labels.unique(return_inverse=True)[1].double()
-        self.losses = losses.double()
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    @property
-    def side(self) -> int:
-        """How many blocks a side the squares of tiles have, whose blocks are all kept."""
-        width = max(1, self.states.numel() // len(self))
-        return max(1, min(MOST_SIDE, KEPT // (2 * BLOCK * width)))
-
-    def block(self, place: slice, distance: Distance) -> "_Block":
-        """Return the rows at this place in the order, ready for a distance."""
-        rows = self.order[place]
-        return _Block(
-            place,
-            rows,
-            ready(distance, self._fetch(rows), self._center),
-            self.losses[rows],
-            self.groups[rows],
-        )
-
-    @functools.cached_property
-    def _center(self) -> Tensor:
-        """The mean of a few rows, [d] float64: one center for all blocks."""
-        some = self.order[:: max(1, len(self) // CENTRAL)][:CENTRAL]
-        return self._fetch(some).double().mean(0)
-
-    def _fetch(self, rows: Tensor) -> Tensor:
-        return self.states.index_select(0, rows.to(self.states.device))
-
-    def tiles(self, block: int | None = None) -> Iterator[Tile]:
-        """Yield the places of the tiles on and above the diagonal; the second is never before."""
-        # Four blocks a side or more: of a tile on the diagonal, half is thrown away.
-        block = block or min(BLOCK, max(SMALLEST_BLOCK, len(self) // 4))
-        places = [slice(start, start + block) for start in range(0, len(self), block)]
-        squares = [places[i : i + self.side] for i in range(0, len(places), self.side)]
-        for first, second in itertools.combinations_with_replacement(squares, 2):
-            if first is second:
-                yield from itertools.combinations_with_replacement(first, 2)
-            else:
-                yield from itertools.product(first, second)
-
-
-@dataclass(frozen=True, eq=False)
-class _Block:
-    """Some of the rows by increasing loss: those at `place`."""
-
-    place: slice
-    rows: Tensor
-    states: Rows
-    losses: Tensor
-    groups: Tensor
-
-
 class PairState:
     """The sums over the pairs seen so far: `update` with tiles, `merge` what others saw, `result`.
 
@@ -235,10 +150,10 @@ class PairState:
                 self._take(fetch(first.start, first.stop), fetch(second.start, second.stop))
         return self
 
-    def _block(self, start: int, stop: int) -> _Block:
+    def _block(self, start: int, stop: int) -> Block:
         return self.points.block(slice(start, stop), self.question.distance)
 
-    def _take(self, here: _Block, there: _Block) -> None:
+    def _take(self, here: Block, there: Block) -> None:
         """Take every pair of one tile once."""
         ask, on_diagonal = self.question, here is there
         distances = distances_between(ask.distance, here.states, there.states)
@@ -257,7 +172,7 @@ class PairState:
             self._falling[kind, there.place] += values.sum(0)
 
         groups = here.groups[:, None], there.groups
-        same = self._sum(distances, functools.partial(_changes, here, there), groups, add)
+        same = self._sum(distances, functools.partial(loss_changes, here, there), groups, add)
         self._note_steepest(same, here, there)
         self._partners[here.place] += len(there.rows) - on_diagonal
         self._partners[there.place] += 0 if on_diagonal else len(here.rows)
@@ -294,7 +209,7 @@ class PairState:
         groups: tuple[Tensor, Tensor],
         add: Callable[[str, Tensor], None],
     ) -> Tensor:
-        """Sum over some pairs, and return the weights of those with the same label.
+        """Sum over some pairs.
 
         Memory that was just written is much faster than any other, so matrices are overwritten.
 
@@ -303,6 +218,9 @@ class PairState:
             changes_in: Returns their loss changes in a type, each time anew.
             groups: Labels, two tensors that broadcast to the pairs.
             add: Adds values to the sums of a name.
+
+        Returns:
+            The weights, 0 where labels differ.
         """
         ask = self.question
         weights = ask.kernel(changes_in(distances.dtype), distances)
@@ -321,13 +239,14 @@ class PairState:
             below = _mask(torch.lt, distances, ask.floor)
             add("lifted", changes_in(distances.dtype).div_(ask.floor).sub_(weights).mul_(below))
         add("distance", distances)
-        same = torch.eq(*groups, out=distances)
+        left, right = (group.to(distances.dtype) for group in groups)
+        same = torch.eq(left, right, out=distances)
         add("same_pairs", same)
         add("same", same.mul_(weights))
         add("other", weights.sub_(same))
         return same
 
-    def _note_steepest(self, same: Tensor, here: _Block, there: _Block) -> None:
+    def _note_steepest(self, same: Tensor, here: Block, there: Block) -> None:
         """Keep the largest weight of a same-label pair, and whose it is."""
         top = float(same.amax())
         if top > (self._steepest[0] if self._steepest else 0):
@@ -433,15 +352,6 @@ def _matchings(n: int, rounds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]
         sides = torch.stack([circle[: even // 2], circle[even // 2 :].flip(0)])
         playing = shuffled[sides[:, (sides < n).all(0)]]
         yield playing.amin(0), playing.amax(0)
-
-
-def _changes(here: _Block, there: _Block, kind: torch.dtype) -> Tensor:
-    """Return the loss changes of a tile, right to a few roundings of their type."""
-    if here is there or kind == torch.float64:
-        return (there.losses - here.losses[:, None]).to(kind)
-    # No loss of `here` is above the smallest of `there`, so that nothing cancels.
-    middle = there.losses[0]
-    return (there.losses - middle).to(kind) - (here.losses - middle).to(kind)[:, None]
 
 
 def _mask(compare: Callable[..., Tensor], left: Tensor, right: Tensor | float) -> Tensor:
