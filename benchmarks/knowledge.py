@@ -25,8 +25,9 @@ from rich.table import Table
 from torch import Tensor
 
 from holdfast.continuity.bins import Bins
+from holdfast.continuity.grid import Grid
 from holdfast.continuity.kernels import Kernel
-from holdfast.continuity.pairs import Grid, Question, pair_sums
+from holdfast.continuity.pairs import Question, pair_sums
 from holdfast.continuity.points import Points
 
 WIDTH = 768

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from holdfast.continuity.bins import Bins
+from holdfast.continuity.grid import Grid
 from holdfast.continuity.kernels import Kernel, resolve_kernel
-from holdfast.continuity.pairs import Grid, PairState, Question, _matchings, sampled_sums
+from holdfast.continuity.pairs import PairState, Question, _matchings, sampled_sums
 from holdfast.continuity.pairs import pair_sums as sums_of_pairs
 from holdfast.continuity.points import BLOCK, Points
 from holdfast.errors import InvalidInput

@@ -13,16 +13,10 @@ from dataclasses import dataclass, replace
 
 from holdfast.continuity.binomial import binomial_upper, pairs_lower, pairs_upper
 from holdfast.continuity.evidence import Evidence, Tally
+from holdfast.continuity.statements import LIMITS, at_most, check_front, check_share
 from holdfast.errors import InvalidInput
 from holdfast.names import look_up
-
-LIMITS = (
-    "It is not a statement about all inputs within delta. It says nothing about adversarial "
-    "inputs, which an attacker chooses (an attack may have probability 0 under the data), about "
-    "inputs in regions with no data, or about other distributions. Samples used for training or "
-    "for choosing metric, scale or grid void it; layer, delta and eta may be chosen afterwards, as "
-    "the confidence is shared by all of them."
-)
+from holdfast.rounding import mul_up
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,8 @@ class Certificate:
         vacuous: Whether the bound says nothing.
         why: Why it is vacuous; empty where it is not.
         method: `nearest`, `anchor` or `pairs`.
+        radius: Distance between inputs that the bound is about; None where it is about the layer.
+        front_upper: Lipschitz constant of the model up to the layer that this rests on, or None.
         statement: What exactly is claimed, in words.
     """
 
@@ -60,6 +56,8 @@ class Certificate:
     vacuous: bool
     why: tuple[str, ...]
     method: str
+    radius: float | None
+    front_upper: float | None
     statement: str
 
 
@@ -123,6 +121,8 @@ class Place:
         confidence: As in `Certificate`.
         layers: Number of layers among which the confidence is shared.
         anchor: Which anchor; for the method `anchor`.
+        front_upper: Lipschitz constant K of the model up to the layer: distances are then those of
+            inputs, as what is within r there is within K r in the layer.
     """
 
     layer: str
@@ -130,6 +130,7 @@ class Place:
     confidence: float
     layers: int
     anchor: int | None = None
+    front_upper: float | None = None
 
 
 def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> Certificate:
@@ -155,8 +156,9 @@ def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> 
     """
     if not delta > 0 or not eta >= 0 or not eta < math.inf:
         raise InvalidInput("delta, eta", (delta, eta), "a distance above 0 and a loss change")
-    edges = evidence.edges
-    at = bisect.bisect_left(edges.deltas, delta), bisect.bisect_right(edges.etas, eta) - 1
+    edges, front = evidence.edges, place.front_upper
+    reach = delta if front is None else mul_up(check_front(front), delta)
+    at = bisect.bisect_left(edges.deltas, reach), bisect.bisect_right(edges.etas, eta) - 1
     tally, bounds = _tally(evidence, place), _BOUNDS[place.method]
     multiplicity = 2 * place.layers * len(edges.deltas) * len(edges.etas)
     if place.method == "anchor":
@@ -165,10 +167,13 @@ def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> 
     bad, near = _events(tally, at, place.anchor)
     probability, conditional, near_upper = bounds(tally, bad, near, alpha)
     why = _vacuities(near, probability, conditional, near_upper)
+    if front is not None:  # the layer's near rows are not those of the input
+        conditional, why = 1.0, _vacuities(near, probability, 0.0, near_upper)
     cell = edges.deltas[at[0]], edges.etas[at[1]]
     found = Certificate(
         place.layer, *cell, probability, conditional, near, tally.trials, bad, place.confidence,
-        multiplicity, bool(why), why, place.method, statement="",
+        multiplicity, bool(why), why, place.method, None if front is None else delta, front,
+        statement="",
     )  # fmt: skip
     return _stated(found, evidence)
 
@@ -192,8 +197,7 @@ def _tally(evidence: Evidence, place: Place) -> Tally:
         InvalidInput: If there are none.
     """
     look_up("method", place.method, _BOUNDS)
-    if not 0 < place.confidence < 1:
-        raise InvalidInput("confidence", place.confidence, "a probability between 0 and 1")
+    check_share(place.confidence)
     tallies = {"nearest": evidence.nearest, "anchor": evidence.anchors, "pairs": evidence.pairs}
     tally = tallies[place.method]
     if tally is None:
@@ -257,29 +261,37 @@ _EVENTS: Mapping[str, str] = {
     "AND their losses differ by more than eta = {eta:.6g}",
 }
 
+_INPUT_EVENTS: Mapping[str, str] = {
+    "nearest": "a fresh example lies, as an input, within delta = {radius:.6g} of any of {anchors} "
+    "anchors AND its loss differs by more than eta = {eta:.6g} from that of the anchor nearest in "
+    "layer {layer!r}",
+    "anchor": "a fresh example lies, as an input, within delta = {radius:.6g} of this anchor (one "
+    "of {anchors}) AND its loss differs from the anchor's by more than eta = {eta:.6g}",
+    "pairs": "two fresh examples lie, as inputs, within delta = {radius:.6g} of each other AND "
+    "their losses differ by more than eta = {eta:.6g}",
+}
+
 
 def _stated(found: Certificate, evidence: Evidence) -> Certificate:
     """Return the certificate with what it claims, in words."""
-    anchors = len(evidence.anchors.bad)
-    event = _EVENTS[found.method].format(
-        delta=found.delta, eta=found.eta, layer=found.layer, anchors=anchors
-    )
+    events = _EVENTS if found.radius is None else _INPUT_EVENTS
+    event = events[found.method].format(
+        delta=found.delta, eta=found.eta, layer=found.layer, radius=found.radius,
+        anchors=len(evidence.anchors.bad),
+    )  # fmt: skip
     head = "VACUOUS: " + "; ".join(found.why) + ". " if found.vacuous else ""
+    tail = f"; given that it lands within delta, at most {at_most(found.conditional)}"
+    if found.front_upper is not None:
+        tail = (
+            f", if up to layer {found.layer!r} the model is Lipschitz with constant "
+            f"{found.front_upper:.6g}, so that it lands within {found.delta:.6g} there"
+        )
     return replace(
         found,
         statement=f"{head}This certificate is about fresh random examples drawn from the same "
         f"distribution as the certification sample: with confidence {found.confidence:g} over "
-        f"that sample, the probability that {event}, is at most {_up(found.probability)}; given "
-        f"that it lands within delta, at most {_up(found.conditional)}. Certification rows: "
-        f"{evidence.rows}; within delta: {found.near} of {found.trials}; of these with such a "
-        f"loss: {found.observed}; the confidence is shared by {found.multiplicity} bounds. "
-        f"{LIMITS}",
+        f"that sample, the probability that {event}, is at most {at_most(found.probability)}{tail}"
+        f". Certification rows: {evidence.rows}; within delta: {found.near} of {found.trials}; of "
+        f"these with such a loss: {found.observed}; the confidence is shared by "
+        f"{found.multiplicity} bounds. {LIMITS}",
     )
-
-
-def _up(bound: float) -> str:
-    """Return a bound with four digits, rounded up."""
-    if bound >= 1:
-        return "1"
-    unit = 10.0 ** (math.floor(math.log10(bound)) - 3)
-    return f"{math.ceil(bound / unit) * unit:.4g}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from holdfast.continuity.bins import Bins
 from holdfast.continuity.distance import Distance, block_distances, relative_error
-from holdfast.continuity.pairs import Grid
+from holdfast.continuity.grid import Grid, Ratio
 from holdfast.errors import InvalidInput
 
 MOST_ANCHORS = 2000
@@ -88,6 +88,21 @@ class Tally:
     rows: int | None = None
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """What a bound of the expected slope rests on: a kernel from 0 to 1 over pairs of rows.
+
+    Attributes:
+        ratio: The kernel.
+        mean: Its mean over pairs of certification rows, too large rather than too small.
+        square: The mean of its square, likewise.
+    """
+
+    ratio: Ratio
+    mean: float
+    square: float
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What certificates of one layer rest on.
@@ -97,6 +112,7 @@ class Evidence:
         nearest: Certification rows by their nearest anchor.
         anchors: Certification rows by each anchor, [A, ...].
         pairs: Pairs of certification rows; None with fewer than 2 rows.
+        slopes: Their loss changes per unit of distance; None with fewer than 2 rows.
         rows: Number of certification rows.
     """
 
@@ -104,6 +120,7 @@ class Evidence:
     nearest: Tally
     anchors: Tally
     pairs: Tally | None
+    slopes: Slopes | None
     rows: int
 
 
@@ -262,10 +279,32 @@ def pair_tally(counts: Tensor, edges: Edges, rows: int) -> Tally | None:
     return Tally(*edges.cumulate(counts.cpu()), pairs, rows) if pairs else None
 
 
-def pair_grid(edges: Edges, roles: Tensor) -> Grid:
-    """Return where the pair engine counts."""
+def pair_slopes(sums: Tensor, pairs: int, ratio: Ratio, edges: Edges) -> Slopes | None:
+    """Return what the pairs of certification rows say of the expected slope.
+
+    Args:
+        sums: Of the kernel and of its square, [2].
+        pairs: How many pairs they are over.
+        ratio: The kernel.
+        edges: The grid, which knows how far distances may be wrong.
+    """
+    if not pairs:
+        return None
+    # Twice the error of the distances, which leaves room for the rounding of the sums.
+    mean, square = (sums / pairs).tolist()
+    most = 1 + 2 * edges.error
+    return Slopes(ratio, min(1.0, mean * most), min(1.0, square * most * most))
+
+
+def pair_grid(edges: Edges, ratio: Ratio, roles: Tensor) -> Grid:
+    """Return what the pair engine counts."""
     device = roles.device
-    return Grid(edges.distance_bins().to(device), edges.change_bins().to(device), roles)
+    return Grid(edges.distance_bins().to(device), edges.change_bins().to(device), roles, ratio)
+
+
+def choose_ratio(known: Pilot) -> Ratio:
+    """Choose the kernel from 0 to 1 from what the anchors say: near distance, largest change."""
+    return Ratio(known.near or known.smallest, known.change or 1.0)
 
 
 def edges_for(

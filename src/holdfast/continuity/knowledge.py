@@ -8,6 +8,7 @@ from torch import Tensor
 
 from holdfast.continuity.certificate import Certificate, Frontier, Place, certify_cell, frontier
 from holdfast.continuity.evidence import Evidence
+from holdfast.continuity.expected import VolatilityCertificate, certify_slope
 from holdfast.continuity.localise import Brittle
 from holdfast.documents import StrPath, plain, to_json, write_whole
 from holdfast.errors import InvalidInput
@@ -97,7 +98,7 @@ class Knowledge:
         values, rows = look_up("layer", layer, self.pointwise).sort(descending=True, stable=True)
         return list(zip(rows[:k].tolist(), values[:k].tolist(), strict=True))
 
-    def certificate(
+    def certificate(  # noqa: PLR0913 - where, how sure, and by which method
         self,
         layer: str,
         delta: float,
@@ -105,6 +106,8 @@ class Knowledge:
         confidence: float = 0.95,
         method: str = "nearest",
         anchor: int | None = None,
+        *,
+        front_upper: float | None = None,
     ) -> Certificate:
         """Bound the probability that fresh data lands near and yet has a different loss.
 
@@ -120,6 +123,9 @@ class Knowledge:
             method: `nearest`: a fresh row against its nearest anchor. `anchor`: against one anchor.
                 `pairs`: two fresh rows.
             anchor: Which anchor, from 0, for the method `anchor`.
+            front_upper: A proved Lipschitz constant of the model from its input to the layer's
+                states, both in the layer's distance: `delta` is then a distance between inputs.
+                There is no conditional bound for these.
 
         Returns:
             The bound, with the exact statement, for the next larger distance and the next smaller
@@ -128,7 +134,7 @@ class Knowledge:
         Raises:
             InvalidInput: If the layer has no evidence, or an argument is out of range.
         """
-        place = Place(layer, method, confidence, len(self.layers), anchor)
+        place = Place(layer, method, confidence, len(self.layers), anchor, front_upper)
         return certify_cell(self._evidence(layer), place, delta, eta)
 
     def frontier(self, layer: str, confidence: float = 0.95, method: str = "nearest") -> Frontier:
@@ -147,6 +153,29 @@ class Knowledge:
         """
         place = Place(layer, method, confidence, len(self.layers))
         return frontier(self._evidence(layer), place)
+
+    def volatility_certificate(
+        self, layer: str, confidence: float = 0.95, front_upper: float | None = None
+    ) -> VolatilityCertificate:
+        """Bound the expected change of loss per unit of distance between two fresh examples.
+
+        Distances below `near_radius` count as that, and loss changes above the largest among the
+        anchors as that one: without these there is no bound. All layers share the confidence.
+
+        Args:
+            layer: A name in `layers`.
+            confidence: Probability, over the certification rows, that the bounds of all layers
+                hold at once.
+            front_upper: As in `certificate`: the distance is then that between inputs.
+
+        Returns:
+            The bound, with the exact statement.
+
+        Raises:
+            InvalidInput: If the layer has no evidence, or an argument is out of range.
+        """
+        evidence = self._evidence(layer)
+        return certify_slope(evidence, layer, confidence, len(self.layers), front_upper)
 
     def _evidence(self, layer: str) -> Evidence:
         """Return a layer's evidence.

@@ -17,9 +17,11 @@ from holdfast.continuity.evidence import (
     Levels,
     Pilot,
     Sample,
+    choose_ratio,
     count_anchors,
     edges_for,
     pair_grid,
+    pair_slopes,
     pair_tally,
     pilot,
     split,
@@ -183,18 +185,18 @@ def _layer(
     sums_of = functools.partial(_sums, points, plan)
     sums = sums_of(question)
     volatility = layer_volatility(sums, question, sums_of)
-    if edges is None or sums.counts is None:
+    if known is None or edges is None:
         return volatility, None
     nearest, each = count_anchors(anchors, tests, plan.distance, edges)
-    counts = sums.counts[..., 2]
     if plan.pairs != "all":
         # Rounds among all rows are no perfect matchings of the certification rows.
         own = Points(tests.states, tests.losses, torch.zeros(len(tests.losses)))
         everyone = torch.ones(len(own), dtype=torch.int64, device=tests.states.device)
-        counts = _sums(own, plan, _question(plan, known, edges, everyone)).counts
-        counts = sums.counts[..., 2] if counts is None else counts[..., 2]
+        sums = _sums(own, plan, _question(plan, known, edges, everyone))
+    counts = sums.certified
     pairs = pair_tally(counts, edges, len(tests.losses))
-    return volatility, Evidence(edges, nearest, each, pairs, len(tests.losses))
+    slopes = pair_slopes(sums.ratio, int(counts.sum()), choose_ratio(known), edges)
+    return volatility, Evidence(edges, nearest, each, pairs, slopes, len(tests.losses))
 
 
 def _question(plan: _Plan, known: Pilot | None, edges: Edges | None, roles: Tensor) -> Question:
@@ -204,7 +206,7 @@ def _question(plan: _Plan, known: Pilot | None, edges: Edges | None, roles: Tens
         plan.weigh,
         0.0 if known is None else known.near,
         0.0 if known is None or clipped else FLOOR * known.median,
-        None if edges is None else pair_grid(edges, roles),
+        None if known is None or edges is None else pair_grid(edges, choose_ratio(known), roles),
     )
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.continuity.bins import Bins
 from holdfast.continuity.distance import Distance, distances_between, paired_distances
+from holdfast.continuity.grid import Grid
 from holdfast.continuity.kernels import PairFunction
 from holdfast.continuity.points import Block, Points, Tile, loss_changes
 from holdfast.errors import InvalidInput
@@ -25,26 +25,6 @@ SUMMED = (
 )  # fmt: skip
 # What is not 0 of itself where rows are no pair.
 EVERYWHERE = ("distance", "same_pairs")
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Edges at which pairs are counted, by distance and by loss change.
-
-    Attributes:
-        distances: Edges of the distance; bin b holds what is above edge b - 1 and up to edge b.
-        changes: Edges of the loss change, in the same way.
-        roles: Role of each row, 0 or 1, [n]; pairs are counted apart by the sum of their roles.
-    """
-
-    distances: Bins
-    changes: Bins
-    roles: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Distance bins, change bins and sums of two roles."""
-        return (len(self.distances), len(self.changes), 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +64,7 @@ class PairSums:
         squares: Sum of the squared kernel over all ordered pairs.
         steepest: The same-label pair with the largest weight: weight, row, row; None without one.
         counts: Unordered pairs by the bins of the grid, of `Grid.shape`; None without a grid.
+        ratio: Sum of the grid's kernel from 0 to 1 over unordered pairs, and of its square, [2].
     """
 
     same: Tensor
@@ -99,6 +80,7 @@ class PairSums:
     squares: float
     steepest: tuple[float, int, int] | None
     counts: Tensor | None
+    ratio: Tensor
 
     @property
     def total(self) -> Tensor:
@@ -109,6 +91,11 @@ class PairSums:
     def pairs(self) -> Tensor:
         """Number of partners, [n]."""
         return self.same_pairs + self.other_pairs
+
+    @property
+    def certified(self) -> Tensor:
+        """Unordered pairs of two rows of role 1, by distance and change; empty without a grid."""
+        return self.same.new_empty(0) if self.counts is None else self.counts[..., 2]
 
 
 class PairState:
@@ -126,7 +113,7 @@ class PairState:
         # Over partners later in the order (larger losses), and over earlier ones.
         self._rising, self._falling = zeros, zeros.clone()
         self._partners = zeros.new_zeros(len(points))
-        self._squares = 0.0
+        self._squares, self._ratio = 0.0, zeros.new_zeros(2)
         self._steepest: tuple[float, int, int] | None = None
         shape = () if question.grid is None else question.grid.shape
         self._counts = zeros.new_zeros(shape, dtype=torch.int64)
@@ -160,10 +147,8 @@ class PairState:
         if on_diagonal:  # what is no pair is infinitely far away
             distances.masked_fill_(torch.ones_like(distances, dtype=torch.bool).tril_(), math.inf)
         if ask.grid is not None:
-            roles = ask.grid.roles[here.rows][:, None] + ask.grid.roles[there.rows]
-            changes = there.losses - here.losses[:, None]
-            codes = _codes(ask.grid, roles, distances, changes)
-            self._counts += _counted(codes.triu_(1) if on_diagonal else codes, ask.grid)
+            roles = ask.grid.roles[here.rows][:, None], ask.grid.roles[there.rows]
+            self._count(ask.grid, distances, there.losses - here.losses[:, None], roles)
 
         def add(name: str, values: Tensor) -> None:
             kind = SUMMED.index(name)
@@ -190,8 +175,8 @@ class PairState:
         distances = paired_distances(ask.distance, points.states[rows], points.states[partners])
         changes = points.losses[partners] - points.losses[rows]
         if ask.grid is not None:
-            roles = ask.grid.roles[rows] + ask.grid.roles[partners]
-            self._counts += _counted(_codes(ask.grid, roles, distances, changes), ask.grid)
+            roles = ask.grid.roles[rows], ask.grid.roles[partners]
+            self._count(ask.grid, distances, changes, roles)
 
         def add(name: str, values: Tensor) -> None:
             kind = SUMMED.index(name)
@@ -201,6 +186,13 @@ class PairState:
         anew = functools.partial(changes.to, copy=True)
         self._sum(distances, anew, (points.groups[rows], points.groups[partners]), add)
         self._partners[torch.cat([first, second])] += 1
+
+    def _count(
+        self, grid: Grid, distances: Tensor, changes: Tensor, roles: tuple[Tensor, Tensor]
+    ) -> None:
+        self._counts += grid.count(distances, changes, roles[0] + roles[1])
+        if grid.ratio is not None:
+            self._ratio += grid.ratio.sums(distances, changes, roles)
 
     def _sum(
         self,
@@ -272,6 +264,7 @@ class PairState:
         self._partners += other._partners
         self._squares += other._squares
         self._counts += other._counts
+        self._ratio += other._ratio
         steepest = [pair for pair in (self._steepest, other._steepest) if pair is not None]
         self._steepest = max(steepest, default=None)
         return self
@@ -299,6 +292,7 @@ class PairState:
             squares=self._squares,
             steepest=self._steepest,
             counts=None if self.question.grid is None else self._counts,
+            ratio=self._ratio,
         )
 
 
@@ -363,19 +357,6 @@ def _mask(compare: Callable[..., Tensor], left: Tensor, right: Tensor | float) -
 
 def _squared(values: Tensor) -> float:
     return float(torch.dot(values.view(-1), values.view(-1)))
-
-
-def _codes(grid: Grid, roles: Tensor, distances: Tensor, changes: Tensor) -> Tensor:
-    """Return the place of every pair in the flat counts, from 1: 0 is for what is no pair."""
-    _, by_change, by_role = grid.shape
-    codes = grid.distances(distances).mul_(by_change).add_(grid.changes(changes))
-    return codes.mul_(by_role).add_(roles).add_(1)
-
-
-def _counted(codes: Tensor, grid: Grid) -> Tensor:
-    """Return how many pairs have each code."""
-    size = torch.Size(grid.shape).numel()
-    return torch.bincount(codes.view(-1), minlength=size + 1)[1:].view(grid.shape)
 
 
 @contextmanager
