@@ -22,6 +22,14 @@ def net():
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
 
 
+def slope_between_inputs(knowledge, certified, norm):
+    """Return the mean of min(change, cap) / max(distance of inputs, floor) over all pairs."""
+    losses = row_losses(knowledge.loss, net()(INPUTS).detach(), LABELS)
+    change = (losses[:, None] - losses).abs().clamp(max=certified.cap)
+    apart = torch.cdist(INPUTS.double(), INPUTS.double(), p=norm).clamp(min=certified.floor)
+    return float((change / apart).sum()) / (len(losses) * (len(losses) - 1))
+
+
 @pytest.mark.parametrize("distance", ["euclidean", "manhattan", "chebyshev"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin", "brier"])
 def test_same_label_pairs_never_exceed_the_proved_constant(distance, loss):
@@ -34,6 +42,9 @@ def test_same_label_pairs_never_exceed_the_proved_constant(distance, loss):
         assert knowledge.same_label[layer].value <= found.steepest <= found.tail_upper
         volatility = knowledge.volatility[layer].value
         assert found.expected_rate.value == pytest.approx(found.front_upper * volatility)
+        certified = knowledge.volatility_certificate(layer, front_upper=found.front_upper)
+        assert found.expected_upper == certified and not certified.vacuous
+        assert slope_between_inputs(knowledge, certified, found.norm) <= certified.upper
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin", "brier"])

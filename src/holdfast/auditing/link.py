@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from holdfast.brackets.gain import gain_upper
+from holdfast.continuity.expected import VolatilityCertificate
 from holdfast.continuity.knowledge import Knowledge
 from holdfast.continuity.losses import row_losses
 from holdfast.errors import InternalError, Unsupported
@@ -43,6 +44,8 @@ class Link:
         expected_rate: K times the volatility: an estimate of an upper bound of the expected change
             of loss per unit of distance between two random inputs, those that the layer tells
             apart.
+        expected_upper: The same with a confidence instead of an estimate, with short distances and
+            large changes cut off; None without evidence or a finite K.
         statement: What follows, in words.
     """
 
@@ -52,6 +55,7 @@ class Link:
     front_upper: float
     steepest: float | None
     expected_rate: Estimate
+    expected_upper: VolatilityCertificate | None
     statement: str
 
     def radius(self, eta: float) -> float:
@@ -100,7 +104,11 @@ def link(graph: Graph, knowledge: Knowledge, inputs: Tensor, labels: Tensor, lay
         )
     raw = knowledge.volatility[layer]
     rate = Estimate(head * raw.value, head * raw.low, head * raw.high, raw.level)
-    return Link(layer, norm, tail, head, seen, rate, _statement(layer, tail, head, rate))
+    certified = None
+    if knowledge.evidence[layer] is not None and 0 < head < math.inf:
+        certified = knowledge.volatility_certificate(layer, front_upper=head)
+    words = _statement(layer, tail, head, rate)
+    return Link(layer, norm, tail, head, seen, rate, certified, words)
 
 
 def _slope(
