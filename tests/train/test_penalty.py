@@ -160,6 +160,9 @@ def test_close_takes_the_hooks_off_and_misuse_is_told():
     with pytest.raises(InvalidInput, match="has not just seen"):
         penalty(torch.zeros(9, 2), LABELS)
     model(ROWS)
+    for labels in (LABELS[:5], LABELS.float(), LABELS - 1, LABELS + 1, None):
+        with pytest.raises(InvalidInput, match="labels"):
+            penalty(torch.zeros(9, 2), labels)
     with pytest.raises(InvalidInput, match="not finite"):
         penalty(torch.full((9, 2), math.nan), LABELS)
     penalty.close()

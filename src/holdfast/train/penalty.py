@@ -121,8 +121,10 @@ class KnowledgePenalty:
             weight x volatility, a scalar with gradients; 0 where no pair counts.
 
         Raises:
-            InvalidInput: When the model was not run on this batch, or a loss is not finite.
+            InvalidInput: When the model was not run on this batch, labels do not fit the logits, or
+                a loss is not finite.
         """
+        _check(logits, labels)
         states = self._states
         if states is None or len(states) != len(labels):
             raise InvalidInput("logits", "a batch that the model has not just seen", "its output")
@@ -163,8 +165,12 @@ class KnowledgePenalty:
 
         Returns:
             The loss, a scalar with gradients.
+
+        Raises:
+            InvalidInput: As for a call.
         """
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
+        _check(logits, labels)
         total = functional.cross_entropy(logits, labels, reduction="sum")
         share = len(labels) / (num_items_in_batch or len(labels))
         return total / (num_items_in_batch or len(labels)) + share * self(logits, labels)
@@ -173,6 +179,21 @@ class KnowledgePenalty:
         """Take the hooks off the model."""
         for handle in self._handles:
             handle.remove()
+
+
+def _check(logits: Tensor, labels: object) -> None:
+    """Check that there is one class index for each row of logits.
+
+    Raises:
+        InvalidInput: If there is not.
+    """
+    if not isinstance(labels, Tensor):
+        raise InvalidInput("labels", type(labels).__name__, "a tensor of class indices [B]")
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():
+        got = f"labels {labels.dtype} {tuple(labels.shape)} for logits {tuple(logits.shape)}"
+        raise InvalidInput("labels", got, "class indices [B] for logits [B, classes]")
+    if bool(((labels < 0) | (labels >= logits.shape[1])).any()):
+        raise InvalidInput("labels", "indices of no class", f"0 to {logits.shape[1] - 1}")
 
 
 def _beta_draws(alpha: float, beta: float, seed: int) -> Callable[[int], int]:
