@@ -382,3 +382,81 @@ def test_the_layer_whose_states_are_one_point_is_reported_empty():
     assert knowledge.near["a"] is None or knowledge.near["a"].value == 0
     assert knowledge.neighbours["a"] == ()
     assert "layer 'a': every pair is at distance 0" in knowledge.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"grid": 5}, "grid"),
+        ({"grid": ("a", "b")}, "grid"),
+        ({"grid": ([1.0],)}, "grid"),
+        ({"grid": (1.0, 2.0)}, "grid"),
+        ({"grid": ([1.0], [5e-324])}, "grid"),
+        ({"clip": "a"}, "clip"),
+        ({"clip": True}, "clip"),
+        ({"near": "x"}, "near"),
+        ({"near": None}, "near"),
+        ({"seed": "a"}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"nears": 0.1}, "did you mean 'near'"),
+        ({"reference": 5}, "reference"),
+        ({"reference": (torch.ones(5, 2), torch.ones(5))}, "reference"),
+        ({"reference": ({"h": torch.ones(5, 3)}, torch.ones(5))}, r"wanted \[A, 2\]"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(options, argument):
+    states = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InvalidInput, match=argument):
+        measure({"h": states}, torch.rand(20), torch.zeros(20), **options)
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        torch.ones(20, 2, dtype=torch.complex64),
+        torch.eye(20).to_sparse(),
+        torch.ones(20, 2, device="meta"),
+        torch.eye(20).double() * 1e200,
+        torch.eye(20).double() * 1e-200,
+    ],
+)
+def test_states_that_cannot_be_measured_are_refused(states):
+    with pytest.raises(InvalidInput, match="states"):
+        measure({"h": states}, torch.rand(20), torch.zeros(20))
+    with pytest.raises(InvalidInput, match="a mapping of at least one layer"):
+        measure(states, torch.rand(20), torch.zeros(20))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300])
+def test_the_unit_of_the_loss_does_not_matter(scale):
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(40, 3, generator=generator).requires_grad_()
+    losses = torch.rand(40, generator=generator, dtype=torch.float64)
+    usual = measure({"h": states.double()}, losses, torch.zeros(40))
+    found = measure({"h": states}, losses * scale, torch.zeros(40))
+    for name in ("volatility", "clipped", "near", "normalised"):
+        mine, theirs = getattr(found, name)["h"].value, getattr(usual, name)["h"].value
+        assert mine / scale == pytest.approx(theirs, rel=1e-5), name
+    bounds = [known.volatility_certificate("h").upper for known in (found, usual)]
+    assert bounds[0] / scale == pytest.approx(bounds[1], rel=1e-2)
+
+
+def test_a_reference_of_another_type_is_taken_in_the_type_of_the_states():
+    generator = torch.Generator().manual_seed(0)
+    states, anchors = torch.randn(2, 30, 3, generator=generator)
+    losses, labels = torch.rand(30, generator=generator), torch.zeros(30)
+    found = [
+        measure({"h": states}, losses, labels, reference=({"h": given}, losses)).frontier("h")
+        for given in (anchors, anchors.double())
+    ]
+    assert found[0] == found[1]
+
+
+def test_the_scale_comes_from_all_anchors_even_if_they_are_sorted():
+    """The first 512 of 1200 anchors are far closer together than the others."""
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.randn(1200, 3, generator=generator)
+    anchors[:600] *= 1e-3
+    tests, losses = torch.randn(50, 3, generator=generator), torch.rand(1200, generator=generator)
+    found = measure({"h": tests}, losses[:50], torch.zeros(50), reference=({"h": anchors}, losses))
+    assert found.near_radius["h"] > 1e-5 and found.evidence["h"].edges.deltas[-2] > 0.3

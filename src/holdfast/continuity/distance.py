@@ -197,6 +197,9 @@ def paired_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
         )
         norms = [torch.linalg.vector_norm(gap, ord=_ORDERS[distance], dim=1) for gap in gaps]
         return torch.cat([a.new_empty(0, dtype=torch.float64), *norms])
+    if distance == "angular":
+        left, right = _directions(a.double()), _directions(b.double())
+        return _angles(torch.linalg.vector_norm(left - right, dim=1), a.shape[1])
     rows = range(len(a))
     blocks = [block_distances(distance, a[i : i + 1], b[i : i + 1])[0] for i in rows]
     return torch.cat([a.new_empty(0, dtype=torch.float64), *blocks])
@@ -263,8 +266,12 @@ def _near_pairs(squares: Tensor, left: Rows, right: Rows) -> Tensor:
 def _angular(a: Tensor, b: Tensor) -> Tensor:
     """Return the angles in half turns from the chords |u - v|, which keep small angles exact."""
     left = _directions(a)
-    chords = _euclidean(left, left if a is b else _directions(b))
-    rounding = (a.shape[1] + 4) * torch.finfo(chords.dtype).eps
+    return _angles(_euclidean(left, left if a is b else _directions(b)), a.shape[1])
+
+
+def _angles(chords: Tensor, width: int) -> Tensor:
+    """Return the angles that belong to chords between directions of so many entries."""
+    rounding = (width + 4) * torch.finfo(chords.dtype).eps
     chords.masked_fill_(chords <= rounding, 0.0)
     return chords.mul_(0.5).clamp_(max=1).asin_().mul_(2 / math.pi)
 

@@ -171,14 +171,14 @@ def pilot(anchors: Sample, distance: Distance, near: float) -> Pilot | None:
     """Look at the distances between some anchors.
 
     Args:
-        anchors: In random order or not; the first 512 are looked at.
+        anchors: In any order; about 512 are looked at, spread evenly.
         distance: A name or a callable.
         near: Share of pairs that are near.
 
     Returns:
         The scale of the layer; None where no two anchors are apart.
     """
-    states = anchors.states[:PILOT_ROWS]
+    states = anchors.states[:: -(-len(anchors.states) // PILOT_ROWS) or 1]
     if len(states) < 2:
         return None
     distances = block_distances(distance, states, states)
@@ -195,6 +195,24 @@ def pilot(anchors: Sample, distance: Distance, near: float) -> Pilot | None:
         float(apart.median()),
         float(losses.max() - losses.min()),
     )
+
+
+def check_levels(levels: Levels) -> tuple[list[float], list[float]]:
+    """Return the distances and loss changes of a user's grid, each once and increasing.
+
+    Raises:
+        InvalidInput: If they are not two sequences of positive numbers.
+    """
+    try:
+        deltas, etas = (sorted(set(map(float, side))) for side in levels)
+    except (TypeError, ValueError):
+        deltas, etas = [], []
+    # What is next below a loss change is an edge, so that it must be above 0 too.
+    smallest = [*deltas[:1], *(math.nextafter(eta, 0.0) for eta in etas[:1])]
+    if len(smallest) < 2 or not all(0 < v < math.inf for v in (*smallest, *deltas, *etas)):
+        wanted = "(distances, loss changes): two sequences of numbers, finite and above 0"
+        raise InvalidInput("grid", levels, wanted)
+    return deltas, etas
 
 
 def choose_edges(known: Pilot, levels: Levels | None, error: float) -> Edges:
@@ -220,9 +238,7 @@ def choose_edges(known: Pilot, levels: Levels | None, error: float) -> Edges:
         deltas, widest = steps.exp().tolist(), known.change or 1.0
         etas = [widest / 2**step for step in range(CHANGES, 0, -1)]
     else:
-        deltas, etas = (sorted(set(map(float, side))) for side in levels)
-        if not deltas or not etas or not all(0 < v < math.inf for v in (*deltas, *etas)):
-            raise InvalidInput("grid", levels, "(distances, loss changes), finite and above 0")
+        deltas, etas = check_levels(levels)
     return Edges((*deltas, math.inf), (0.0, *etas), error)
 
 

@@ -66,11 +66,12 @@ class Ratio:
             changes: Their loss changes.
             taken: 1 for rows whose pairs are taken and 0 for others; they broadcast to the pairs.
         """
-        kind, unit = distances.dtype, self.floor / self.cap
-        shares = changes.to(kind).clamp(max=self.cap).div_(distances.clamp(min=self.floor))
+        # From 0 to 1 and from 1 on: neither overflows, whatever the units.
+        shares = (changes / self.cap).clamp_(max=1.0).to(distances.dtype)
+        shares.div_(distances.clamp(min=self.floor).div_(self.floor))
         for side in taken:
-            shares.mul_(side.to(kind))
+            shares.mul_(side.to(distances.dtype))
         # Row by row first: sums of few terms lose little to rounding.
         once = shares.sum(-1).double().sum()
         twice = shares.square_().sum(-1).double().sum()
-        return torch.stack([once * unit, twice * unit**2])
+        return torch.stack([once, twice])

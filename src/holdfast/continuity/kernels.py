@@ -69,6 +69,7 @@ def resolve_kernel(name: str, clip: float | None = None) -> Kernel:
         InvalidInput: For an unknown name, or a clip that is not finite and above 0.
     """
     offset = look_up("kernel", name, OFFSETS)
-    if clip is not None and not 0 < clip < math.inf:
-        raise InvalidInput("clip", clip, "a finite distance above 0, or None")
+    number = isinstance(clip, int | float) and not isinstance(clip, bool)
+    if clip is not None and not (number and 0 < clip < math.inf):
+        raise InvalidInput("clip", repr(clip), "a finite distance above 0, or None")
     return Kernel(offset, clip or 0.0)

@@ -17,6 +17,7 @@ from holdfast.continuity.evidence import (
     Levels,
     Pilot,
     Sample,
+    check_levels,
     choose_ratio,
     count_anchors,
     edges_for,
@@ -33,9 +34,12 @@ from holdfast.continuity.pairs import PairSums, Question, pair_sums, sampled_sum
 from holdfast.continuity.points import Points
 from holdfast.continuity.volatility import Volatility, layer_volatility
 from holdfast.errors import InvalidInput
+from holdfast.names import known_names
 
 # Smallest distance of the clipped volatility, as a share of the median distance.
 FLOOR = 1e-2
+# Squares of distances between states beyond this overflow, or vanish, in float64.
+LARGEST = 1e140
 
 Reference = tuple[Mapping[str, Tensor], Tensor]
 
@@ -77,16 +81,23 @@ class _Plan:
     def __post_init__(self) -> None:
         resolve_distance(self.distance)
         resolve_kernel(self.kernel, self.clip)
-        whole = isinstance(self.pairs, int) and not isinstance(self.pairs, bool)
-        if self.pairs != "all" and not (whole and self.pairs >= 1):
+        if self.pairs != "all" and not (_is_whole(self.pairs) and self.pairs >= 1):
             raise InvalidInput("pairs", repr(self.pairs), "'all', or a number of rounds")
-        if not 0 < self.near <= 1:
-            raise InvalidInput("near", self.near, "a share of pairs, above 0 and at most 1")
+        if not isinstance(self.near, int | float) or not 0 < self.near <= 1:
+            raise InvalidInput("near", repr(self.near), "a share of pairs, above 0 and at most 1")
+        if not _is_whole(self.seed):
+            raise InvalidInput("seed", repr(self.seed), "an integer")
+        if self.grid is not None:
+            check_levels(self.grid)
 
     @functools.cached_property
     def weigh(self) -> Kernel:
         """The kernel of this name and clip."""
         return resolve_kernel(self.kernel, self.clip)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def measure(
@@ -131,7 +142,11 @@ def measure(
     >>> knowledge.worst("encoder", k=1)
     [(1, 0.625)]
     """
+    if unknown := sorted(options.keys() - Options.__annotations__.keys()):
+        raise InvalidInput("options", unknown[0], known_names(unknown[0], Options.__annotations__))
     check_rows(states, losses, labels)
+    states = {layer: values.detach() for layer, values in states.items()}
+    losses = losses.detach()
     plan = _Plan(distance, **options)
     if reference is not None:
         _check_reference(states, reference)
@@ -143,8 +158,10 @@ def measure(
             rows = Sample(values.reshape(len(values), -1), losses.to(values.device))
             anchors = None
             if reference is not None:
-                given = reference[0][layer]
-                anchors = Sample(given.reshape(len(given), -1), reference[1].to(given.device))
+                given = reference[0][layer].detach().to(values)
+                anchors = Sample(
+                    given.reshape(len(given), -1), reference[1].detach().to(given.device)
+                )
             measured[layer], evidence[layer] = _layer(rows, labels, anchors, plan)
             pointwise = measured[layer].pointwise
             neighbours[layer] = brittle_rows(rows, labels, pointwise, distance)
@@ -222,11 +239,20 @@ def _check_reference(states: Mapping[str, Tensor], reference: Reference) -> None
     Raises:
         InvalidInput: If they are not.
     """
+    if not isinstance(reference, list | tuple) or len(reference) != 2:
+        raise InvalidInput("reference", type(reference).__name__, "(states by layer, losses)")
     anchors, losses = reference
+    if not isinstance(anchors, Mapping) or not isinstance(losses, Tensor):
+        got = f"({type(anchors).__name__}, {type(losses).__name__})"
+        raise InvalidInput("reference", got, "(states by layer, losses)")
     missing = [layer for layer in states if layer not in anchors]
     if missing:
         raise InvalidInput("reference", f"no states of {missing}", "states of every layer")
     check_rows({layer: anchors[layer] for layer in states}, losses, torch.zeros(len(losses)))
+    for layer, values in states.items():
+        if anchors[layer].shape[1:] != values.shape[1:]:
+            got = f"states of shape {tuple(anchors[layer].shape)} in layer {layer!r}"
+            raise InvalidInput("reference", got, f"[A, {', '.join(map(str, values.shape[1:]))}]")
     layer = next(iter(states))
     own = {row.numpy().tobytes() for row in anchors[layer].detach().cpu()}
     shared = sum(row.numpy().tobytes() in own for row in states[layer].detach().cpu())
@@ -241,13 +267,17 @@ def check_rows(states: Mapping[str, Tensor], losses: Tensor, labels: Tensor) -> 
     Raises:
         InvalidInput: For the first tensor that does not fit.
     """
-    if not states:
-        raise InvalidInput("states", "no layers", "at least one layer")
+    if not isinstance(states, Mapping) or not states:
+        got = "no layers" if isinstance(states, Mapping) else type(states).__name__
+        raise InvalidInput("states", got, "a mapping of at least one layer to its states")
     layers = {f"states[{layer!r}]": values for layer, values in states.items()}
     tensors = {"losses": losses, "labels": labels} | layers
     for name, values in tensors.items():
         if not isinstance(values, Tensor):
             raise InvalidInput(name, type(values).__name__, "a tensor")
+        if values.is_complex() or values.layout != torch.strided or values.is_meta:
+            kind = f"{values.dtype}, {values.layout} on {values.device}"
+            raise InvalidInput(name, kind, "a dense tensor of real numbers")
     n = losses.numel()
     if losses.shape != (n,) or n < 2:
         raise InvalidInput("losses", f"shape {tuple(losses.shape)}", "[N] with N at least 2")
@@ -259,6 +289,11 @@ def check_rows(states: Mapping[str, Tensor], losses: Tensor, labels: Tensor) -> 
     for name, values in tensors.items():
         if bad := int((~values.reshape(n, -1).isfinite().all(1)).sum()):
             raise InvalidInput(name, f"NaN or infinity in {bad} of {n} rows", "finite values")
+    for name, values in layers.items():
+        largest = max(abs(float(end)) for end in values.detach().aminmax())
+        if largest and not 1 / LARGEST < largest < LARGEST:
+            wanted = f"units in which the largest is from {1 / LARGEST:g} to {LARGEST:g}"
+            raise InvalidInput(name, f"entries up to {largest:g}", wanted)
 
 
 @contextmanager
