@@ -25,6 +25,8 @@ SUMMED = (
 )  # fmt: skip
 # What is not 0 of itself where rows are no pair.
 EVERYWHERE = ("distance", "same_pairs")
+# Sums of squared weights below this may have lost digits in float32.
+SMALLEST_SQUARES = 1e-24
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +219,7 @@ class PairState:
         ask = self.question
         weights = ask.kernel(changes_in(distances.dtype), distances)
         squared = _squared(weights)
-        if not squared < math.inf and distances.dtype != torch.float64:
+        if distances.dtype != torch.float64 and not self._fits(squared, changes_in):
             return self._sum(distances.double(), changes_in, groups, add)
         self._squares += 2 * squared
         smallest = float(distances.amin())
@@ -237,6 +239,13 @@ class PairState:
         add("same", same.mul_(weights))
         add("other", weights.sub_(same))
         return same
+
+    @staticmethod
+    def _fits(squared: float, changes_in: Callable[[torch.dtype], Tensor]) -> bool:
+        """Return whether weights in float32 neither overflow nor vanish by their smallness."""
+        if SMALLEST_SQUARES < squared < math.inf:
+            return True
+        return squared == 0 and not bool(changes_in(torch.float64).any())
 
     def _note_steepest(self, same: Tensor, here: Block, there: Block) -> None:
         """Keep the largest weight of a same-label pair, and whose it is."""
