@@ -198,7 +198,7 @@ def test_a_real_encoder_from_a_package_loads_offline(monkeypatch):
         ((ROWS, LABELS), "0", "a sequence of module paths"),
         ((ROWS, LABELS), [], "a sequence of module paths"),
         ((ROWS, LABELS[:5]), None, r"labels: got shape \(5,\), wanted \[300\]"),
-        ((ROWS, None), None, "data: got Tensor|labels: got NoneType"),
+        ((ROWS, None), None, "labels: got NoneType, wanted a tensor, one label for 300 rows"),
         (ROWS, None, "data: got Tensor"),
         (5, None, "data: got int"),
         ([], None, "no batch"),
@@ -221,10 +221,28 @@ def test_training_mode_is_refused_and_batches_must_agree():
         holdfast.knowledge(wide, data)
 
 
-@pytest.mark.parametrize("rows", [torch.tensor([300]), torch.tensor([0.0]), torch.tensor([])])
-def test_perturbations_name_rows_that_exist(rows):
+@pytest.mark.parametrize(
+    "given",
+    [
+        (ROWS[:1], torch.tensor([300])),
+        (ROWS[:1], torch.tensor([0.0])),
+        (ROWS[:1], torch.tensor([])),
+        (ROWS[:2], torch.tensor([True, False])),
+        (ROWS[:1], torch.tensor([1]), 3),
+        5,
+    ],
+)
+def test_perturbations_name_rows_that_exist(given):
     with pytest.raises(InvalidInput, match="from 0 to 299"):
-        holdfast.knowledge(plain(), (ROWS, LABELS), perturbations=(ROWS[:1], rows))
+        holdfast.knowledge(plain(), (ROWS, LABELS), perturbations=given)
+
+
+def test_what_is_no_model_or_no_option_is_refused():
+    for model in (None, 5, lambda x: x):
+        with pytest.raises(InvalidInput, match="a torch.nn.Module"):
+            holdfast.knowledge(model, (ROWS, LABELS))
+    with pytest.raises(InvalidInput, match="did you mean 'pooling'"):
+        holdfast.knowledge(plain(), (ROWS, LABELS), poling="mean")
 
 
 def test_a_reference_is_run_through_the_model_too():

@@ -34,7 +34,7 @@ from holdfast.continuity.pairs import PairSums, Question, pair_sums, sampled_sum
 from holdfast.continuity.points import Points
 from holdfast.continuity.volatility import Volatility, layer_volatility
 from holdfast.errors import InvalidInput
-from holdfast.names import known_names
+from holdfast.names import look_up
 
 # Smallest distance of the clipped volatility, as a share of the median distance.
 FLOOR = 1e-2
@@ -142,8 +142,8 @@ def measure(
     >>> knowledge.worst("encoder", k=1)
     [(1, 0.625)]
     """
-    if unknown := sorted(options.keys() - Options.__annotations__.keys()):
-        raise InvalidInput("options", unknown[0], known_names(unknown[0], Options.__annotations__))
+    for option in options:
+        look_up("option", option, Options.__annotations__)
     check_rows(states, losses, labels)
     states = {layer: values.detach() for layer, values in states.items()}
     losses = losses.detach()

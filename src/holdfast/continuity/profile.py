@@ -15,7 +15,10 @@ from holdfast.continuity.measure import Options, measure
 from holdfast.continuity.states import Batches, Inputs, Pooling, Seen, collect
 from holdfast.continuity.store import open_store
 from holdfast.errors import InvalidInput
+from holdfast.names import look_up
 from holdfast.types import Estimate
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class ModelOptions(Options, total=False):
@@ -65,7 +68,7 @@ def knowledge(
 
     Raises:
         Unsupported: When a module is in training mode that makes its output depend on chance.
-        InvalidInput: When an argument is not usable, or a layer does not exist.
+        InvalidInput: When an argument is not usable, an option or a layer does not exist.
 
     >>> import torch, holdfast
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -74,6 +77,8 @@ def knowledge(
     >>> result.layers
     ('0', '1', '2')
     """
+    for option in options:
+        look_up("option", option, ModelOptions.__annotations__ | Options.__annotations__)
     pooling = options.pop("pooling", "mean")
     anchors = options.pop("reference", None)
     perturbations = options.pop("perturbations", None)
@@ -88,24 +93,27 @@ def knowledge(
         result = measure(seen.states, losses, seen.labels, distance, given, **pairs)
         perturbed = {}
         if perturbations is not None:
-            inputs, rows = perturbations
-            _check_rows(rows, len(losses))
+            inputs, rows = _check_perturbations(perturbations, len(losses))
             moved = collect(model, (inputs, seen.labels[rows]), tuple(seen.states), pooling, store)
             changes = (row_losses(loss, moved.outputs, moved.labels) - losses[rows]).abs()
             perturbed = _perturbed(seen, moved, rows, changes, distance)
     return dataclasses.replace(result, loss=name_of(loss), perturbed=perturbed)
 
 
-def _check_rows(rows: Tensor, n: int) -> None:
-    """Check that perturbations say which row they were made from.
+def _check_perturbations(given: object, n: int) -> tuple[Inputs, Tensor]:
+    """Return perturbed inputs and the rows they were made from.
 
     Raises:
-        InvalidInput: If they do not.
+        InvalidInput: If they do not say which rows.
     """
-    whole = isinstance(rows, Tensor) and not rows.is_floating_point() and rows.ndim == 1
+    wanted = f"(inputs, rows) with the row of each, from 0 to {n - 1}"
+    if not isinstance(given, list | tuple) or len(given) != 2:
+        raise InvalidInput("perturbations", type(given).__name__, wanted)
+    inputs, rows = given
+    whole = isinstance(rows, Tensor) and rows.ndim == 1 and rows.dtype in WHOLE
     if not whole or not len(rows) or not bool(((rows >= 0) & (rows < n)).all()):
-        wanted = f"(inputs, rows) with the row of each, from 0 to {n - 1}"
         raise InvalidInput("perturbations", f"rows {rows}", wanted)
+    return inputs, rows.long()
 
 
 def _perturbed(

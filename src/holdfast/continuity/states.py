@@ -77,7 +77,8 @@ def batches_of(data: Batches) -> Iterator[tuple[Inputs, Tensor]]:
     """
     if not isinstance(data, Iterable) or isinstance(data, Mapping):
         raise InvalidInput("data", type(data).__name__, PAIRS)
-    whole = isinstance(data, list | tuple) and len(data) == 2 and isinstance(data[1], Tensor)
+    pair = data if isinstance(data, list | tuple) and len(data) == 2 else (None, None)
+    whole = isinstance(pair[0], Tensor | Mapping) or isinstance(pair[1], Tensor)
     empty, batches = True, cast(Iterable[object], [data] if whole else data)
     for batch in batches:
         if not isinstance(batch, list | tuple) or len(batch) != 2:
@@ -143,6 +144,8 @@ def collect(
         Unsupported: When a module is in training mode that makes its output depend on chance.
         InvalidInput: When a layer does not exist or is not run, or its output is no tensor.
     """
+    if not isinstance(model, nn.Module):
+        raise InvalidInput("model", type(model).__name__, "a torch.nn.Module")
     if obstacles := training_modes(model):
         raise Unsupported("knowledge continuity", obstacles)
     pool = pooling if callable(pooling) else look_up("pooling", pooling, POOLING)
