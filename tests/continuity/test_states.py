@@ -239,7 +239,7 @@ def test_perturbations_name_rows_that_exist(given):
 
 def test_what_is_no_model_or_no_option_is_refused():
     for model in (None, 5, lambda x: x):
-        with pytest.raises(InvalidInput, match="a torch.nn.Module"):
+        with pytest.raises(InvalidInput, match=r"a torch\.nn\.Module"):
             holdfast.knowledge(model, (ROWS, LABELS))
     with pytest.raises(InvalidInput, match="did you mean 'pooling'"):
         holdfast.knowledge(plain(), (ROWS, LABELS), poling="mean")
