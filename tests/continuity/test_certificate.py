@@ -256,7 +256,7 @@ TRIALS = 1000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["nearest", "pairs", "anchor"])
+@pytest.mark.parametrize("method", ["nearest", "pairs", "anchor", "rounds"])
 def test_certificates_cover_at_their_level(method):
     """x uniform on [0, 1], h = x, L = x^2, one cell with delta = .3 and eta = .2.
 
@@ -274,6 +274,8 @@ def test_certificates_cover_at_their_level(method):
     near = {"nearest": apart.amin(1) <= 0.3, "anchor": apart[:, 3] <= 0.3}
     t0, delta, eta = 1 - math.sqrt(0.9), 0.3, 0.1
     pairs = 2 * (delta - t0) - (delta**2 - t0**2) / 2 - eta * math.log(delta / t0)
+    some = 5 if method == "rounds" else "all"
+    method = "pairs" if method == "rounds" else method
     truth = pairs if method == "pairs" else float(bad[method].double().mean())
     given = 2 * delta - delta**2 if method == "pairs" else float(near[method].double().mean())
     covered = 0
@@ -282,6 +284,7 @@ def test_certificates_cover_at_their_level(method):
         knowledge = measure(
             {"h": x[:, None]}, x.square(), torch.zeros(60),
             reference=({"h": anchors[:, None]}, anchors.square()), grid=([delta], [eta]),
+            pairs=some,
         )  # fmt: skip
         found = knowledge.certificate(
             "h", delta, eta, 0.8, method, anchor=3 if method == "anchor" else None

@@ -336,6 +336,35 @@ def test_every_interval_covers_at_its_level():
     assert max(hits.values()) <= trials - 5, hits
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"pairs": 4}, {"pairs": 1}, {"kernel": "one_plus"}])
+def test_intervals_of_other_kernels_and_of_some_pairs_cover(options):
+    """The same, counted with 1 + distance, and from rounds, whose intervals are too wide if wrong.
+
+    E[d / (t + d)] = 1 - 2 t ((1 + t) ln((1 + t) / t) - 1) for the distance d of two points.
+    """
+
+    def expected(t):
+        return 1 - 2 * t * ((1 + t) * math.log((1 + t) / t) - 1)
+
+    names = ["volatility", "normalised", "same_label", "other_label"]
+    truths = dict.fromkeys(names, expected(1.0)) | {"normalised": expected(1 / 3) / 3}
+    if "pairs" in options:
+        names.append("near")
+        truths = dict.fromkeys(names, 1.0) | {"normalised": 1 / 3}
+    hits, trials = dict.fromkeys(names, 0), 1000
+    for seed in range(trials):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.rand(100, generator=generator, dtype=torch.float64)
+        labels = torch.randint(2, (100,), generator=generator)
+        known = one_layer(x[:, None], x.square(), labels, near=0.1, seed=seed, **options)
+        for name in names:
+            estimate = getattr(known, name)["layer"]
+            hits[name] += estimate is not None and estimate.low <= truths[name] <= estimate.high
+    least = LEVEL * trials - 4 * math.sqrt(trials * LEVEL * (1 - LEVEL))
+    assert min(hits.values()) >= least, hits
+
+
 def test_near_pairs_and_the_floor_are_chosen_on_the_anchors():
     states, losses, labels = sample(n=40)
     knowledge = one_layer(states, losses, labels, near=0.3)
