@@ -339,7 +339,7 @@ def test_every_interval_covers_at_its_level():
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"pairs": 4}, {"pairs": 1}, {"kernel": "one_plus"}])
 def test_intervals_of_other_kernels_and_of_some_pairs_cover(options):
-    """The same, counted with 1 + distance, and from rounds, whose intervals are too wide if wrong.
+    """The same, counted with 1 + distance, and from rounds, whose intervals are rather too wide.
 
     E[d / (t + d)] = 1 - 2 t ((1 + t) ln((1 + t) / t) - 1) for the distance d of two points.
     """
@@ -352,11 +352,13 @@ def test_intervals_of_other_kernels_and_of_some_pairs_cover(options):
     if "pairs" in options:
         names.append("near")
         truths = dict.fromkeys(names, 1.0) | {"normalised": 1 / 3}
+    # Asymptotic: of 100 rows, this skew kernel is covered in 93 of 100 cases.
+    n = 100 if "pairs" in options else 300
     hits, trials = dict.fromkeys(names, 0), 1000
     for seed in range(trials):
         generator = torch.Generator().manual_seed(seed)
-        x = torch.rand(100, generator=generator, dtype=torch.float64)
-        labels = torch.randint(2, (100,), generator=generator)
+        x = torch.rand(n, generator=generator, dtype=torch.float64)
+        labels = torch.randint(2, (n,), generator=generator)
         known = one_layer(x[:, None], x.square(), labels, near=0.1, seed=seed, **options)
         for name in names:
             estimate = getattr(known, name)["layer"]
