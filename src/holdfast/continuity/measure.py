@@ -30,6 +30,7 @@ from holdfast.continuity.localise import brittle_rows, by_class
 from holdfast.continuity.pairs import PairSums, Points, Question, pair_sums, sampled_sums
 from holdfast.continuity.volatility import Volatility, layer_volatility
 from holdfast.errors import InvalidInput
+from holdfast.types import Estimate
 
 # Smallest distance of the clipped volatility, as a share of the median distance.
 FLOOR = 1e-2
@@ -142,10 +143,10 @@ def measure(
             if reference is not None:
                 given = reference[0][layer]
                 anchors = Sample(given.reshape(len(given), -1), reference[1].to(given.device))
-            measured[layer], evidence[layer] = _layer(rows, labels, anchors, plan)
+            found = _layer(rows, labels, anchors, plan)
+            measured[layer], evidence[layer], classes[layer] = found
             pointwise = measured[layer].pointwise
             neighbours[layer] = brittle_rows(rows, labels, pointwise, distance)
-            classes[layer] = by_class(pointwise, labels.cpu())
     by_layer: dict[str, Any] = {
         field.name: {layer: getattr(result, field.name) for layer, result in measured.items()}
         for field in dataclasses.fields(Volatility)
@@ -166,7 +167,7 @@ def measure(
 
 def _layer(
     rows: Sample, labels: Tensor, given: Sample | None, plan: _Plan
-) -> tuple[Volatility, Evidence | None]:
+) -> tuple[Volatility, Evidence | None, dict[int | float, Estimate]]:
     """Measure one layer, and count what its certificates rest on."""
     n = len(rows.losses)
     roles = torch.ones(n, dtype=torch.int64, device=rows.states.device)
@@ -182,8 +183,9 @@ def _layer(
     sums_of = functools.partial(_sums, points, plan)
     sums = sums_of(question)
     volatility = layer_volatility(sums, question, sums_of)
+    classes = by_class(rows, labels, sums, question, plan.seed)
     if edges is None or sums.counts is None:
-        return volatility, None
+        return volatility, None, classes
     nearest, each = count_anchors(anchors, tests, plan.distance, edges)
     counts = sums.counts[..., 2]
     if plan.pairs != "all":
@@ -193,7 +195,7 @@ def _layer(
         counts = _sums(own, plan, _question(plan, known, edges, everyone)).counts
         counts = sums.counts[..., 2] if counts is None else counts[..., 2]
     pairs = pair_tally(counts, edges, len(tests.losses))
-    return volatility, Evidence(edges, nearest, each, pairs, len(tests.losses))
+    return volatility, Evidence(edges, nearest, each, pairs, len(tests.losses)), classes
 
 
 def _question(plan: _Plan, known: Pilot | None, edges: Edges | None, roles: Tensor) -> Question:
