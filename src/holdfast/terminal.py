@@ -122,12 +122,16 @@ _PARTS = ("lipschitz", "certificates", "attacks", "knowledge", "descent")
 def audit_summary(report: Report) -> RenderableType:
     """Return a table with one row per model, what was refused, and where the files are."""
     document = report.document
+    distances = document["norm"] is not None
     verified = f"verified at {formats.given(document['epsilon'])}"
-    table = _table("model", "accuracy", verified, "median radius", "Lipschitz constant")
+    titles = (verified, "median radius", "Lipschitz constant") if distances else ("most brittle",)
+    table = _table("model", "accuracy", *titles)
     lines = []
     for subject in document["subjects"]:
-        table.add_row(*_audit_row(subject))
-        parts = (subject[part] for part in _PARTS)
+        accuracy = formats.percent(subject["accuracy"])
+        cells = _distance_cells(subject) if distances else [_most_brittle(subject["knowledge"])]
+        table.add_row(subject["name"], accuracy, *cells)
+        parts = (subject[part] for part in _PARTS if part in subject)
         refusals = dict.fromkeys(part["refused"] for part in parts if "refused" in part)
         lines += [Text(f"{subject['name']}: {refusal}") for refusal in refusals]
     lines.append(Text(f"results: {report.json}"))
@@ -136,15 +140,18 @@ def audit_summary(report: Report) -> RenderableType:
     return Group(table, *lines)
 
 
-def _audit_row(subject: dict[str, Any]) -> tuple[str, ...]:
+def _distance_cells(subject: dict[str, Any]) -> list[str]:
     certificates, bracket = subject["certificates"], subject["lipschitz"]
-    if "refused" in certificates:
-        certified = ("refused", "-")
-    else:
+    certified = ["refused", "-"]
+    if "refused" not in certificates:
         radius = number(certificates["median_radius"], formats.at_least)
-        certified = (formats.percent(certificates["verified_accuracy"]), radius)
+        certified = [formats.percent(certificates["verified_accuracy"]), radius]
     constant = "refused" if "refused" in bracket else _range(bracket["lower"], bracket["upper"])
-    return (subject["name"], formats.percent(subject["accuracy"]), *certified, constant)
+    return [*certified, constant]
+
+
+def _most_brittle(knowledge: dict[str, Any]) -> str:
+    return "refused" if "refused" in knowledge else knowledge["rank"][0] or "(model)"
 
 
 def _range(lower: float, upper: float | None) -> str:
@@ -231,9 +238,9 @@ def conditions_table(conditions: Conditions) -> RenderableType:
 
 
 def knowledge_table(
-    knowledge: Knowledge, certificates: Sequence[Certificate] = ()
+    knowledge: Knowledge, worst: Mapping[str, Any], certificates: Sequence[Certificate] = ()
 ) -> RenderableType:
-    """Return the volatility of every layer, and what was certified."""
+    """Return the volatility of every layer, the worst pairs of one, and what was certified."""
     table = _table("layer", "scale-free volatility", "raw", "near", "same label", "other label")
     for layer in knowledge.layers:
         table.add_row(
@@ -246,7 +253,20 @@ def knowledge_table(
         )
     notes = [Text(note) for note in (*knowledge.notes, *(c.statement for c in certificates))]
     head = Text(f"{knowledge.n} rows, {knowledge.loss}, {knowledge.distance} distance")
-    return Group(head, table, *notes)
+    return Group(head, table, *_worst_pairs(worst, knowledge.rank()[0]), *notes)
+
+
+def _worst_pairs(worst: Mapping[str, Any], layer: str) -> list[RenderableType]:
+    """Return the worst pairs of a layer: the rows of each, and their sentences if they have any."""
+    table = _table("row", "partner", "loss change", "distance", "sentence and partner's sentence")
+    for pair in worst["worst"][layer]:
+        rows = (pair["row"], pair["neighbour"])
+        texts = [worst["rows"][str(row)].get("text") for row in rows]
+        labels = (pair["label"], pair["neighbour_label"])
+        said = [f"[{label}] {text}" for label, text in zip(labels, texts, strict=True) if text]
+        values = (number(pair["change"]), number(pair["distance"]))
+        table.add_row(*map(str, rows), *values, "\n".join(said))
+    return [Text(f"\nworst pairs at layer {layer}"), table] if table.row_count else []
 
 
 def descent_table(part: Mapping[str, Any]) -> RenderableType:
