@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.lipsdp.builders import jacobian
 from tests.nets import MaxMin, Residual
 from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.rates import rates_upper
+from holdfast.brackets.rates import Rates
 from holdfast.brackets.semidefinite import row_bounds_upper
 from holdfast.brackets.witness import slopes_lower
 from holdfast.lipsdp.lift import normal_form
@@ -29,15 +30,6 @@ def graph_of(name: str) -> holdfast.Graph:
         if isinstance(module, nn.Linear):
             module.reset_parameters()
     return holdfast.capture(MODELS[name].eval(), torch.zeros(1, 5))
-
-
-def jacobian(form, slopes: np.ndarray) -> np.ndarray:
-    """Return the Jacobian of a form for fixed slopes, unit by unit."""
-    d = form.inputs
-    v = np.zeros((form.units, d))
-    for i in range(form.units):
-        v[i] = slopes[i] * (form.B[i, :d] + form.B[i, d:] @ v)
-    return form.C[:, :d] + form.C[:, d:] @ v
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -79,7 +71,12 @@ def test_no_slope_exceeds_the_row_bounds(name: str, norm: float) -> None:
 @pytest.mark.parametrize("name", ["relu", "maxmin"])
 def test_pairs_of_outputs_never_part_faster_than_their_rate(name: str, norm: float) -> None:
     graph = graph_of(name)
-    rates = rates_upper(graph, norm)
+    rates = Rates(graph, norm)
+    before, promised = rates.pairs.clone(), rates.final.clone()
+    for i, j in torch.combinations(torch.arange(len(before))).tolist():
+        rates.tighten(i, j)
+    assert bool((promised <= rates.pairs).all() and (rates.pairs <= before).all())
+    assert torch.equal(rates.pairs, rates.final)
     assert torch.equal(rates.pairs, rates.pairs.T) and float(rates.pairs.diagonal().max()) == 0.0
     form = normal_form(graph, 100)
     rng = np.random.default_rng(1)

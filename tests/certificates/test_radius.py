@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.nets import MaxMin
 from torch import Tensor, nn
 
 import holdfast
+from holdfast.brackets.rates import Rates
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.sources.demo import demo_data, demo_model
 
@@ -171,6 +173,30 @@ def test_radii_do_not_depend_on_batch_or_order_or_threads() -> None:
         assert torch.equal(holdfast.certify(model, inputs, labels).radius, whole)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("activation", "wins"), [(nn.ReLU, "local"), (MaxMin, "global")])
+def test_every_constant_that_a_row_needs_is_tightened(activation, wins: str) -> None:
+    torch.manual_seed(3)
+    layers = [nn.Linear(8, 8), activation(), nn.Linear(8, 8), activation(), nn.Linear(8, 5)]
+    for layer in layers[::2]:
+        nn.init.orthogonal_(layer.weight)
+    net, inputs = nn.Sequential(*layers).eval(), torch.randn(30, 8)
+    labels = net(inputs).argmax(1)
+    rates = Rates(holdfast.capture(net, inputs[:1]), 2)
+    for i in range(5):
+        for j in range(i):
+            rates.tighten(i, j)
+    logits = net.double()(inputs.double()).detach()
+    gaps = logits.gather(1, labels[:, None]) - logits
+    everywhere = (gaps / rates.pairs[labels]).nan_to_num(math.inf).amin(1)
+    net.float()
+    alone = holdfast.certify(net, inputs, labels, method="global")
+    torch.testing.assert_close(alone.radius, everywhere, rtol=1e-6, atol=0.0)
+    around = holdfast.certify(net, inputs, labels, method="local")
+    both = holdfast.certify(net, inputs, labels)
+    assert torch.equal(both.radius, torch.maximum(alone.radius, around.radius))
+    assert wins in both.method
 
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])

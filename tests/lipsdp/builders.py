@@ -137,3 +137,12 @@ def residual(
         hidden = tape.activate(tape.linear(inner, signal), low, high)
         signal = tape.add(signal, tape.linear(outer, hidden))
     return tape.normal_form(tape.linear(last, signal))
+
+
+def jacobian(form, slopes: np.ndarray) -> np.ndarray:
+    """Return the Jacobian of a form for fixed slopes, unit by unit."""
+    d = form.inputs
+    v = np.zeros((form.units, d))
+    for i in range(form.units):
+        v[i] = slopes[i] * (form.B[i, :d] + form.B[i, d:] @ v)
+    return form.C[:, :d] + form.C[:, d:] @ v

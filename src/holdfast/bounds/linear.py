@@ -37,9 +37,9 @@ from holdfast.graph.ir import Graph, Node
 from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
 from holdfast.graph.walk import Env, check_covered
 from holdfast.rounding import gamma, next_down
-from holdfast.types import Region
+from holdfast.types import Region, dual
 
-_ENTRIES = 2**22
+_ENTRIES = 2**20
 """Largest number of coefficients held for one node at a time."""
 
 _DUST = 2.0**-900
@@ -270,8 +270,8 @@ class Relaxed:
     def _concrete(self, rows: Rows, total: Tensor, size: Tensor) -> Below:
         """Take the least value of linear functions over each region, rounding included."""
         center = self._regions.center
-        reach = self._reach(rows)
-        size = size + dot(rows.detach().abs(), center.abs()) + reach.detach()
+        reach, lean = self._reach(rows)
+        size = size + lean.detach() + reach.detach()
         twice = 2.0 * gamma(self._operations)
         offset = total - (twice * size + self._dust + 4.0 * SMALLEST)
         offset = next_down(offset.detach()) + (offset - offset.detach())
@@ -280,14 +280,16 @@ class Relaxed:
         low = low.nan_to_num(-torch.inf, torch.inf, -torch.inf)
         return Below(low, rows, offset.nan_to_num(-torch.inf, torch.inf, -torch.inf))
 
-    def _reach(self, rows: Rows) -> Tensor:
-        """Return the dual norm of the rows times the radius, [R, K]."""
-        radius, norm = self._regions.radius, self._regions.norm
-        if norm == torch.inf:
-            return dot(rows.abs(), radius.expand_as(self._regions.center))
-        flat = rows.flatten(2)
-        lengths = flat.abs().amax(2) if norm == 1.0 else torch.linalg.vector_norm(flat, dim=2)
-        return (lengths + 2.0**-500) * radius.reshape(-1, 1)
+    def _reach(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return how far the rows reach within each region, and a bound of <|row|, |center|>."""
+        center, radius, norm = self._regions.center, self._regions.radius, self._regions.norm
+        if radius.shape == center.shape and center[0].numel() > 1:
+            absolute = rows.abs()
+            return dot(absolute, radius), dot(absolute, center.abs())
+        # Hoelder, for both.
+        lengths = _lengths(rows.flatten(2), dual(norm)) + 2.0**-500
+        far = torch.linalg.vector_norm(center.flatten(1), ord=norm, dim=1, keepdim=True)
+        return lengths * radius.reshape(-1, 1), lengths * far
 
     # --- slopes ---------------------------------------------------------------------------------
 
@@ -354,6 +356,13 @@ class Relaxed:
             for parts in zip(*join, strict=True)
         )
         return Below(low, slope, offset)
+
+
+def _lengths(rows: Tensor, norm: float) -> Tensor:
+    """Return vector norms along the last dimension; PyTorch's own is slow in l1 and linf."""
+    if norm == 2.0:
+        return torch.linalg.vector_norm(rows, dim=-1)
+    return rows.abs().sum(-1) if norm == 1.0 else rows.abs().amax(-1)
 
 
 def _pull(step: Step, rows: Rows, slopes: Tensor | None) -> Pulled:

@@ -2,12 +2,12 @@
 
 With logits f = W h(x) + b and h of constant L, |(f_i - f_j)(x) - (f_i - f_j)(x')| is at most
 L ||w_i - w_j||_dual ||x - x'|| (Leino, Wang, Fredrikson, "Globally-robust neural networks", 2021);
-LipSDP on the one row w_i - w_j is tighter, and is solved for every pair where that is affordable.
+LipSDP on the one row w_i - w_j is tighter, and is solved for a pair when somebody asks for it.
 """
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,48 +18,66 @@ from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.lipsdp.lift import normal_form
 from holdfast.lipsdp.normal_form import NormalForm
+from holdfast.lipsdp.steepest import steepest_estimate
 from holdfast.rounding import coarse_up, gamma, sqrt_up
 from holdfast.types import dual
 
 PAIRS_WORK = 6e9
-"""Pairs times the cube of the problem's size up to which every pair gets its own LipSDP."""
+"""Pairs times the cube of the problem's size up to which every pair may get its own LipSDP."""
+
+_SHY = 1.0 - 2.0**-20
+"""More than rounding can raise an estimate by."""
 
 
-@dataclass(frozen=True)
 class Rates:
-    """Upper bounds of how fast outputs can change.
+    """Upper bounds of how fast outputs can change, for all inputs.
 
-    Attributes:
-        constant: Of the whole network, in the norm on both sides.
-        pairs: [classes, classes] float64: of the difference of two outputs; 0 on the diagonal.
-    """
-
-    constant: float
-    pairs: Tensor
-
-
-def rates_upper(graph: Graph, norm: float) -> Rates:
-    """Bound the change of the logits and of every difference of two of them.
-
-    The result depends on the weights alone, not on threads or on the time that it takes.
+    They depend on the weights alone, not on threads or on the time that they take.
 
     Args:
         graph: A classifier: one row of logits per input.
         norm: 1, 2 or inf.
 
-    Returns:
-        Bounds that hold for all inputs.
+    Attributes:
+        constant: Of the whole network, in the norm on both sides.
+        pairs: [classes, classes] float64: of the difference of two outputs; 0 on the diagonal.
+        final: [classes, classes]: none of `pairs` will ever be smaller than this.
 
     Raises:
         Unsupported: When an op has no known constant.
     """
-    constant = gain_upper(graph, norm)
-    pairs = _by_rows(graph, norm, constant)
-    if norm != 1.0 and math.isfinite(constant):
-        if norm == 2.0:
+
+    def __init__(self, graph: Graph, norm: float) -> None:
+        constant = gain_upper(graph, norm)
+        self.pairs = _by_rows(graph, norm, constant)
+        if norm == 2.0 and math.isfinite(constant):
             constant = min(constant, spectral_constant_upper(graph))
-        pairs = torch.minimum(pairs, _by_pairs(graph, norm))
-    return Rates(coarse_up(constant), pairs)
+        self.constant = coarse_up(constant)
+        self.final = self.pairs.clone()
+        self._norm = norm
+        self._form = _affordable(graph, norm) if norm != 1.0 and math.isfinite(constant) else None
+        if self._form is not None:
+            upper, lower = torch.tril_indices(len(self.pairs), len(self.pairs), -1)
+            rows = [(int(i), int(j)) for i, j in zip(upper, lower, strict=True)]
+            ahead = torch.zeros_like(self.pairs)
+            ahead[upper, lower] = steepest_estimate(_differences(self._form, rows), norm) * _SHY
+            self.final = torch.minimum(self.final, ahead + ahead.T)
+
+    @classmethod
+    def unknown(cls, classes: int) -> "Rates":
+        """Return bounds that say nothing."""
+        rates = cls.__new__(cls)
+        rates.constant, rates._form = math.inf, None
+        pairs = torch.full((classes, classes), math.inf, dtype=torch.float64)
+        rates.pairs = rates.final = pairs.fill_diagonal_(0.0)
+        return rates
+
+    def tighten(self, i: int, j: int) -> None:
+        """Bound one pair as tightly as is known how; afterwards its rate is final."""
+        if self._form is not None and self.final[i, j] < self.pairs[i, j]:
+            found = coarse_up(row_upper(_differences(self._form, [(i, j)]), self._norm))
+            self.pairs[i, j] = self.pairs[j, i] = min(float(self.pairs[i, j]), found)
+        self.final[i, j] = self.final[j, i] = self.pairs[i, j]
 
 
 def _by_rows(graph: Graph, norm: float, whole: float) -> Tensor:
@@ -88,35 +106,28 @@ def _times(lengths: Tensor, constant: float) -> Tensor:
     return torch.nextafter(product, torch.full_like(product, math.inf)) * (product > 0)
 
 
-def _by_pairs(graph: Graph, norm: float) -> Tensor:
-    """Bound every pair by LipSDP on its own row; inf where that is not affordable."""
+def _affordable(graph: Graph, norm: float) -> NormalForm | None:
+    """Return the normal form where LipSDP for every pair is affordable."""
     classes = graph[graph.output].shape[0]
-    pairs = torch.full((classes, classes), math.inf, dtype=torch.float64)
     try:
         form = normal_form(graph, MOST_UNITS)
     except Unsupported:
-        return pairs
+        return None
     size = form.units + (min(form.inputs, form.units) if norm == 2.0 else form.inputs)
-    if classes * (classes - 1) / 2 * size**3 > PAIRS_WORK:
-        return pairs
-    for i in range(classes):
-        for j in range(i):
-            pairs[i, j] = pairs[j, i] = coarse_up(row_upper(_difference(form, i, j), norm))
-    return pairs
+    return form if classes * (classes - 1) / 2 * size**3 <= PAIRS_WORK else None
 
 
-def _difference(form: NormalForm, i: int, j: int) -> NormalForm:
-    """Return the form whose one output is the difference of two outputs.
+def _differences(form: NormalForm, pairs: Sequence[tuple[int, int]]) -> NormalForm:
+    """Return the form whose outputs are differences of two outputs.
 
-    The subtraction rounds every entry by one unit, which goes into the error row.
+    The subtraction rounds every entry by one unit, which goes into the error rows.
     """
-    row = form.C[i] - form.C[j]
+    first, second = (list(ends) for ends in zip(*pairs, strict=True))
+    rows = form.C[first] - form.C[second]
     B_error, C_error = form.errors()
     d = form.inputs
-    error = C_error[i] + C_error[j]
-    rounding = gamma(2) * abs(row)
-    error[0] += float((rounding[:d] ** 2).sum()) ** 0.5
-    error[1:] += rounding[d:]
-    return dataclasses.replace(
-        form, C=row[None], B_error=B_error, C_error=error[None] * (1.0 + gamma(8))
-    )
+    error = C_error[first] + C_error[second]
+    rounding = gamma(2) * abs(rows)
+    error[:, 0] += (rounding[:, :d] ** 2).sum(1) ** 0.5
+    error[:, 1:] += rounding[:, d:]
+    return dataclasses.replace(form, C=rows, B_error=B_error, C_error=error * (1.0 + gamma(8)))

@@ -11,6 +11,7 @@ Radii are tried on a fixed grid and results rounded down to another, so that the
 matrix product, which depend on the batch and on the number of threads, decide nothing.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ _FALL = 8.0
 _STEEP = 64.0
 """Beyond this many radii a value of g says nothing about where it crosses."""
 
-_ENTRIES = 2**16
+_ENTRIES = 2**18
 """Values of the widest node held for one batch of rows."""
 
 
@@ -67,8 +68,8 @@ class Balls:
 
     def of(self, rows: Tensor) -> "Balls":
         """Return some of the rows, in float64."""
-        graph = self.graph.double()
-        return Balls(graph, self.inputs[rows].double(), self.labels[rows], self.norm)
+        inputs = self.inputs[rows].double()
+        return dataclasses.replace(self, inputs=inputs, labels=self.labels[rows])
 
     @torch.no_grad()
     def held(self, radius: Tensor, executed: bool = False) -> Tensor:
@@ -113,14 +114,10 @@ def local_radii(balls: Balls) -> Tensor:
     Raises:
         Unsupported: When an op has no linear bounds, naming every such op.
     """
-    radii = torch.zeros(len(balls.inputs), dtype=torch.float64)
-    for rows in batches(balls.graph, len(balls.inputs)):
-        part = balls.of(rows)
-        starts = [
-            _Crossing(first) if first > 0 else None for first in part.held(radii[rows]).tolist()
-        ]
-        radii[rows] = _search(part, starts)
-    return radii
+    everywhere = torch.zeros(len(balls.inputs), dtype=torch.float64)
+    first = _held(balls, torch.arange(len(balls.inputs)), everywhere)
+    starts = [_Crossing(held) if held > 0 else None for held in first.tolist()]
+    return _search(balls, starts)
 
 
 def executed_radii(balls: Balls, radius: Tensor) -> Tensor:
@@ -136,14 +133,8 @@ def executed_radii(balls: Balls, radius: Tensor) -> Tensor:
     Raises:
         Unsupported: When the rounding of an op is not known, naming every such op.
     """
-    remains = torch.zeros_like(radius)
-    worth = (radius > 0).nonzero().flatten()
-    for part in batches(balls.graph, len(worth)):
-        rows = worth[part]
-        starts = [_Crossing.below(value) for value in radius[rows].tolist()]
-        found = _search(balls.of(rows), starts, executed=True)
-        remains[rows] = torch.minimum(found, radius[rows])
-    return remains
+    starts = [_Crossing.below(value) if value > 0 else None for value in radius.tolist()]
+    return torch.minimum(_search(balls, starts, executed=True), radius)
 
 
 def batches(graph: Graph, count: int) -> Sequence[Tensor]:
@@ -237,14 +228,24 @@ def _place(radius: float) -> int:
 
 def _search(balls: Balls, crossings: Sequence[_Crossing | None], executed: bool = False) -> Tensor:
     """Return the largest radius found for each row that has a crossing to find; 0 for others."""
+    balls = dataclasses.replace(balls, graph=balls.graph.double())
     best = torch.zeros(len(crossings), dtype=torch.float64)
     going = {row: crossing for row, crossing in enumerate(crossings) if crossing is not None}
     while going:
         rows = torch.tensor(list(going))
         tried = [crossing.radius for crossing in going.values()]
         radius = torch.tensor(tried, dtype=torch.float64)
-        held = balls.of(rows).held(radius, executed)
+        held = _held(balls, rows, radius, executed)
         best[rows] = torch.maximum(best[rows], torch.minimum(held, radius))
         pairs = zip(going.items(), held.tolist(), strict=True)
         going = {row: crossing for (row, crossing), value in pairs if crossing.note(value)}
     return best
+
+
+def _held(balls: Balls, rows: Tensor, radius: Tensor, executed: bool = False) -> Tensor:
+    """Return `Balls.held` for many rows, some at a time."""
+    found = [
+        balls.of(rows[part]).held(radius[part], executed)
+        for part in batches(balls.graph, len(rows))
+    ]
+    return torch.cat(found) if found else radius

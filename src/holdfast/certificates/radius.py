@@ -18,7 +18,7 @@ from holdfast.bounds.executed import FLOAT32
 from holdfast.bounds.interval import READING
 from holdfast.bounds.running import Approximate, evaluate
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.rates import Rates, rates_upper
+from holdfast.brackets.rates import Rates
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.change import Changes
 from holdfast.certificates.executed import EXECUTION, check_float32, execution
@@ -171,10 +171,10 @@ class _Rows:
 
 def _radii(graph: Graph, rows: _Rows, asked: Asked, rates: Rates) -> dict[str, Any]:
     """Return radii, margins, predictions, reasons and methods of a classifier's rows."""
-    margins, everywhere = _margins(rows.logits, rows.labels, rates.pairs)
-    worth = (rows.known & (margins > 0)).nonzero().flatten()
-    around = torch.zeros_like(everywhere)
+    gaps = _gaps(rows.logits, rows.labels)
+    around = torch.zeros(len(gaps), dtype=torch.float64)
     if asked.method != "global":
+        worth = (rows.known & (gaps.amin(1) > 0)).nonzero().flatten()
         try:
             around[worth] = local_radii(
                 Balls(graph, rows.inputs[worth], rows.labels[worth], asked.norm)
@@ -184,12 +184,15 @@ def _radii(graph: Graph, rows: _Rows, asked: Asked, rates: Rates) -> dict[str, A
                 raise
     in_range = torch.ones_like(rows.known)
     if asked.semantics == "float32":
-        executed = execution(graph, rows.inputs, everywhere, asked.norm)
-        logits, pairs = executed.logits(rows.logits), executed.pairs(rates.pairs, asked.norm)
-        margins, everywhere = _margins(logits, rows.labels, pairs)
-        everywhere = torch.minimum(everywhere, executed.limit)
         around = executed_radii(Balls(graph, rows.inputs, rows.labels, asked.norm), around)
+    everywhere = _everywhere(torch.where(rows.known[:, None], gaps, -1.0), rows, rates, around)
+    if asked.semantics == "float32":
+        executed = execution(graph, rows.inputs, everywhere, asked.norm)
+        gaps = _gaps(executed.logits(rows.logits), rows.labels)
+        pairs = executed.pairs(rates.pairs, asked.norm)
+        everywhere = torch.minimum(_held(gaps, pairs[rows.labels]), executed.limit)
         in_range = executed.in_range
+    margins = coarse_down(gaps.amin(1))
     radii = torch.maximum(everywhere, around)
     # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
     safe = (margins > 0) & (radii > 0)
@@ -208,18 +211,34 @@ def _radii(graph: Graph, rows: _Rows, asked: Asked, rates: Rates) -> dict[str, A
     }
 
 
+def _everywhere(gaps: Tensor, rows: _Rows, rates: Rates, around: Tensor) -> Tensor:
+    """Return the radius of each row by global constants where it exceeds `around`, else 0.
+
+    Constants are tightened only as far as that takes; the result is as if all of them were.
+    """
+    while True:
+        slowest = _ratios(gaps, rates.final[rows.labels]).amin(1)
+        reached, other = _ratios(gaps, rates.pairs[rows.labels]).min(1)
+        unsure = (slowest > around) & (slowest > reached)
+        if not bool(unsure.any()):
+            return torch.where(slowest > around, _held(gaps, rates.pairs[rows.labels]), 0.0)
+        asked = torch.stack([rows.labels, other], 1)[unsure]
+        wanted, count = asked.sort(1).values.unique(dim=0, return_counts=True)
+        i, j = wanted[count.argmax()].tolist()
+        rates.tighten(i, j)
+
+
 def _rates(graph: Graph, asked: Asked) -> Rates:
     """Return global constants; infinite ones where bounds around rows are all that there is."""
-    classes = graph[graph.output].shape[0]
-    pairs = torch.full((classes, classes), math.inf, dtype=torch.float64).fill_diagonal_(0.0)
+    unknown = Rates.unknown(graph[graph.output].shape[0])
     if asked.method == "local":
-        return Rates(math.inf, pairs)
+        return unknown
     try:
-        return rates_upper(graph, asked.norm)
+        return Rates(graph, asked.norm)
     except Unsupported:
         if asked.method == "global" or uncovered(graph, READING):
             raise
-        return Rates(math.inf, pairs)
+        return unknown
 
 
 def _no_radii(graph: Graph, rows: _Rows, asked: Asked) -> dict[str, Any]:
@@ -269,24 +288,25 @@ def _evaluate(graph: Graph, inputs: Tensor) -> Approximate:
     )
 
 
-def _margins(logits: Approximate, labels: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return per row the smallest proved margin and the smallest radius over the other classes."""
-    rows = len(labels)
-    margins = torch.empty(rows, dtype=torch.float64)
-    radii = torch.empty(rows, dtype=torch.float64)
-    for label in labels.unique().tolist():
-        mine = labels == label
-        value, error = logits.value[mine], logits.error[mine]
-        gap = next_down(value[:, label, None] - value)
-        noise = (error[:, label, None] + error) * (1.0 + 4.0 * gamma(2))
-        gap = next_down(gap - noise)
-        gap[:, label] = math.inf
-        rates = pairs[label]
-        ratio = torch.where(rates > 0, gap / rates, math.inf * gap.sign())
-        margins[mine] = coarse_down(gap.amin(1))
-        below = torch.where(torch.isinf(ratio), ratio, next_down(ratio))
-        radii[mine] = coarse_down(below.amin(1)).clamp(min=0.0)
-    return margins, radii
+def _gaps(logits: Approximate, labels: Tensor) -> Tensor:
+    """Return how far each label's logit leads every other one, bounded below, [N, classes]."""
+    value, error = logits.value, logits.error
+    own, noise = (part.gather(1, labels[:, None]) for part in (value, error))
+    noise = (noise + error) * (1.0 + 4.0 * gamma(2))
+    gaps = next_down(next_down(own - value) - noise)
+    return gaps.scatter(1, labels[:, None], math.inf)
+
+
+def _ratios(gaps: Tensor, rates: Tensor) -> Tensor:
+    """Return how far every gap lasts, [N, classes]; an equal logit everywhere never matters."""
+    return torch.where(rates > 0, gaps / rates, math.inf * gaps.sign())
+
+
+def _held(gaps: Tensor, rates: Tensor) -> Tensor:
+    """Return per row the smallest proved radius over the other classes."""
+    ratios = _ratios(gaps, rates)
+    below = torch.where(torch.isinf(ratios), ratios, next_down(ratios))
+    return coarse_down(below.amin(1)).clamp(min=0.0)
 
 
 def _leads(logits: Approximate, labels: Tensor) -> Tensor:
