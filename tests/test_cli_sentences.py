@@ -60,6 +60,19 @@ def test_sentences_that_are_cut_are_said_to_be_and_counted(run):
     assert err == f"holdfast: warning: data: {long} of 30 sentences were cut to 6 tokens\n"
 
 
+def test_perturbed_sentences_give_a_volatility_of_their_own(run, kitchen):
+    texts, labels = sentences(30)
+    lines = [f"{text},{text} end,{label}" for text, label in zip(texts, labels, strict=True)]
+    (kitchen / "p.csv").write_text("\n".join(["text,longer,label", *lines]))
+    code, out, _ = run("knowledge hf:tiny csv:p.csv?perturbed=longer")
+    assert code == 0 and "perturbed" in out
+    code, out, _ = run("audit hf:tiny csv:p.csv?perturbed=longer --out changed --json")
+    assert code == 0
+    part = json.loads(out)["subjects"][0]["knowledge"]
+    assert set(part["perturbed"]) == set(part["layers"])
+    assert 'value="perturbed"' in (kitchen / "changed" / "report.html").read_text()
+
+
 def test_an_audit_of_a_model_of_text_leaves_a_page(run, kitchen):
     code, out, err = run("audit hf:tiny csv:t.csv --out it")
     assert (code, err) == (0, "") and "bert." in out

@@ -241,7 +241,9 @@ def knowledge_table(
     knowledge: Knowledge, worst: Mapping[str, Any], certificates: Sequence[Certificate] = ()
 ) -> RenderableType:
     """Return the volatility of every layer, the worst pairs of one, and what was certified."""
-    table = _table("layer", "scale-free volatility", "raw", "near", "same label", "other label")
+    perturbed = ["perturbed"] if knowledge.perturbed else []
+    titles = ("layer", "scale-free volatility", "raw", "near", "same label", "other label")
+    table = _table(*titles, *perturbed)
     for layer in knowledge.layers:
         table.add_row(
             layer,
@@ -250,6 +252,7 @@ def knowledge_table(
             _value(knowledge.near[layer]),
             _value(knowledge.same_label[layer]),
             _value(knowledge.other_label[layer]),
+            *(_value(knowledge.perturbed[layer]) for _ in perturbed),
         )
     notes = [Text(note) for note in (*knowledge.notes, *(c.statement for c in certificates))]
     head = Text(f"{knowledge.n} rows, {knowledge.loss}, {knowledge.distance} distance")

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from tests.tiny_text import save_classifier, sentences, write_csv
 
 from holdfast.errors import HoldfastWarning, InvalidInput
 from holdfast.sources.models import LoadedModel, load_model
+from holdfast.sources.tables import Sentences
 from holdfast.sources.tokens import load_sentences, read_tokenizer, tokenized
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -51,8 +53,14 @@ def test_sentences_and_labels_keep_their_order(model, tmp_path):
 @settings(max_examples=20, deadline=None)
 def test_the_first_rows_are_those_of_the_whole(model, n, rows):
     texts, labels = sentences(n)
-    whole = tokenized(texts, torch.tensor(labels), read_tokenizer(model.folder), None, "given")
+    changed = {row: "bad film" for row in range(0, n, 7)}
+    table = Sentences(texts, np.array(labels), changed)
+    whole = tokenized(table, read_tokenizer(model.folder), None, "given")
     part = whole.first(rows)
+    kept, of = part.perturbations
+    assert of.tolist() == [row for row in changed if row < rows] and len(kept["input_ids"]) == len(
+        of
+    )
     assert len(part) == min(n, rows)
     ids = [row for inputs, _ in part.batches for row in inputs["input_ids"]]
     expected = [row for inputs, _ in whole.batches for row in inputs["input_ids"]][:rows]
@@ -69,6 +77,25 @@ def test_parquet_and_csv_say_the_same(model, parquet, tmp_path):
     for (inputs, own), (again, known) in zip(one.batches, other.batches, strict=True):
         assert torch.equal(own, known) and set(inputs) == set(again)
         assert all(torch.equal(inputs[name], again[name]) for name in inputs)
+
+
+def test_perturbed_sentences_know_their_rows(model, parquet):
+    spec = parquet(text=["a", "b", "c"], other=["good", None, "bad film"], label=[0, 1, 0])
+    inputs, rows = load_sentences(f"{spec}?perturbed=other", model).perturbations
+    assert rows.tolist() == [0, 2]
+    decode = read_tokenizer(model.folder).batch_decode
+    assert decode(inputs["input_ids"], skip_special_tokens=True) == ["good", "bad film"]
+    assert load_sentences(spec, model).perturbations is None
+    assert load_sentences(f"{spec}?perturbed=other&rows=2", model).perturbations[1].tolist() == [0]
+    for name, said in (("no", "perturbed=no in columns"), ("label", "perturbed=label in columns")):
+        with pytest.raises(InvalidInput, match=said):
+            load_sentences(f"{spec}?perturbed={name}", model)
+
+
+def test_perturbed_cells_may_be_empty_in_a_csv_file(model, tmp_path):
+    (tmp_path / "t.csv").write_text("text,label,other\nfilm,0,\nplot,1,good plot\ncast,0,\n")
+    data = load_sentences(f"csv:{tmp_path}/t.csv?perturbed=other", model)
+    assert data.perturbations[1].tolist() == [1]
 
 
 def test_long_sentences_are_cut_counted_and_said(model, tmp_path):

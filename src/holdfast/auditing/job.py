@@ -194,9 +194,10 @@ def _add_certificates(
 
 
 def _digest(data: Rows) -> str:
-    """Return the SHA-256 of inputs and labels."""
+    """Return the SHA-256 of inputs and labels, and of perturbed inputs and their rows."""
     digest = hashlib.sha256()
-    for inputs, labels in data.batches:
+    changed = [] if data.perturbations is None else [data.perturbations]
+    for inputs, labels in (*data.batches, *changed):
         parts = (
             [inputs[name] for name in sorted(inputs)] if isinstance(inputs, Mapping) else [inputs]
         )

@@ -143,7 +143,8 @@ def _study_tokens(
     subject = _subject(loaded, weights_hash(loaded.model))
     subject |= {"accuracy": None, "conditions": conditions_part(verdict)}
     try:
-        found = knowledge(loaded.model, data.first(KNOWLEDGE_ROWS).batches)
+        rows = data.first(KNOWLEDGE_ROWS)
+        found = knowledge(loaded.model, rows.batches, perturbations=rows.perturbations)
         subject |= {"accuracy": found.accuracy, "knowledge": knowledge_part(found, data)}
     except (Unsupported, InvalidInput) as refusal:
         subject["knowledge"] = {"refused": str(refusal)}

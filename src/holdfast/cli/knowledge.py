@@ -41,7 +41,9 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     check_writable(out)
     (loaded,), rows = load([model], data)
     with working("knowledge continuity"):
-        result = holdfast.knowledge(loaded.model, rows.batches, layer, loss, distance)
+        result = holdfast.knowledge(
+            loaded.model, rows.batches, layer, loss, distance, perturbations=rows.perturbations
+        )
     worst = worst_part(result, rows)
     document = {"model": model, "data": data, **rows.treatment, **result.summary(), **worst}
     certificates = []

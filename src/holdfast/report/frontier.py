@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.report.brittle import shown_layers
+from holdfast.report.brittle import most_brittle, shown_layers
 from holdfast.report.formats import number, percent_at_most
 from holdfast.report.reading import Finding
 
@@ -86,6 +86,12 @@ def maps(finding: Finding) -> list[Map]:
     """
     known = finding.part.get("frontier") or {}
     return [_map(layer, known[layer]) for layer in shown_layers(finding) if layer in known]
+
+
+def opened(finding: Finding) -> str:
+    """Return the layer whose map is open at first: the headline's, else the most brittle one."""
+    best = headline(finding)
+    return most_brittle(finding) if best is None else best.layer
 
 
 def fill(statement: str, cell: Cell) -> str:

@@ -52,6 +52,11 @@ class LoadedData:
         return [(self.inputs, self.labels)]
 
     @property
+    def perturbations(self) -> None:
+        """None: a file of numbers has no place for perturbed rows."""
+        return None
+
+    @property
     def treatment(self) -> dict[str, Any]:
         """What was done to the rows when they were read."""
         return {"scale": self.scale}

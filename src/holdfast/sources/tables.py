@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,53 @@ _LABELS = ("label", "labels", "y", "target", "class")
 _TEXTS = ("text", "sentence")
 _MOST_ENTRIES = 2**28
 _CSV, _PARQUET = "a CSV file", "a Parquet file"
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """Which columns of a table hold sentences and labels.
+
+    Attributes:
+        text: Of the sentences; None for one called text or sentence.
+        labels: Of the labels, as in `read_csv`.
+        perturbed: Of sentences changed in a way that should not matter; None for no such column.
+    """
+
+    text: str | None = None
+    labels: str | None = None
+    perturbed: str | None = None
+
+    def among(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns of sentences, labels and, where named, perturbed sentences.
+
+        Raises:
+            InvalidInput: When a name comes twice, or one that is asked for does not exist.
+        """
+        label = _label(columns, self.labels)
+        text = self.text or next((name for name in columns if name.lower() in _TEXTS), None)
+        asked = {"text": text, "perturbed": self.perturbed}
+        for option, name in asked.items():
+            missing = name is None and option == "text"
+            if missing or (name is not None and (name not in columns or name == label)):
+                said = "" if name is None else f"{option}={name} in "
+                wanted = f"?{option}=COLUMN, one of these"
+                raise InvalidInput("data", f"{said}columns {_shown(columns)}", wanted)
+        return [name for name in (text, label, self.perturbed) if name is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Sentences:
+    """What a table of sentences holds.
+
+    Attributes:
+        texts: The sentences, [N].
+        labels: [N], int64.
+        perturbed: Perturbed sentences by the row that they were made from.
+    """
+
+    texts: list[str]
+    labels: np.ndarray
+    perturbed: dict[int, str]
 
 
 @contextmanager
@@ -73,28 +121,27 @@ def _arrays(table: list[list[int | float]]) -> tuple[np.ndarray, np.ndarray]:
     return found
 
 
-def read_csv_text(
-    path: Path, text: str | None, labels: str | None, rows: int | None
-) -> tuple[list[str], np.ndarray]:
+def read_csv_text(path: Path, columns: TextColumns, rows: int | None) -> Sentences:
     """Read sentences and labels from a CSV file whose first line names the columns.
 
     Args:
         path: The file.
-        text: Column of the sentences; None for one called text or sentence.
-        labels: Column of the label, as in `read_csv`.
+        columns: Where sentences and labels stand.
         rows: How many of the first rows to read; None for all.
 
     Returns:
-        Sentences and labels [N].
+        Sentences, labels, and perturbed sentences where their column is named.
 
     Raises:
         InvalidInput: When the file is not a table, a column is missing, a sentence is empty, or a
             label is no whole number.
     """
     with _table(path, _CSV) as file:
-        fields = _fields(file, lambda columns: _text_columns(columns, text, labels), rows)
-        numbers = [_number(label, row) for row, (_, label) in enumerate(fields)]
-    return _sentences([words for words, _ in fields]), _whole(numbers)
+        fields = _fields(file, columns.among, rows)
+        numbers = [_number(label, row) for row, (_, label, *_) in enumerate(fields)]
+    return _checked(
+        [line[0] for line in fields], numbers, [word for line in fields for word in line[2:]]
+    )
 
 
 def _fields(
@@ -160,22 +207,6 @@ def _columns(columns: Sequence[str], inputs: str | None, labels: str | None) -> 
     return [*features, label]
 
 
-def _text_columns(columns: Sequence[str], text: str | None, labels: str | None) -> list[str]:
-    """Return the column of the sentences and the one of the label.
-
-    Raises:
-        InvalidInput: As for `_columns`.
-    """
-    label = _label(columns, labels)
-    words = text or next((name for name in columns if name.lower() in _TEXTS), None)
-    if words is None or words not in columns or words == label:
-        asked = "" if text is None else f"text={text} in "
-        raise InvalidInput(
-            "data", f"{asked}columns {_shown(columns)}", "?text=COLUMN, one of these"
-        )
-    return [words, label]
-
-
 def _label(columns: Sequence[str], labels: str | None) -> str:
     """Return the column of the label.
 
@@ -196,21 +227,31 @@ def _shown(columns: Sequence[str]) -> str:
     return ", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "")
 
 
-def _sentences(values: Sequence[object]) -> list[str]:
-    """Return values that are all sentences.
+def _checked(
+    texts: Sequence[object], labels: Sequence[object], perturbed: Sequence[object]
+) -> Sentences:
+    """Return columns that hold what they should.
 
     Raises:
-        InvalidInput: When there is none, or one is empty or no text.
+        InvalidInput: When one does not, or there is no row.
     """
-    if not values:
+    if not texts:
         raise InvalidInput("data", "no row", "at least one sentence")
-    found = []
-    for row, value in enumerate(values):
-        if not isinstance(value, str) or not value.strip():
-            got = "is empty" if isinstance(value, str | None) else f"holds {value!r:.40}"
-            raise InvalidInput("data", f"row {row}, whose text {got}", "a sentence in every row")
-        found.append(value)
-    return found
+    found = [_sentence(value, row) for row, value in enumerate(texts)]
+    others = {row: _sentence(value, row) for row, value in enumerate(perturbed) if value}
+    return Sentences(found, _whole(labels), others)
+
+
+def _sentence(value: object, row: int) -> str:
+    """Return a value that is a sentence.
+
+    Raises:
+        InvalidInput: When it is empty or no text.
+    """
+    if not isinstance(value, str) or not value.strip():
+        got = "is empty" if isinstance(value, str | None) else f"holds {value!r:.40}"
+        raise InvalidInput("data", f"row {row}, whose text {got}", "a sentence in every row")
+    return value
 
 
 def _whole(labels: Sequence[object]) -> np.ndarray:
@@ -261,13 +302,11 @@ def read_parquet(
     return joined, label
 
 
-def read_parquet_text(
-    path: Path, text: str | None, labels: str | None, rows: int | None
-) -> tuple[list[str], np.ndarray]:
+def read_parquet_text(path: Path, columns: TextColumns, rows: int | None) -> Sentences:
     """Read sentences and labels from a Parquet file; see `read_csv_text`.
 
     Returns:
-        Sentences and labels [N].
+        As `read_csv_text`.
 
     Raises:
         MissingExtra: When `pyarrow` is not installed.
@@ -276,10 +315,11 @@ def read_parquet_text(
     parquet = _parquet()
     with _table(path, _PARQUET) as file:
         source = parquet.ParquetFile(file)
-        names = _text_columns(source.schema_arrow.names, text, labels)
+        names = columns.among(source.schema_arrow.names)
         taken = source.metadata.num_rows if rows is None else rows
-        words, numbers = _first_rows(source, names, taken).to_pydict().values()
-    return _sentences(words), _whole(numbers)
+        table = _first_rows(source, names, taken)
+        words, numbers, *others = (table.column(k).to_pylist() for k in range(len(names)))
+    return _checked(words, numbers, others[0] if others else ())
 
 
 def _parquet() -> Any:

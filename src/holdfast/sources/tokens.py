@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
 from holdfast.sources.models import LoadedModel
 from holdfast.sources.query import split_query, whole
-from holdfast.sources.tables import read_csv_text, read_parquet_text
+from holdfast.sources.tables import Sentences, TextColumns, read_csv_text, read_parquet_text
 
 BATCH = 64
 """Rows that are padded together: to the longest of so many, not to the longest of all."""
 
 Batch = tuple[Mapping[str, Tensor], Tensor]
 
-_OPTIONS = ("text", "labels", "rows", "tokens")
+_COLUMNS = ("text", "labels", "perturbed")
+_COUNTS = ("rows", "tokens")
 _WITHOUT_LIMIT = 512
 
 
@@ -35,6 +35,8 @@ class LoadedTokens:
         texts: The sentences, [N]; empty where the data came as token ids.
         most: The largest number of tokens that a row may have; None where nobody set one.
         truncated: Number of sentences that were longer, and were cut.
+        perturbations: Keyword tensors [p, T] of perturbed sentences, and the row [p] that each was
+            made from; None where there are none.
     """
 
     batches: Sequence[Batch]
@@ -42,6 +44,7 @@ class LoadedTokens:
     texts: Sequence[str] = field(default=(), repr=False)
     most: int | None = None
     truncated: int = 0
+    perturbations: Batch | None = None
 
     def __len__(self) -> int:
         return sum(len(labels) for _, labels in self.batches)
@@ -63,11 +66,18 @@ class LoadedTokens:
             if place.stop:
                 part = {name: values[place] for name, values in inputs.items()}
                 kept.append((part, labels[place]))
-        return dataclasses.replace(self, batches=tuple(kept))
+        changed = self.perturbations
+        if changed is not None:
+            inside = changed[1] < rows
+            parts = {name: values[inside] for name, values in changed[0].items()}
+            changed = (parts, changed[1][inside]) if bool(inside.any()) else None
+        return dataclasses.replace(self, batches=tuple(kept), perturbations=changed)
 
 
-_Reader = Callable[[Path, str | None, str | None, int | None], tuple[list[str], np.ndarray]]
-TABLES: Mapping[str, _Reader] = {"csv": read_csv_text, "parquet": read_parquet_text}
+TABLES: Mapping[str, Callable[[Path, TextColumns, int | None], Sentences]] = {
+    "csv": read_csv_text,
+    "parquet": read_parquet_text,
+}
 
 
 def load_sentences(spec: str, loaded: LoadedModel) -> LoadedTokens:
@@ -75,8 +85,9 @@ def load_sentences(spec: str, loaded: LoadedModel) -> LoadedTokens:
 
     Args:
         spec: `csv:PATH` or `parquet:PATH`, with a column for the sentences and one for the label;
-            the options `text` and `labels` name them, `rows` takes the first so many, and `tokens`
-            cuts every sentence to so many tokens.
+            the options `text` and `labels` name them, `rows` takes the first so many, `tokens`
+            cuts every sentence to so many tokens, and `perturbed` names a column of sentences
+            changed in a way that should not matter, empty where there is none.
         loaded: The model; its tokenizer lies in the same folder.
 
     Returns:
@@ -89,14 +100,13 @@ def load_sentences(spec: str, loaded: LoadedModel) -> LoadedTokens:
     kind, _, rest = spec.partition(":")
     if loaded.folder is None or kind not in TABLES:
         raise InvalidInput("data", repr(spec), "csv:PATH or parquet:PATH, for a model hf:FOLDER")
-    path, options = split_query("data", rest, _OPTIONS)
-    rows, most = (whole("data", key, options[key]) if key in options else None
-                  for key in ("rows", "tokens"))  # fmt: skip
+    path, options = split_query("data", rest, (*_COLUMNS, *_COUNTS))
+    rows, most = (whole("data", key, options[key]) if key in options else None for key in _COUNTS)
     tokenizer = read_tokenizer(loaded.folder)
     places = getattr(loaded.model.config, "max_position_embeddings", tokenizer.model_max_length)
     tokenizer.model_max_length = min(tokenizer.model_max_length, places)
-    texts, labels = TABLES[kind](Path(path), options.get("text"), options.get("labels"), rows)
-    return tokenized(texts, torch.from_numpy(labels), tokenizer, most, spec)
+    columns = TextColumns(*(options.get(key) for key in _COLUMNS))
+    return tokenized(TABLES[kind](Path(path), columns, rows), tokenizer, most, spec)
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -126,14 +136,11 @@ def read_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def tokenized(
-    texts: Sequence[str], labels: Tensor, tokenizer: Any, most: int | None, name: str
-) -> LoadedTokens:
+def tokenized(table: Sentences, tokenizer: Any, most: int | None, name: str) -> LoadedTokens:
     """Return sentences as token ids.
 
     Args:
-        texts: The sentences, [N].
-        labels: [N], int64.
+        table: The sentences.
         tokenizer: Of Hugging Face transformers.
         most: Longer sentences are cut to so many tokens; None for what the tokenizer allows.
         name: What to call the data.
@@ -149,7 +156,8 @@ def tokenized(
         low = tokenizer.num_special_tokens_to_add() + 1
         raise InvalidInput("data", f"tokens={most}", f"{low} to {allowed}, as the model has it")
     limit = most or min(allowed, _WITHOUT_LIMIT)
-    lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+    texts, labels = table.texts, torch.from_numpy(table.labels)
+    lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
     if 0 in lengths:
         got = f"row {lengths.index(0)}, of which the tokenizer makes nothing"
         raise InvalidInput("data", got, "a sentence in every row")
@@ -157,11 +165,14 @@ def tokenized(
     if truncated:
         cut = f"data: {truncated} of {len(texts)} sentences were cut to {limit} tokens"
         warnings.warn(cut, HoldfastWarning, stacklevel=2)
-    batches = []
-    for start in range(0, len(texts), BATCH):
-        rows = slice(start, start + BATCH)
-        found = tokenizer(
-            list(texts[rows]), padding=True, truncation=True, max_length=limit, return_tensors="pt"
-        )
-        batches.append((dict(found), labels[rows]))
-    return LoadedTokens(tuple(batches), name, tuple(texts), limit, truncated)
+
+    def ids(some: list[str]) -> dict[str, Tensor]:
+        shape = {"padding": True, "truncation": True, "max_length": limit}
+        return dict(tokenizer(some, **shape, return_tensors="pt"))
+
+    parts = [slice(start, start + BATCH) for start in range(0, len(texts), BATCH)]
+    batches = tuple((ids(texts[part]), labels[part]) for part in parts)
+    changed = None
+    if table.perturbed:
+        changed = ids([*table.perturbed.values()]), torch.tensor([*table.perturbed])
+    return LoadedTokens(batches, name, tuple(texts), limit, truncated, changed)
