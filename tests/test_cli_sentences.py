@@ -51,6 +51,13 @@ def test_the_worst_pairs_are_printed_with_their_sentences(run):
             assert texts[row] in " ".join(out.split())
 
 
+def test_a_sentence_cannot_command_the_terminal(run, kitchen):
+    lines = [f'"{text} \x1b[2J",{label}' for text, label in zip(*sentences(9), strict=True)]
+    (kitchen / "hostile.csv").write_text("\n".join(["text,label", *lines]))
+    code, out, _ = run("knowledge hf:tiny csv:hostile.csv")
+    assert code == 0 and "\x1b" not in out and "[2J" in out
+
+
 def test_sentences_that_are_cut_are_said_to_be_and_counted(run):
     code, out, err = run(
         "knowledge hf:tiny csv:t.csv?tokens=6&rows=30 --layer bert.embeddings --json"

@@ -19,6 +19,7 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.conditioning.conditions import Conditions
 from holdfast.continuity.certificate import Certificate
 from holdfast.continuity.knowledge import Knowledge
+from holdfast.names import one_line
 from holdfast.report import formats
 from holdfast.report.training import descent_sentence
 from holdfast.types import Estimate, norm_name
@@ -261,14 +262,15 @@ def knowledge_table(
 
 def _worst_pairs(worst: Mapping[str, Any], layer: str) -> list[RenderableType]:
     """Return the worst pairs of a layer: the rows of each, and their sentences if they have any."""
-    table = _table("row", "partner", "loss change", "distance", "sentence and partner's sentence")
+    titles = ("row", "partner", "loss change", "distance")
+    spoken = any("text" in row for row in worst["rows"].values())
+    table = _table(*titles, *(["label and sentence of both"] if spoken else []))
     for pair in worst["worst"][layer]:
-        rows = (pair["row"], pair["neighbour"])
-        texts = [worst["rows"][str(row)].get("text") for row in rows]
-        labels = (pair["label"], pair["neighbour_label"])
-        said = [f"[{label}] {text}" for label, text in zip(labels, texts, strict=True) if text]
-        values = (number(pair["change"]), number(pair["distance"]))
-        table.add_row(*map(str, rows), *values, "\n".join(said))
+        rows, labels = (pair["row"], pair["neighbour"]), (pair["label"], pair["neighbour_label"])
+        texts = [worst["rows"][str(row)].get("text", "") for row in rows] if spoken else []
+        said = [f"{label}: {one_line(text)}" for label, text in zip(labels, texts, strict=False)]
+        values = (number(abs(pair["change"])), number(pair["distance"]))
+        table.add_row(*map(str, rows), *values, *(["\n".join(said)] if spoken else []))
     return [Text(f"\nworst pairs at layer {layer}"), table] if table.row_count else []
 
 

@@ -12,6 +12,7 @@ import pytest
 from holdfast.errors import InvalidInput, MissingExtra
 from holdfast.report import page as page_module
 from holdfast.report import render, write_page
+from holdfast.report.formats import DASH
 
 SECTIONS = {
     "conditions": ["Does a distance certificate make sense here?"],
@@ -136,6 +137,16 @@ def test_the_worst_pairs_of_every_layer_are_pictures_or_sentences(audit):
     assert "<q>sentence &lt;22&gt;</q>" in html and "<q>sentence &lt;23&gt;</q>" in html
     part["worst"]["2"] = []
     assert "No two inputs are apart here." in body(audit)
+
+
+def test_every_kind_of_volatility_is_in_the_table_with_its_interval(audit):
+    part = audit["subjects"][1]["knowledge"]
+    part["perturbed"] = dict.fromkeys(part["layers"], part["near"]["0"])
+    part["near"]["1"] = None
+    html = body(audit)
+    for words in ("Scale-free", "Raw", "Near pairs", "Perturbations"):
+        assert f'<th scope="col" class="n">{words}</th>' in html
+    assert "1.12 (0.963 to 1.28)" in html and f'<td class="n">{DASH}</td>' in html
 
 
 def test_class_means_come_with_their_interval(audit):

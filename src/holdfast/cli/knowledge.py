@@ -34,6 +34,7 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     """Measure how steady a model's knowledge is, layer by layer; --delta and --eta certify."""
     from holdfast.auditing.parts import worst_part
     from holdfast.documents import plain
+    from holdfast.sources.data import LoadedData
     from holdfast.terminal import knowledge_table, working
 
     if (delta is None) != (eta is None):
@@ -46,6 +47,8 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
         )
     worst = worst_part(result, rows)
     document = {"model": model, "data": data, **rows.treatment, **result.summary(), **worst}
+    if isinstance(rows, LoadedData):
+        del document["rows"]  # pixels are for the page of an audit
     certificates = []
     if delta is not None and eta is not None:
         known = [name for name in result.layers if result.evidence[name] is not None]
