@@ -213,6 +213,8 @@ def test_an_attack_inside_a_certified_ball_stops_everything(tmp_path, monkeypatc
 BAD = {
     "norm": (net, rows, Settings(norm=3.0), "norm: got 3.0"),
     "seconds": (net, rows, Settings(seconds=math.nan), "seconds: got nan"),
+    "no data": (net, lambda: 5, Settings(), "data: got int, wanted (inputs, labels)"),
+    "no pair": (net, lambda: [()], Settings(), "data: got tuple, wanted (inputs, labels)"),
     "no rows": (net, lambda: [], Settings(), "data: got no batch"),
     "NaN": (net, lambda: (rows()[0] * math.nan, rows()[1]), Settings(), "NaN or infinity in 24"),
     "labels": (net, lambda: (rows()[0], rows()[1] + 1), Settings(), "labels: got values from"),

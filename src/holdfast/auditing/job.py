@@ -81,13 +81,22 @@ def audit(
 
 
 def _given(data: Batches) -> Rows:
-    """Return what a user handed over as data with a name."""
+    """Return what a user handed over, as data with a name.
+
+    Raises:
+        InvalidInput: When it is no data.
+    """
     pair = isinstance(data, list | tuple) and len(data) == 2 and isinstance(data[1], torch.Tensor)
-    batches: Any = data if pair or not isinstance(data, Iterable) else list(data)
-    first = batches if pair else batches[0] if batches else None
-    if isinstance(first, list | tuple) and first and isinstance(first[0], Mapping):
+    if not pair and not isinstance(data, Iterable):
+        raise InvalidInput("data", type(data).__name__, "(inputs, labels), or batches of them")
+    batches: list[Any] = [data] if pair else list(data)
+    if batches and _holds_tokens(batches[0]):
         return LoadedTokens(cast(Sequence[Batch], tuple(batches_of(batches))), "given")
     return checked(*gather(batches), "given")
+
+
+def _holds_tokens(batch: object) -> bool:
+    return isinstance(batch, list | tuple) and len(batch) > 0 and isinstance(batch[0], Mapping)
 
 
 def run_audit(
