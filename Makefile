@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-certify bench-descent bench-knowledge bench-text text-page
+.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-text text-page
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-exact, bench-local  exact constants; bounds on balls"
 	@echo "make bench-cost   seconds and memory against width and depth, with a picture"
 	@echo "make bench-certify  certified radii beside auto_LiRPA, where it is installed"
+	@echo "make bench-attacked   certificates attacked by the thousand on aligned nets"
 	@echo "make bench-descent   what a monitor costs a training run"
 	@echo "make bench-knowledge  the pass over pairs beside a plain one and the authors' script"
 	@echo "make bench-text   knowledge continuity of a model of text, trained with and without the penalty"
@@ -51,7 +52,7 @@ format: $(STAMP)
 bench-lipschitz: $(STAMP)
 	$(BIN)/python -m benchmarks.lipschitz
 
-bench-exact bench-local bench-cost bench-certify bench-descent bench-knowledge bench-text: bench-%: $(STAMP)
+bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-text: bench-%: $(STAMP)
 	$(BIN)/python -m benchmarks.$*
 
 text-page: $(STAMP)

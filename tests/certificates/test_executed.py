@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.aligned import attack_executed
 from tests.bounds.zoo import NETS, graph_of
 from tests.machine import Machine, distance_within, exact
 from tests.nets import Residual
@@ -100,87 +101,8 @@ def test_what_torch_executes_lies_within_the_error(name: str, flush: bool) -> No
 # --- nets made so that the exact radius is too large for the executed network --------------------
 
 
-def aligned_net(seed: int, width: int, bias: float) -> nn.Sequential:
-    """Return a net whose units are all on, whose layers turn without shrinking: K is attained."""
-    torch.manual_seed(seed)
-    layers: list[nn.Module] = []
-    for _ in range(2):
-        layer = nn.Linear(width, width)
-        layer.weight.data = torch.linalg.qr(torch.randn(width, width)).Q.contiguous()
-        layer.bias.data = bias * (1 + torch.rand(width))
-        layers += [layer, nn.ReLU()]
-    last = nn.Linear(width, 2)
-    turn = torch.linalg.qr(torch.randn(width, 2)).Q.T
-    last.weight.data = turn.contiguous()
-    net = nn.Sequential(*layers, last).double()
-    with torch.no_grad():
-        last.bias.data = -net(torch.zeros(1, width).double())[0] + last.bias
-    return net.float().eval()
-
-
-def executions(net: nn.Sequential, x: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Execute rows in several orders of summation, fused and not; torch's own comes first."""
-    with torch.no_grad():
-        results = [net(torch.from_numpy(x)).numpy()]
-    for fused in (False, True):
-        values = x
-        for layer in net:
-            if isinstance(layer, nn.ReLU):
-                values = np.maximum(values, np.float32(0))
-                continue
-            weight = layer.weight.detach().numpy()
-            total = np.broadcast_to(layer.bias.detach().numpy(), (len(x), len(weight)))
-            for j in rng.permutation(weight.shape[1]):
-                if fused:
-                    product = values[:, j, None].astype(np.float64) * weight[:, j]
-                    total = (total + product).astype(np.float32)
-                else:
-                    total = total + values[:, j, None] * weight[:, j]
-            values = total
-        results.append(values)
-    return results
-
-
-def flips(net: nn.Sequential, certificates, x: Tensor, rng: np.random.Generator) -> int:
-    """Count certified rows with a float32 point in the ball of which some execution flips."""
-    label = certificates.labels
-    with torch.no_grad():
-        double = net.double()
-        moved = x.double().requires_grad_()
-        with torch.enable_grad():
-            logits = double(moved)
-            own = logits.gather(1, label[:, None])
-            gap = (logits.gather(1, 1 - label[:, None]) - own).sum()
-            (direction,) = torch.autograd.grad(gap, moved)
-        net.float()
-    direction = direction / direction.norm(dim=1, keepdim=True)
-    flipped = np.zeros(len(x), dtype=bool)
-    for share in (1.0, 1 - 1e-7, 1 - 1e-6, 1 - 1e-5, 1 - 1e-4):
-        points = (x.double() + share * certificates.radius[:, None] * direction).float()
-        rows = zip(x.tolist(), points.tolist(), certificates.radius.tolist(), strict=True)
-        inside = np.array([distance_within(a, b, radius, 2.0) for a, b, radius in rows])
-        for logits in executions(net, points.numpy(), rng):
-            other = np.take_along_axis(logits, 1 - label[:, None].numpy(), 1)
-            mine = np.take_along_axis(logits, label[:, None].numpy(), 1)
-            flipped |= inside & ~(mine > other)[:, 0]
-    return int((flipped & (certificates.radius > 0).numpy()).sum())
-
-
-def attack(seed: int, rows: int, width: int = 12) -> tuple[int, int, int]:
-    """Return flips inside exact and executed radii, and how many rows the latter certify."""
-    net = aligned_net(seed, width, 2.0 ** (seed % 12))
-    x = torch.randn(rows, width) * 0.1 / 2 ** (seed % 5)
-    label = net(x).argmax(1)
-    rng = np.random.default_rng(seed)
-    real = holdfast.certify(net, x, label)
-    executed = holdfast.certify(net, x, label, semantics="float32")
-    assert bool((executed.radius <= real.radius).all())
-    certified = int((executed.radius > 0).sum())
-    return flips(net, real, x, rng), flips(net, executed, x, rng), certified
-
-
 def test_only_executed_certificates_hold_in_float32() -> None:
-    found = [attack(seed, 100) for seed in (6, 9)]
+    found = [attack_executed(seed, 100) for seed in (6, 9)]
     assert sum(real for real, _, _ in found) > 10, "the nets must be hard for the exact radius"
     assert sum(executed for _, executed, _ in found) == 0
     assert sum(certified for _, _, certified in found) > 50
@@ -188,7 +110,7 @@ def test_only_executed_certificates_hold_in_float32() -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_attacked_certificates() -> None:
-    found = [attack(seed, 420, 8 + seed % 9) for seed in range(40)]
+    found = [attack_executed(seed, 420, 8 + seed % 9) for seed in range(40)]
     assert sum(real for real, _, _ in found) > 1000
     assert sum(executed for _, executed, _ in found) == 0
     assert sum(certified for _, _, certified in found) >= 10_000
