@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-text
+.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-text text-page
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -20,7 +20,8 @@ help:
 	@echo "make bench-attacked   certificates attacked by the thousand on aligned nets"
 	@echo "make bench-descent   what a monitor costs a training run"
 	@echo "make bench-knowledge  the pass over pairs beside a plain one and the authors' script"
-	@echo "make bench-text   a sentence classifier trained with and without the knowledge penalty"
+	@echo "make bench-text   knowledge continuity of a model of text, trained with and without the penalty"
+	@echo "make text-page   train a model of text and make its audit page: runs/text/page/report.html"
 	@echo "make format     let ruff write the formatting"
 
 setup: $(STAMP)
@@ -53,6 +54,9 @@ bench-lipschitz: $(STAMP)
 
 bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-text: bench-%: $(STAMP)
 	$(BIN)/python -m benchmarks.$*
+
+text-page: $(STAMP)
+	$(BIN)/python -m benchmarks.text_page
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

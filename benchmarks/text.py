@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from benchmarks.reference import shared
@@ -25,21 +26,14 @@ Batch = tuple[dict[str, Tensor], Tensor]
 MOST_TOKENS = 64
 
 
-class Classifier(nn.Module):
-    """The encoder, the mean over its real tokens, and a linear layer."""
+def classifier() -> nn.Module:
+    """Return the encoder with a new head for two classes."""
+    from transformers import AutoModelForSequenceClassification, logging
 
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoModel
-
-        super().__init__()
-        self.encoder = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        self.head = nn.Linear(self.encoder.config.hidden_size, 2)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return logits [N, 2]."""
-        states = self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = attention_mask[..., None].float()
-        return self.head((states * mask).sum(1) / mask.sum(1))
+    logging.set_verbosity_error()  # that the head is new is no news
+    return AutoModelForSequenceClassification.from_pretrained(
+        encoder_folder(), num_labels=2, local_files_only=True, dtype=torch.float32
+    )
 
 
 def encoder_folder() -> Path:
@@ -50,19 +44,30 @@ def encoder_folder() -> Path:
     return min((path.parent for path in configs), key=lambda path: len(path.parts))
 
 
-def batches(split: str, most: int, size: int = 32) -> Iterator[Batch]:
-    """Yield tokenised sentences of like length, with labels."""
-    from pyarrow import parquet
+def tokenizer() -> Any:
+    """Return the encoder's tokenizer."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(encoder_folder(), local_files_only=True)
+    return AutoTokenizer.from_pretrained(encoder_folder(), local_files_only=True)
+
+
+def sentences(split: str) -> list[dict[str, Any]]:
+    """Return the rows of a split: `text`, `label` and `split`."""
+    from pyarrow import parquet
+
     table = parquet.read_table(shared().parent / "data" / "sst2.parquet").to_pylist()
-    rows = sorted((row for row in table if row["split"] == split), key=lambda r: len(r["text"]))
+    return [row for row in table if row["split"] == split]
+
+
+def batches(split: str, most: int, size: int = 32) -> Iterator[Batch]:
+    """Yield tokenised sentences of like length, with labels."""
+    words = tokenizer()
+    rows = sorted(sentences(split), key=lambda row: len(row["text"]))
     step = max(1, len(rows) // most)
     rows = rows[::step][:most]
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        tokens = tokenizer(
+        tokens = words(
             [row["text"] for row in part], padding=True, truncation=True, max_length=MOST_TOKENS,
             return_tensors="pt",
         )  # fmt: skip
@@ -71,20 +76,20 @@ def batches(split: str, most: int, size: int = 32) -> Iterator[Batch]:
         yield {name: tokens[name] for name in names}, labels
 
 
-def trained(data: list[Batch], seed: int, weight: float | None) -> Classifier:
+def trained(data: list[Batch], seed: int, weight: float | None) -> nn.Module:
     """Return a classifier after one pass over the data."""
     torch.manual_seed(seed)
-    model = Classifier(encoder_folder()).train()
-    blocks = [f"encoder.encoder.layer.{i}" for i in range(6)]
+    model = classifier().train()
+    blocks = [f"bert.encoder.layer.{i}" for i in range(6)]
     penalty = None if weight is None else KnowledgePenalty(model, blocks, weight, seed=seed)
     groups = [
-        {"params": model.encoder.parameters(), "lr": 1e-4},
-        {"params": model.head.parameters(), "lr": 1e-3},
+        {"params": model.bert.parameters(), "lr": 1e-4},
+        {"params": model.classifier.parameters(), "lr": 1e-3},
     ]
     optimizer = torch.optim.AdamW(groups)
     for place in torch.randperm(len(data)).tolist():
         inputs, labels = data[place]
-        logits = model(**inputs)
+        logits = model(**inputs).logits
         loss = functional.cross_entropy(logits, labels)
         if penalty is not None:
             loss = loss + penalty(logits, labels)
@@ -99,7 +104,7 @@ def trained(data: list[Batch], seed: int, weight: float | None) -> Classifier:
 @torch.no_grad()
 def accuracy(model: nn.Module, data: list[Batch]) -> float:
     """Return the share of sentences that are classified right."""
-    hits = [(model(**inputs).argmax(1) == labels).float() for inputs, labels in data]
+    hits = [(model(**inputs).logits.argmax(1) == labels).float() for inputs, labels in data]
     return float(torch.cat(hits).mean())
 
 

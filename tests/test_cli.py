@@ -248,7 +248,7 @@ DOCUMENTS = {
     f"attack {NET} npz:good.npz": {"distance", "reason"},
     f"attack {NET} npz:good.npz --epsilon 0.1": {"distance", "accuracy_under_attack"},
     f"conditions {NET} npz:good.npz": {"metric", "bounded", "ratio", "resolution", "advice"},
-    f"knowledge {NET} npz:good.npz": {"volatility", "normalised", "rank"},
+    f"knowledge {NET} npz:good.npz": {"volatility", "normalised", "rank", "worst"},
     f"knowledge {NET} npz:good.npz --delta 1 --eta 0.5": {"certificates", "near", "by_class"},
     f"{AUDIT} --out json": {"subjects", "versions", "citations"},
     f"descent {NET} npz:good.npz": {"answer", "smoothness", "largest_safe_step", "holds"},

@@ -19,6 +19,7 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.conditioning.conditions import Conditions
 from holdfast.continuity.certificate import Certificate
 from holdfast.continuity.knowledge import Knowledge
+from holdfast.names import one_line
 from holdfast.report import formats
 from holdfast.report.training import descent_sentence
 from holdfast.types import Estimate, norm_name
@@ -122,12 +123,16 @@ _PARTS = ("lipschitz", "certificates", "attacks", "knowledge", "descent")
 def audit_summary(report: Report) -> RenderableType:
     """Return a table with one row per model, what was refused, and where the files are."""
     document = report.document
+    distances = document["norm"] is not None
     verified = f"verified at {formats.given(document['epsilon'])}"
-    table = _table("model", "accuracy", verified, "median radius", "Lipschitz constant")
+    titles = (verified, "median radius", "Lipschitz constant") if distances else ("most brittle",)
+    table = _table("model", "accuracy", *titles)
     lines = []
     for subject in document["subjects"]:
-        table.add_row(*_audit_row(subject))
-        parts = (subject[part] for part in _PARTS)
+        accuracy = formats.percent(subject["accuracy"])
+        cells = _distance_cells(subject) if distances else [_most_brittle(subject["knowledge"])]
+        table.add_row(subject["name"], accuracy, *cells)
+        parts = (subject[part] for part in _PARTS if part in subject)
         refusals = dict.fromkeys(part["refused"] for part in parts if "refused" in part)
         lines += [Text(f"{subject['name']}: {refusal}") for refusal in refusals]
     lines.append(Text(f"results: {report.json}"))
@@ -136,15 +141,18 @@ def audit_summary(report: Report) -> RenderableType:
     return Group(table, *lines)
 
 
-def _audit_row(subject: dict[str, Any]) -> tuple[str, ...]:
+def _distance_cells(subject: dict[str, Any]) -> list[str]:
     certificates, bracket = subject["certificates"], subject["lipschitz"]
-    if "refused" in certificates:
-        certified = ("refused", "-")
-    else:
+    certified = ["refused", "-"]
+    if "refused" not in certificates:
         radius = number(certificates["median_radius"], formats.at_least)
-        certified = (formats.percent(certificates["verified_accuracy"]), radius)
+        certified = [formats.percent(certificates["verified_accuracy"]), radius]
     constant = "refused" if "refused" in bracket else _range(bracket["lower"], bracket["upper"])
-    return (subject["name"], formats.percent(subject["accuracy"]), *certified, constant)
+    return [*certified, constant]
+
+
+def _most_brittle(knowledge: dict[str, Any]) -> str:
+    return "refused" if "refused" in knowledge else knowledge["rank"][0] or "(model)"
 
 
 def _range(lower: float, upper: float | None) -> str:
@@ -231,10 +239,12 @@ def conditions_table(conditions: Conditions) -> RenderableType:
 
 
 def knowledge_table(
-    knowledge: Knowledge, certificates: Sequence[Certificate] = ()
+    knowledge: Knowledge, worst: Mapping[str, Any], certificates: Sequence[Certificate] = ()
 ) -> RenderableType:
-    """Return the volatility of every layer, and what was certified."""
-    table = _table("layer", "scale-free volatility", "raw", "near", "same label", "other label")
+    """Return the volatility of every layer, the worst pairs of one, and what was certified."""
+    perturbed = ["perturbed"] if knowledge.perturbed else []
+    titles = ("layer", "scale-free volatility", "raw", "near", "same label", "other label")
+    table = _table(*titles, *perturbed)
     for layer in knowledge.layers:
         table.add_row(
             layer,
@@ -243,10 +253,25 @@ def knowledge_table(
             _value(knowledge.near[layer]),
             _value(knowledge.same_label[layer]),
             _value(knowledge.other_label[layer]),
+            *(_value(knowledge.perturbed[layer]) for _ in perturbed),
         )
     notes = [Text(note) for note in (*knowledge.notes, *(c.statement for c in certificates))]
     head = Text(f"{knowledge.n} rows, {knowledge.loss}, {knowledge.distance} distance")
-    return Group(head, table, *notes)
+    return Group(head, table, *_worst_pairs(worst, knowledge.rank()[0]), *notes)
+
+
+def _worst_pairs(worst: Mapping[str, Any], layer: str) -> list[RenderableType]:
+    """Return the worst pairs of a layer: the rows of each, and their sentences if they have any."""
+    titles = ("row", "partner", "loss change", "distance")
+    spoken = any("text" in row for row in worst["rows"].values())
+    table = _table(*titles, *(["label and sentence of both"] if spoken else []))
+    for pair in worst["worst"][layer]:
+        rows, labels = (pair["row"], pair["neighbour"]), (pair["label"], pair["neighbour_label"])
+        texts = [worst["rows"][str(row)].get("text", "") for row in rows] if spoken else []
+        said = [f"{label}: {one_line(text)}" for label, text in zip(labels, texts, strict=False)]
+        values = (number(abs(pair["change"])), number(pair["distance"]))
+        table.add_row(*map(str, rows), *values, *(["\n".join(said)] if spoken else []))
+    return [Text(f"\nworst pairs at layer {layer}"), table] if table.row_count else []
 
 
 def descent_table(part: Mapping[str, Any]) -> RenderableType:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import holdfast
-from holdfast.auditing.job import STEPS, Settings, audit, run_audit
+from holdfast.auditing.job import Settings, audit, run_audit
+from holdfast.auditing.study import STEPS
 from holdfast.certificates.radius import certify_graph
 from holdfast.documents import plain
 from holdfast.errors import HoldfastWarning, InternalError, InvalidInput, MissingExtra, Unsupported
@@ -109,6 +110,35 @@ def test_what_is_refused_says_why_and_the_rest_goes_on(tmp_path):
     assert "no global Lipschitz constant" in page
 
 
+def test_every_layer_has_its_pairs_its_classes_and_its_frontier(report):
+    (subject,) = report.document["subjects"]
+    inputs, labels = rows()
+    knowledge = holdfast.knowledge(net(), (inputs, labels))
+    part = subject["knowledge"]
+    for layer in knowledge.layers:
+        pairs = [{one["row"], one["neighbour"]} for one in part["worst"][layer]]
+        assert 0 < len(pairs) <= 6 and all(pairs.count(pair) == 1 for pair in pairs)
+        assert part["worst"][layer][0] == plain(knowledge.neighbours[layer][0])
+        assert all(str(row) in part["rows"] for pair in pairs for row in pair)
+        assert part["by_class"][layer] == plain(knowledge.by_class[layer])
+        frontier, shown = knowledge.frontier(layer), part["frontier"][layer]
+        assert (shown["deltas"], shown["etas"]) == (plain(frontier.deltas), [*frontier.etas])
+        for down, cells in enumerate(frontier.cells):
+            assert shown["near"][down] == cells[0].near
+            for name in ("observed", "probability", "conditional", "vacuous"):
+                assert shown[name][down] == [getattr(cell, name) for cell in cells]
+            assert shown["why"][down] == [list(cell.why) for cell in cells]
+        cell = knowledge.certificate(layer, frontier.deltas[5], frontier.etas[3])
+        said = shown["statement"].format(
+            delta=f"{cell.delta:.6g}", eta=f"{cell.eta:.6g}", near=cell.near,
+            observed=cell.observed, probability="P", conditional="C",
+        )  # fmt: skip
+        start, end = cell.statement.index("lands within"), cell.statement.index(", is at most")
+        assert cell.statement[start:end] in said  # the same event in the same words
+        assert f"shared by {cell.multiplicity} bounds" in said and part["limits"] in cell.statement
+        assert f"{cell.near} lie within and {cell.observed} of these" in said
+
+
 def test_a_training_run_is_shown_with_the_step(tmp_path):
     model, (inputs, labels) = net(), rows()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -174,7 +204,7 @@ def test_an_attack_inside_a_certified_ball_stops_everything(tmp_path, monkeypatc
         honest = certify_graph(*arguments)
         return dataclasses.replace(honest, radius=1e3 * honest.radius)
 
-    monkeypatch.setattr("holdfast.auditing.job.certify_graph", forged)
+    monkeypatch.setattr("holdfast.auditing.study.certify_graph", forged)
     with pytest.raises(InternalError, match=r"^row \d+: class .* a certificate is wrong; please"):
         audit(net(), rows(), tmp_path, Settings(seconds=0.5))
     assert os.listdir(tmp_path) == []
@@ -183,6 +213,8 @@ def test_an_attack_inside_a_certified_ball_stops_everything(tmp_path, monkeypatc
 BAD = {
     "norm": (net, rows, Settings(norm=3.0), "norm: got 3.0"),
     "seconds": (net, rows, Settings(seconds=math.nan), "seconds: got nan"),
+    "no data": (net, lambda: 5, Settings(), "data: got int, wanted (inputs, labels)"),
+    "no pair": (net, lambda: [()], Settings(), "data: got tuple, wanted (inputs, labels)"),
     "no rows": (net, lambda: [], Settings(), "data: got no batch"),
     "NaN": (net, lambda: (rows()[0] * math.nan, rows()[1]), Settings(), "NaN or infinity in 24"),
     "labels": (net, lambda: (rows()[0], rows()[1] + 1), Settings(), "labels: got values from"),

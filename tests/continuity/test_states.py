@@ -252,3 +252,13 @@ def test_a_reference_is_run_through_the_model_too():
     )
     assert result.evidence["2"].rows == 300
     assert result.certificate("2", 1.0, 0.5).trials == 300
+
+
+def test_accuracy_is_known_where_outputs_are_logits():
+    model = plain()
+    labels = model(ROWS).argmax(1)
+    labels[:30] = (labels[:30] + 1) % 3
+    assert holdfast.knowledge(model, (ROWS, labels)).accuracy == pytest.approx(0.9)
+    narrow = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
+    one = holdfast.knowledge(narrow, (ROWS, LABELS), loss=lambda z, _: z[:, 0])
+    assert one.accuracy is None

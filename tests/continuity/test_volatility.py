@@ -1,5 +1,6 @@
 """Volatility: the exact cases of the design, intervals, invariances, results and refusals."""
 
+import dataclasses
 import errno
 import json
 import math
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from holdfast.continuity.evidence import split
-from holdfast.continuity.intervals import LEVEL, QUANTILE, grouped_mean
+from holdfast.continuity.intervals import LEVEL, QUANTILE, grouped_mean, with_interval
 from holdfast.continuity.measure import measure
 from holdfast.errors import InvalidInput
 
@@ -315,7 +316,7 @@ def test_layers_of_one_number_per_row_are_measured():
 def test_every_interval_covers_at_its_level():
     """h = x, L = x^2 with labels that say nothing: slopes are x + x', of mean 1 at any distance."""
     names = ("volatility", "normalised", "clipped", "near", "same_label", "other_label")
-    hits, trials = dict.fromkeys((*names, "perturbed"), 0), 1000
+    hits, trials = dict.fromkeys((*names, "perturbed", "class"), 0), 1000
     for seed in range(trials):
         generator = torch.Generator().manual_seed(seed)
         x = torch.rand(100, generator=generator, dtype=torch.float64)
@@ -327,6 +328,8 @@ def test_every_interval_covers_at_its_level():
         for name in names:
             estimate = getattr(knowledge, name)["layer"]
             hits[name] += estimate.low <= truths[name] <= estimate.high
+        one = knowledge.by_class["layer"][0]
+        hits["class"] += one.low <= 1 <= one.high
         # Three values to a group, with a part that they share.
         shared = torch.rand(40, 1, generator=generator) + torch.rand(40, 3, generator=generator)
         grouped = grouped_mean(shared.flatten(), torch.arange(40).repeat_interleave(3))
@@ -396,7 +399,43 @@ def test_brittle_rows_name_their_partners_and_classes_their_means():
         assert brittle.slope == pytest.approx(float(slopes.max()))
         assert brittle.neighbour_label == int(labels[brittle.neighbour])
     for label, value in knowledge.by_class["layer"].items():
-        assert value == pytest.approx(float(knowledge.pointwise["layer"][labels == label].mean()))
+        mean = float(knowledge.pointwise["layer"][labels == label].mean())
+        assert value.value == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": 0.5}, {"kernel": "one_plus"}])
+def test_the_interval_of_a_class_leaves_out_each_row_in_turn(options):
+    states, losses, labels = sample(n=40)
+    knowledge = one_layer(states, losses, labels, **options)
+    found = knowledge.by_class["layer"]
+    assert set(found) == set(labels.tolist())
+    for label, estimate in found.items():
+        without = []
+        for row in range(40):
+            kept = torch.arange(40) != row
+            left = one_layer(states[kept], losses[kept], labels[kept], **options)
+            without.append(float(left.pointwise["layer"][labels[kept] == label].mean()))
+        expected = with_interval(estimate.value, torch.tensor(without, dtype=torch.float64))
+        assert dataclasses.astuple(estimate) == pytest.approx(dataclasses.astuple(expected))
+
+
+def test_a_sample_of_partners_gives_nearly_the_interval_of_a_class(monkeypatch):
+    states, losses, labels = sample(n=400)
+    whole, few = [], []
+    for most, kept in ((400, whole), (100, few)):
+        monkeypatch.setattr("holdfast.continuity.localise.PARTNERS", most)
+        kept.extend(one_layer(states, losses, labels).by_class["layer"].values())
+    for exact, rough in zip(whole, few, strict=True):
+        assert rough.value == exact.value
+        assert rough.high - rough.value == pytest.approx(exact.high - exact.value, rel=0.1)
+
+
+def test_a_class_of_one_row_has_no_interval():
+    states, losses, _ = sample(n=40)
+    found = one_layer(states, losses, (torch.arange(40) > 0).long()).by_class["layer"]
+    assert (found[0].low, found[0].high) == (0, math.inf) and math.isfinite(found[1].high)
+    (alone,) = one_layer(states, losses, torch.zeros(40)).by_class["layer"].values()
+    assert 0 < alone.low < alone.value < alone.high < math.inf
 
 
 @pytest.mark.parametrize("rounds", [3, 8])

@@ -111,6 +111,42 @@ def estimates(values: list[float], spread: float) -> dict[str, dict[str, float]]
     }
 
 
+def pair(row: int, layer: int, place: int) -> dict[str, Any]:
+    """A volatile row and the partner that it is held against."""
+    change, distance = -3.1 / (1 + place), 0.7 + 0.1 * layer
+    return {
+        "row": row,
+        "value": 0.5,
+        "label": row % 10,
+        "neighbour": row + 1,
+        "slope": -change / distance,
+        "distance": distance,
+        "change": change,
+        "neighbour_label": (row + 1) % 10,
+    }
+
+
+def frontier(layer: str, bends: float) -> dict[str, Any]:
+    """A map of three distances and two loss changes, of which two cells say nothing."""
+    return {
+        "method": "nearest",
+        "confidence": 0.95,
+        "deltas": [1.25, 2.5 + bends, None],
+        "etas": [0.0, 0.125],
+        "anchors": 180,
+        "trials": 180,
+        "multiplicity": 60,
+        "near": [0, 60, 180],
+        "observed": [[0, 0], [58, 4], [171, 90]],
+        "probability": [[0.0381, 0.0381], [0.43, 0.0852], [0.9931, 0.6214]],
+        "conditional": [[1.0, 1.0], [0.99951, 0.22761 / bends], [0.9931, 0.6214]],
+        "vacuous": [[True, True], [False, False], [False, False]],
+        "why": [[["nothing lies within delta"]] * 2, [[], []], [[], []]],
+        "statement": f"In layer {layer!r}: {{delta}}, {{eta}}, {{probability}}, {{conditional}}, "
+        "{near}, {observed}.",
+    }
+
+
 def knowledge(values: list[float]) -> dict[str, Any]:
     scales = [2.6, 3.4, 5.2, 7.9, 11.0]
     raw = [value / scale for value, scale in zip(values, scales, strict=True)]
@@ -119,23 +155,29 @@ def knowledge(values: list[float]) -> dict[str, Any]:
         "distance": "euclidean",
         "n": ROWS,
         "layers": [str(layer) for layer in range(5)],
+        "rank": sorted(map(str, range(5)), key=lambda layer: -values[int(layer)]),
         "volatility": estimates(raw, 0.16),
         "normalised": estimates(values, 0.14),
         "same_label": {str(layer): 0.6 * value for layer, value in enumerate(raw)},
         "other_label": {str(layer): 1.05 * value for layer, value in enumerate(raw)},
         "collisions": {str(layer): 0.0 for layer in range(5)},
-        "worst": {
-            str(layer): [
-                {
-                    "row": 11 * layer + 23 * place,
-                    "value": 4.1 * value / (1 + 0.2 * place),
-                    "label": (layer + 7 * place) % 10,
-                    "pixels": digit((layer + 7 * place) % 10, layer + place),
-                }
-                for place in range(6)
-            ]
-            for layer, value in enumerate(values)
+        "near": estimates([1.3 * value for value in raw], 0.3),
+        "by_class": {
+            str(layer): estimates([value, 0.8 * value, 1.4 * value], 0.2)
+            for layer, value in enumerate(raw)
         },
+        "worst": {
+            str(layer): [pair(11 * layer + 23 * place, layer, place) for place in range(6)]
+            for layer in range(5)
+        },
+        "rows": {
+            str(row): {"pixels": digit(row % 10, row)}
+            for layer in range(5)
+            for place in range(6)
+            for row in (11 * layer + 23 * place, 11 * layer + 23 * place + 1)
+        },
+        "frontier": {str(layer): frontier(str(layer), 1 + layer / 8) for layer in range(5)},
+        "limits": "It is not a statement about all inputs within delta.",
         "statement": "Averages over all pairs of the 360 inputs; the intervals hold for inputs "
         "drawn like these, each layer on its own.",
     }
@@ -336,6 +378,38 @@ def example() -> dict[str, Any]:
             }
         ],
     }
+
+
+def tokens() -> dict[str, Any]:
+    """A whole audit of a model of text, where there is no distance between inputs."""
+    whole = example()
+    known = knowledge([0.42, 0.41, 0.43, 0.45, 0.47])
+    for row, shown in known["rows"].items():
+        del shown["pixels"]
+        shown["text"] = f"a film of {row} minutes"
+    none = dict.fromkeys(("ratio", "median_radius", "resolution", "quantisation"))
+    subject = {key: plain()[key] for key in ("description", "parameters", "fingerprint")}
+    subject |= {
+        "name": "tiny",
+        "model": "hf:tiny",
+        "accuracy": 0.87,
+        "knowledge": known,
+        "conditions": none
+        | {
+            "metric": "none",
+            "bounded": "unbounded",
+            "norm": "l2",
+            "advice": "Use knowledge continuity.",
+        },
+    }
+    data = {"name": "csv:t.csv", "rows": ROWS, "classes": 2, "shape": [], "image": None}
+    data |= {"tokens": 64, "truncated": 3, "sha256": "c0ffee42" * 8}
+    return whole | {"norm": None, "epsilon": None, "data": data, "subjects": [subject]}
+
+
+@pytest.fixture
+def text_audit() -> dict[str, Any]:
+    return tokens()
 
 
 @pytest.fixture

@@ -174,6 +174,50 @@ def test_pointing_at_a_curve_tells_the_counts(visit, audit):
     assert "of 360" in tooltip.inner_text()
 
 
+def test_a_cell_of_a_map_is_told_by_pointer_and_by_keys(visit, text_audit):
+    page = visit(text_audit)
+    figure = page.locator("figure.maps")
+    table = figure.locator("details[open] .map")
+    claim = figure.locator("details[open] .claim")
+    layer = text_audit["subjects"][0]["knowledge"]["rank"][0]
+    assert claim.inner_text() == f"In layer '{layer}': 4, 0.125, 8.520%, 15.18%, 60, 4."
+    table.locator("td").nth(5).hover()
+    assert claim.inner_text().endswith("infinity, 0.125, 62.14%, 62.14%, 180, 90.")
+    page.mouse.move(0, 0)
+    table.locator("td.chosen").focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowLeft")
+    assert claim.inner_text().endswith(": 4, 0, 43.00%, 99.96%, 60, 58.")
+    for _ in range(3):
+        page.keyboard.press("ArrowUp")
+    assert claim.inner_text().startswith("Says nothing: nothing lies within delta. In layer")
+    assert table.locator("td[tabindex='0']").count() == table.locator(".chosen").count() == 1
+
+
+def test_the_bounds_of_a_map_can_be_those_of_all_inputs(visit, text_audit):
+    page = visit(text_audit, java_script_enabled=False)
+    figure = page.locator("figure.maps")
+    cell = figure.locator("details[open] .map td").nth(3)
+    assert cell.inner_text() == "16"
+    figure.get_by_label("of all").check()
+    assert cell.inner_text() == "8.6"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [380, 1600])
+def test_the_page_of_a_model_of_text_fits(visit, text_audit, width, scheme):
+    for part in text_audit["subjects"][0]["knowledge"]["frontier"].values():
+        part["etas"][1] = 0.00462963
+    page = visit(text_audit, width, color_scheme=scheme)
+    assert overflow(page) == 0
+    assert page.eval_on_selector_all("[data-figure] svg", "all => all.length") == 1
+    cells = page.eval_on_selector_all(
+        "details[open] .map, details[open] .map th, details[open] .map td",
+        "all => all.map(one => one.scrollWidth - one.clientWidth)",
+    )
+    assert len(cells) == 1 + 3 + 9 and set(cells) == {0}
+
+
 def test_without_scripts_the_words_and_tables_stay(visit, audit):
     page = visit(audit, java_script_enabled=False)
     assert page.get_by_text("73.1% of 360 test inputs provably keep").is_visible()
@@ -215,6 +259,12 @@ def test_hostile_names_stay_words(visit, audit, width):
         for table in ("volatility", "normalised", "same_label", "other_label", "collisions"):
             known[table] = dict.fromkeys(names, known[table]["0"])
         known["worst"] = dict.fromkeys(names, known["worst"]["0"])
+        known["rows"] |= {str(row): {"text": names[row % 200]} for row in range(0, 200, 2)}
+        known["by_class"] = dict.fromkeys(
+            names, dict.fromkeys(names, known["normalised"][names[0]])
+        )
+        frontier = known["frontier"]["0"] | {"statement": names[8], "why": [[names[:2]] * 2] * 3}
+        known |= {"frontier": dict.fromkeys(names, frontier), "limits": names[9]}
     audit["data"] |= {"name": names[6], "sha256": names[7]}
     audit["versions"] = audit["seeds"] = dict.fromkeys(names, "1")
     audit["citations"] = [{"key": name, "bibtex": name} for name in names]

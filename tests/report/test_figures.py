@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from holdfast.report import distances, marks
+from holdfast.report import brittle, distances, marks
 from holdfast.report import figures as fig
 from holdfast.report.reading import finished
 
@@ -153,11 +153,44 @@ def test_conditions_show_what_is_known_and_no_zero_on_a_log_axis(audit):
 
 
 def test_volatility_is_scale_free_by_default_and_switchable(audit):
-    spec = fig.volatility(audit)
+    spec = brittle.volatility(audit)
     (param,) = spec["params"]
     assert (param["name"], param["value"]) == ("scale", "normalised")
-    assert {row["kind"] for row in rows_of(spec)} == {"normalised", "volatility"}
-    assert [fig.most_brittle(f) for f in finished(audit, "knowledge")] == ["2", "2"]
+    assert {row["kind"] for row in rows_of(spec)} == {"normalised", "volatility", "near"}
+    found = finished(audit, "knowledge")
+    assert [brittle.most_brittle(f) for f in found] == ["2", "2"]
+    assert [kind for kind, _ in brittle.kinds(found)] == ["normalised", "volatility", "near"]
+    part = audit["subjects"][1]["knowledge"]
+    part["near"], part["perturbed"] = dict.fromkeys(part["near"]), part["normalised"]
+    assert [kind for kind, _ in brittle.kinds(found[1:])] == [
+        "normalised",
+        "volatility",
+        "perturbed",
+    ]
+    assert {row["kind"] for row in rows_of(brittle.volatility(audit))} >= {"near", "perturbed"}
+
+
+def test_of_many_layers_the_most_volatile_are_shown_in_their_order(audit):
+    (found, _) = finished(audit, "knowledge")
+    assert brittle.shown_layers(found) == found.part["layers"]
+    names = [str(layer) for layer in range(100)]
+    values = {name: {"value": float(-abs(int(name) - 50))} for name in names}
+    found.part.update(layers=names, normalised=values)
+    assert (
+        brittle.shown_layers(found) == names[31:71] or brittle.shown_layers(found) == names[38:62]
+    )
+
+
+def test_class_means_stand_inside_their_plot(audit):
+    (found, _) = finished(audit, "knowledge")
+    rows = brittle.class_rows(found, "2")
+    assert [row["label"] for row in rows] == ["0", "1", "2"]
+    assert max(row["left"] + row["width"] for row in rows) == pytest.approx(100, abs=0.02)
+    assert all(row["left"] < row["place"] < row["left"] + row["width"] for row in rows)
+    found.part["by_class"]["2"]["1"] |= {"low": 0.0, "high": None}  # a single row
+    assert brittle.class_rows(found, "2")[1]["interval"] == "0 to ∞"
+    del found.part["by_class"]
+    assert brittle.class_rows(found, "2") == []
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,16 @@ import pytest
 from holdfast.errors import InvalidInput, MissingExtra
 from holdfast.report import page as page_module
 from holdfast.report import render, write_page
+from holdfast.report.formats import DASH
 
 SECTIONS = {
     "conditions": ["Does a distance certificate make sense here?"],
     "lipschitz": ["How fast can the output change?", "Which layer stretches the most?"],
     "certificates": ["How far can an input move?", "Which ones are close to the edge?"],
-    "knowledge": ["Where is the model's knowledge brittle?"],
+    "knowledge": [
+        "Where is the model's knowledge brittle?",
+        "What can be promised about fresh data?",
+    ],
     "descent": [
         "Does a training step do what it should?",
         "Did training stay within the safe step?",
@@ -118,6 +122,69 @@ def test_pictures_have_alternative_texts(audit):
     assert images and all('alt="' in image and 'alt=""' not in image for image in images)
     for words in ("Test input 111, labelled 3", "Attack on test input 111, answered 4"):
         assert any(f'alt="{words}"' in image for image in images), words
+
+
+def test_the_worst_pairs_of_every_layer_are_pictures_or_sentences(audit):
+    part = audit["subjects"][0]["knowledge"]
+    html = body(audit)
+    assert html.count('<details name="worst-s0"') == 5
+    assert len(re.findall(r'<details name="worst-s0" open>\s*<summary><code>2<', html)) == 1
+    assert 'alt="Test input 22, labelled 2"' in html and "loss changes by 3.10" in html
+    for row, shown in part["rows"].items():
+        del shown["pixels"]
+        shown["text"] = f"sentence <{row}>"
+    html = body(audit)
+    assert "<q>sentence &lt;22&gt;</q>" in html and "<q>sentence &lt;23&gt;</q>" in html
+    part["worst"]["2"] = []
+    assert "No two inputs are apart here." in body(audit)
+
+
+def test_every_kind_of_volatility_is_in_the_table_with_its_interval(audit):
+    part = audit["subjects"][1]["knowledge"]
+    part["perturbed"] = dict.fromkeys(part["layers"], part["near"]["0"])
+    part["near"]["1"] = None
+    html = body(audit)
+    for words in ("Scale-free", "Raw", "Near pairs", "Perturbations"):
+        assert f'<th scope="col" class="n">{words}</th>' in html
+    assert "1.12 (0.963 to 1.28)" in html and f'<td class="n">{DASH}</td>' in html
+
+
+def test_class_means_come_with_their_interval(audit):
+    html = body(audit)
+    assert "Mean volatility by label at layer 2" in html
+    assert re.search(r'<td>1</td><td class="n">0.315</td><td class="n">0.252 to 0.378</td>', html)
+
+
+def test_the_maps_of_the_frontier_are_tables_that_tell_their_cells(audit):
+    html = body(audit)
+    assert html.count('<table class="map"') == html.count('class="claim"') == 10
+    assert html.count('class="vacuous') == 20 and html.count("data-why=") == 20
+    assert html.count('tabindex="0" style="--joint') == 10
+    assert "In layer &#39;0&#39;: 3.5, 0.125, 8.520%, 22.77%, 60, 4." in html
+    assert "It is not a statement about all inputs within delta." in html
+    for subject in audit["subjects"]:
+        del subject["knowledge"]["frontier"]
+    html = body(audit)
+    assert "What can be promised" not in html and "#frontier" not in html
+
+
+def test_where_inputs_have_no_distance_knowledge_carries_the_page(text_audit):
+    html = body(text_audit)
+    assert "Inputs are token ids: there is no distance between them" in html
+    assert "87.0% of 360 test inputs are answered rightly." in html
+    assert "<strong>no</strong>, its inputs are token ids." in html
+    for name, texts in SECTIONS.items():
+        for text in texts:
+            assert bool(heading(text).search(html)) == (name in ("conditions", "knowledge")), text
+    assert "<q>a film of 22 minutes</q>" in html and "<img" not in html
+    assert "sentences of at most 64 tokens, 3 cut" in html
+    assert "None" not in html and "The conditions as a table" not in html
+
+
+def test_a_model_of_text_whose_knowledge_was_refused_says_why(text_audit):
+    text_audit["subjects"][0] |= {"accuracy": None, "knowledge": {"refused": "one row only"}}
+    html = body(text_audit)
+    assert "one row only" in html and "None" not in html
 
 
 def test_json_cannot_leave_its_script():

@@ -82,17 +82,15 @@ _KNOWLEDGE = ("sun2024knowledge",)
 _DESCENT = ("nesterov2004introductory", "cohen2021gradient")
 
 
-def citations_for(ops: set[str], knowledge: bool, descent: bool) -> list[dict[str, str]]:
+def citations_for(ops: set[str], distances: bool) -> list[dict[str, str]]:
     """Return the entries for the parts that were run, as `key` and `bibtex`.
 
     Args:
         ops: Operations in the audited graphs.
-        knowledge: Whether knowledge continuity was measured.
-        descent: Whether a training step was measured.
+        distances: Whether inputs have a distance, so that all parts were run.
     """
-    keys = [*_BRACKET, *_CERTIFICATES, *_ATTACKS]
+    keys = [*_BRACKET, *_CERTIFICATES, *_ATTACKS] if distances else []
     if ops & {"conv", "conv_transpose"}:
         keys.append("sedghi2019singular")
-    keys += _KNOWLEDGE if knowledge else ()
-    keys += _DESCENT if descent else ()
+    keys += [*_KNOWLEDGE, *(_DESCENT if distances else ())]
     return [{"key": key, "bibtex": CITATIONS[key]} for key in keys]

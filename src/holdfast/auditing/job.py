@@ -2,84 +2,41 @@
 
 import datetime
 import hashlib
-import math
 import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from holdfast.attacks.agreement import check_agreement
-from holdfast.attacks.attack import attack_captured
-from holdfast.attacks.result import Attacks
 from holdfast.auditing.citations import citations_for
-from holdfast.auditing.link import link
-from holdfast.auditing.parts import (
-    attacks_part,
-    bracket_part,
-    certificates_part,
-    conditions_part,
-    data_part,
-    descent_part,
-    headline_distance,
-    knowledge_part,
-)
-from holdfast.batches import Data, gather
-from holdfast.brackets.ascent import within
-from holdfast.brackets.search import Search
-from holdfast.certificates.certificate import Certificates
-from holdfast.certificates.radius import Asked, certify_graph
-from holdfast.conditioning.conditions import conditions_of
-from holdfast.continuity.profile import knowledge
-from holdfast.documents import StrPath, plain, to_json, write_whole
-from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Unsupported
-from holdfast.graph.capture import capture, check_unchanged
-from holdfast.graph.ir import Graph
-from holdfast.graph.walk import run
+from holdfast.auditing.parts import attacks_part, certificates_part, data_part, headline_distance
+from holdfast.auditing.study import Progress, Settings, Study, steps_of, study
+from holdfast.batches import gather
+from holdfast.continuity.states import Batches, batches_of
+from holdfast.documents import StrPath, to_json, write_whole
+from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
 from holdfast.report.page import write_page
 from holdfast.run.folder import claim
 from holdfast.smoothness.records import read_measurements
-from holdfast.smoothness.step import check_step, descent
+from holdfast.smoothness.step import check_step
 from holdfast.sources.data import LoadedData, checked
-from holdfast.sources.models import LoadedModel, parameters
-from holdfast.types import Outcome, check_norm, norm_name
+from holdfast.sources.models import LoadedModel
+from holdfast.sources.tokens import Batch, LoadedTokens
+from holdfast.types import check_norm, norm_name
 from holdfast.versions import VERSION
 
-KNOWLEDGE_ROWS = 2000
-"""Pairs grow with the square of the rows: volatility is measured on the first so many."""
+__all__ = ["Report", "Settings", "audit", "run_audit", "steps_of"]
 
-DESCENT_ROWS = 2000
-"""The curvature takes dozens of passes: a training step is measured on the first so many rows."""
+Rows = LoadedData | LoadedTokens
 
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What an audit is asked for.
-
-    Attributes:
-        norm: Norm of the distance between inputs: 1, 2 or inf.
-        epsilon: Distance of the headline, in input units; None lets the results choose it.
-        seconds: Time for each model's bracket, and for its attacks.
-        step: Learning rate of the training step that is measured.
-        training: A `DescentMonitor`'s file about the training of the model, which must be one.
-        command: The command that reproduces the run, for the page.
-    """
-
-    norm: float = 2.0
-    epsilon: float | None = None
-    seconds: float = 5.0
-    step: float = 0.01
-    training: StrPath | None = None
-    command: str = "holdfast.audit(model, data)"
+_SEEDED = ("lipschitz", "attacks", "replay", "knowledge")
 
 
 @dataclass(frozen=True)
@@ -98,13 +55,14 @@ class Report:
 
 
 def audit(
-    model: nn.Module, data: Data, out: StrPath = "runs/audit", settings: Settings | None = None
+    model: nn.Module, data: Batches, out: StrPath = "runs/audit", settings: Settings | None = None
 ) -> Report:
     """Audit a classifier: bracket, certificates, attacks and knowledge continuity, on one page.
 
     Args:
         model: Any module in eval mode, [N, ...] to logits.
-        data: Inputs and labels, or an iterable of such batches.
+        data: Inputs and labels, or an iterable of such batches. Where inputs are a mapping of token
+            ids there is no distance between them, and knowledge continuity is all that is measured.
         out: Folder for `audit.json` and `report.html`.
         settings: Norm, distance and time; see `Settings`.
 
@@ -117,15 +75,33 @@ def audit(
         InvalidInput: When data or `out` are not usable.
         InternalError: When an attack lies inside a certified ball, which must never be.
     """
-    inputs, labels = gather(data)
     name = type(model).__name__
     loaded = LoadedModel(model, name, name)
-    return run_audit([loaded], checked(inputs, labels, "given"), out, settings or Settings())
+    return run_audit([loaded], _given(data), out, settings or Settings())
+
+
+def _given(data: Batches) -> Rows:
+    """Return what a user handed over, as data with a name.
+
+    Raises:
+        InvalidInput: When it is no data.
+    """
+    pair = isinstance(data, list | tuple) and len(data) == 2 and isinstance(data[1], torch.Tensor)
+    if not pair and not isinstance(data, Iterable):
+        raise InvalidInput("data", type(data).__name__, "(inputs, labels), or batches of them")
+    batches: list[Any] = [data] if pair else list(data)
+    if batches and _holds_tokens(batches[0]):
+        return LoadedTokens(cast(Sequence[Batch], tuple(batches_of(batches))), "given")
+    return checked(*gather(batches), "given")
+
+
+def _holds_tokens(batch: object) -> bool:
+    return isinstance(batch, list | tuple) and len(batch) > 0 and isinstance(batch[0], Mapping)
 
 
 def run_audit(
     models: Sequence[LoadedModel],
-    data: LoadedData,
+    data: Rows,
     out: StrPath,
     settings: Settings,
     progress: Progress = lambda step: None,
@@ -145,6 +121,7 @@ def run_audit(
     check_norm(settings.norm)
     check_step(settings.step)
     _check_training(models, settings)
+    _check_distance(data, settings)
     with claim(out) as folder:
         document = gather_results(models, data, settings, progress)
         progress("page")
@@ -166,181 +143,76 @@ def _check_training(models: Sequence[LoadedModel], settings: Settings) -> None:
     read_measurements(settings.training)
 
 
-STEPS = (
-    "capture",
-    "Lipschitz bracket",
-    "certificates",
-    "attacks",
-    "knowledge continuity",
-    "training step",
-)
-"""What is done for every model, in order."""
+def _check_distance(data: Rows, settings: Settings) -> None:
+    """Refuse what has no meaning for token ids.
+
+    Raises:
+        InvalidInput: When it is asked for.
+    """
+    asked = {"epsilon": settings.epsilon, "training": settings.training}
+    for name, value in asked.items():
+        if isinstance(data, LoadedTokens) and value is not None:
+            raise InvalidInput(name, repr(value), "none, where inputs are token ids")
 
 
 def gather_results(
-    models: Sequence[LoadedModel], data: LoadedData, settings: Settings, progress: Progress
+    models: Sequence[LoadedModel], data: Rows, settings: Settings, progress: Progress
 ) -> dict[str, Any]:
     """Run every part on every model and return the document of the audit."""
     start = time.perf_counter()
-    studies = [_study(loaded, data, settings, progress) for loaded in models]
-    epsilon = settings.epsilon
-    if epsilon is None:
-        epsilon = headline_distance([s.certificates for s in studies if s.certificates])
-    for study in studies:
-        if study.certificates is not None:
-            part = certificates_part(study.certificates, data, epsilon, study.attacks)
-            study.subject["certificates"] = part
-        if study.attacks is not None:
-            study.subject["attacks"] = attacks_part(study.attacks, epsilon)
-    ops = {node.op for study in studies for node in study.graph.nodes}
+    studies = [study(loaded, data, settings, progress) for loaded in models]
+    numbers = isinstance(data, LoadedData)
+    epsilon = _add_certificates(studies, data, settings) if numbers else None
+    ops = {op for one in studies for op in one.ops}
     return {
         "format": 1,
         "holdfast": VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 2),
         "command": settings.command,
-        "norm": norm_name(settings.norm),
+        "norm": norm_name(settings.norm) if numbers else None,
         "epsilon": epsilon,
         "data": data_part(data, _digest(data)),
-        "subjects": [study.subject for study in studies],
+        "subjects": [one.subject for one in studies],
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "seeds": {"lipschitz": 0, "attacks": 0, "replay": 0},
-        "citations": citations_for(ops, knowledge=True, descent=True),
+        "seeds": ({"lipschitz": 0, "attacks": 0, "replay": 0} if numbers else {})
+        | {"knowledge": 0},
+        "citations": citations_for(ops, distances=numbers),
     }
 
 
-@dataclass
-class _Study:
-    """One model while it is audited: its graph, its document, its certificates and attacks."""
-
-    graph: Graph
-    subject: dict[str, Any]
-    certificates: Certificates | None
-    attacks: Attacks | None
-
-
-def _study(loaded: LoadedModel, data: LoadedData, settings: Settings, progress: Progress) -> _Study:
-    """Run every part on one model."""
-
-    def begin(step: str) -> None:
-        progress(f"{loaded.name}: {step}")
-
-    begin(STEPS[0])
-    graph = capture(loaded.model, data.inputs[:1])
-    subject: dict[str, Any] = {
-        "name": loaded.name,
-        "description": loaded.description,
-        "model": loaded.spec,
-        "parameters": parameters(loaded.model),
-        "fingerprint": graph.fingerprint,
-        "accuracy": _accuracy(graph, data),
-    }
-    begin(STEPS[1])
-    subject["lipschitz"] = _or_refused(lambda: _bracket(graph, data, settings))
-    begin(STEPS[2])
-    certificates: list[Certificates] = []
-    subject["certificates"] = _or_refused(
-        lambda: certificates.append(_certificates(graph, data, settings)) or {}
-    )
-    proved = certificates[0] if certificates else None
-    begin(STEPS[3])
-    attacks: list[Attacks] = []
-    subject["attacks"] = _or_refused(
-        lambda: attacks.append(_attacks(graph, loaded.model, data, settings)) or {}
-    )
-    if proved is not None and attacks:
-        check_agreement(graph, proved, attacks[0])
-    subject["conditions"] = _conditions(subject["lipschitz"], data, settings, proved)
-    begin(STEPS[4])
-    try:
-        subject["knowledge"] = _knowledge(graph, loaded.model, data)
-    except (Unsupported, InvalidInput) as refusal:  # one row, or no layer: nothing to compare
-        subject["knowledge"] = {"refused": str(refusal)}
-    begin(STEPS[5])
-    try:
-        subject["descent"] = _descent(loaded, data, settings)
-    except (Unsupported, InvalidInput) as refusal:  # nothing to train, or labels that do not fit
-        subject["descent"] = {"refused": str(refusal)}
-    check_unchanged(graph, loaded.model)
-    return _Study(graph, subject, proved, attacks[0] if attacks else None)
+def _add_certificates(
+    studies: Sequence[Study], data: LoadedData, settings: Settings
+) -> float | None:
+    """Add what depends on the distance of the headline, and return that distance."""
+    epsilon = settings.epsilon
+    if epsilon is None:
+        epsilon = headline_distance([one.certificates for one in studies if one.certificates])
+    for one in studies:
+        if one.certificates is not None:
+            part = certificates_part(one.certificates, data, epsilon, one.attacks)
+            one.subject["certificates"] = part
+        if one.attacks is not None:
+            one.subject["attacks"] = attacks_part(one.attacks, epsilon)
+    return epsilon
 
 
-def _accuracy(graph: Graph, data: LoadedData) -> float:
-    """Return the share of rows whose largest logit is the label's."""
-    with torch.no_grad():
-        predicted = torch.cat([run(graph, part).argmax(-1) for part in data.inputs.split(256)])
-    return float((predicted == data.labels).double().mean())
-
-
-def _or_refused(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return a part of the document, or why the model does not allow it."""
-    try:
-        return part()
-    except Unsupported as refusal:
-        return {"refused": str(refusal)}
-
-
-def _bracket(graph: Graph, data: LoadedData, settings: Settings) -> dict[str, Any]:
-    bracket = Search(graph, settings.norm, seconds=settings.seconds).run(data.inputs)
-    if bracket.outcome is Outcome.INTERRUPTED:
-        raise KeyboardInterrupt  # the search kept it to return its best; here it ends the audit
-    return bracket_part(bracket)
-
-
-def _certificates(graph: Graph, data: LoadedData, settings: Settings) -> Certificates:
-    return certify_graph(graph, data.inputs, data.labels, Asked(settings.norm))
-
-
-def _attacks(graph: Graph, model: nn.Module, data: LoadedData, settings: Settings) -> Attacks:
-    rows = (data.inputs, data.labels)
-    spent = within(settings.seconds)
-    return attack_captured(graph, model, rows, settings.norm, spent=spent)
-
-
-def _conditions(
-    bracket: dict[str, Any],
-    data: LoadedData,
-    settings: Settings,
-    certificates: Certificates | None,
-) -> dict[str, Any]:
-    ratio = bracket.get("ratio")  # None where the bracket was refused or has no upper end
-    rows = (data.inputs, data.labels)
-    return conditions_part(
-        conditions_of(rows, settings.norm, certificates, math.inf if ratio is None else ratio)
-    )
-
-
-def _knowledge(graph: Graph, model: nn.Module, data: LoadedData) -> dict[str, Any]:
-    """Measure knowledge continuity, and hold it against the Lipschitz constants of the layers."""
-    inputs, labels = data.inputs[:KNOWLEDGE_ROWS], data.labels[:KNOWLEDGE_ROWS]
-    measured = knowledge(model, (inputs, labels))
-    links = {}
-    for layer in measured.layers:
-        try:
-            links[layer] = plain(link(graph, measured, inputs, labels, layer))
-        except (Unsupported, InvalidInput) as refusal:  # a skip connection, attention, ...
-            links[layer] = {"refused": str(refusal)}
-    return knowledge_part(measured, data) | {"links": links}
-
-
-def _descent(loaded: LoadedModel, data: LoadedData, settings: Settings) -> dict[str, Any]:
-    rows = data.inputs[:DESCENT_ROWS], data.labels[:DESCENT_ROWS]
-    found = descent(loaded.model, "cross_entropy", *rows, step=settings.step)
-    training = None if settings.training is None else read_measurements(settings.training)
-    return descent_part(found, training)
-
-
-def _digest(data: LoadedData) -> str:
-    """Return the SHA-256 of inputs and labels."""
+def _digest(data: Rows) -> str:
+    """Return the SHA-256 of inputs and labels, and of perturbed inputs and their rows."""
     digest = hashlib.sha256()
-    for part in (data.inputs, data.labels):
-        digest.update(f"{part.dtype}|{tuple(part.shape)}|".encode())
-        digest.update(part.contiguous().numpy().tobytes())
+    changed = [] if data.perturbations is None else [data.perturbations]
+    for inputs, labels in (*data.batches, *changed):
+        parts = (
+            [inputs[name] for name in sorted(inputs)] if isinstance(inputs, Mapping) else [inputs]
+        )
+        for part in (*parts, labels):
+            digest.update(f"{part.dtype}|{tuple(part.shape)}|".encode())
+            digest.update(part.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -7,18 +7,21 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.result import Attacks
+from holdfast.auditing.frontier import frontier_part
 from holdfast.brackets.bracket import Bracket
 from holdfast.certificates.certificate import Certificates
 from holdfast.conditioning.conditions import Conditions
 from holdfast.continuity.knowledge import Knowledge
+from holdfast.continuity.localise import Brittle
 from holdfast.documents import plain
 from holdfast.smoothness.records import Measurement, share_improved
 from holdfast.smoothness.step import Descent
 from holdfast.sources.data import LoadedData
+from holdfast.sources.tokens import LoadedTokens
 from holdfast.types import norm_name
 
 _EDGE_ROWS = 7
-_WORST_ROWS = 6
+_WORST_PAIRS = 6
 _CURVE_POINTS = 240
 
 
@@ -94,7 +97,7 @@ def _edge(certificates: Certificates, data: LoadedData, row: int) -> dict[str, A
         "predicted": int(certificates.predicted[row]),
         "radius": float(certificates.radius[row]),
         "margin": float(certificates.margin[row]),
-        "pixels": _pixels(data, row),
+        **data.shown(row),
     }
 
 
@@ -136,12 +139,8 @@ def _nearest_attack(attacks: Attacks | None, data: LoadedData, row: int) -> dict
     }
 
 
-def _pixels(data: LoadedData, row: int) -> list[float] | None:
-    return None if data.image is None else data.inputs[row].flatten().tolist()
-
-
-def knowledge_part(knowledge: Knowledge, data: LoadedData) -> dict[str, Any]:
-    """Return volatility by layer, and the rows with the largest one."""
+def knowledge_part(knowledge: Knowledge, data: LoadedData | LoadedTokens) -> dict[str, Any]:
+    """Return volatility by layer, and of each layer the worst pairs and the frontier."""
     statement = (
         f"Volatility at a layer is the mean, over all ordered pairs of {knowledge.n} rows, of "
         f"|change of {knowledge.loss}| / {knowledge.distance} distance between their states there "
@@ -149,11 +148,23 @@ def knowledge_part(knowledge: Knowledge, data: LoadedData) -> dict[str, Any]:
         "Intervals are asymptotic 95 % jackknife intervals. It is a measurement on this data, "
         "not a certificate."
     )
-    worst = {
-        layer: [_worst(data, row, value) for row, value in knowledge.worst(layer, _WORST_ROWS)]
-        for layer in knowledge.layers
-    }
-    return plain(knowledge.summary() | {"worst": worst, "statement": statement})
+    found = knowledge.summary() | worst_part(knowledge, data) | frontier_part(knowledge)
+    return found | {"statement": statement}
+
+
+def worst_part(knowledge: Knowledge, data: LoadedData | LoadedTokens) -> dict[str, Any]:
+    """Return the worst pairs of each layer, and what there is to see of their rows."""
+    worst = {layer: _pairs(knowledge.neighbours[layer]) for layer in knowledge.layers}
+    rows = {row for pairs in worst.values() for pair in pairs for row in (pair.row, pair.neighbour)}
+    return plain({"worst": worst, "rows": {row: data.shown(row) for row in sorted(rows)}})
+
+
+def _pairs(brittle: Sequence[Brittle]) -> list[Brittle]:
+    """Return the first few rows, leaving out those whose pair is there the other way round."""
+    kept: dict[frozenset[int], Brittle] = {}
+    for one in brittle:
+        kept.setdefault(frozenset((one.row, one.neighbour)), one)
+    return list(kept.values())[:_WORST_PAIRS]
 
 
 def descent_part(descent: Descent, training: Sequence[Measurement] | None) -> dict[str, Any]:
@@ -170,23 +181,25 @@ def descent_part(descent: Descent, training: Sequence[Measurement] | None) -> di
     return descent.summary() | {"statement": statement, "training": plain(run)}
 
 
-def _worst(data: LoadedData, row: int, value: float) -> dict[str, Any]:
-    label = int(data.labels[row])
-    return {"row": row, "value": value, "label": label, "pixels": _pixels(data, row)}
-
-
-def data_part(data: LoadedData, digest: str) -> dict[str, Any]:
-    """Return what the data is: name, size, range and hash."""
-    low, high = data.inputs.min(), data.inputs.max()
+def data_part(data: LoadedData | LoadedTokens, digest: str) -> dict[str, Any]:
+    """Return what the data is: name, size, shape, range or longest row, and hash."""
+    labels = torch.cat([labels for _, labels in data.batches])
+    what = _sizes(data) if isinstance(data, LoadedData) else {"shape": [], "image": None}
     return {
         "name": data.name,
-        "rows": len(data.inputs),
-        "classes": int(data.labels.max()) + 1,
+        "rows": len(labels),
+        "classes": int(labels.max()) + 1,
+        **what,
+        **data.treatment,
+        "sha256": digest,
+    }
+
+
+def _sizes(data: LoadedData) -> dict[str, Any]:
+    return {
         "shape": list(data.inputs.shape[1:]),
         "image": None if data.image is None else list(data.image),
-        "range": [float(low), float(high)],
-        "scale": data.scale,
-        "sha256": digest,
+        "range": [float(data.inputs.min()), float(data.inputs.max())],
     }
 
 

@@ -23,8 +23,9 @@ from holdfast.versions import VERSION
 if TYPE_CHECKING:
     from holdfast.sources.data import LoadedData
     from holdfast.sources.models import LoadedModel
+    from holdfast.sources.tokens import LoadedTokens
 
-    _Loaded = tuple[list[LoadedModel], LoadedData]
+    _Models = list[LoadedModel]
 
 app = cyclopts.App(
     name="holdfast",
@@ -76,7 +77,11 @@ Model = Annotated[
     ),
 ]
 DataName = Annotated[
-    str, Parameter(help="demo:digits, npz:FILE, csv:FILE, parquet:FILE or normal:SHAPE")
+    str,
+    Parameter(
+        help="demo:digits, npz:FILE, csv:FILE, parquet:FILE or normal:SHAPE; "
+        "for hf:FOLDER, sentences: csv:FILE or parquet:FILE[?text=COLUMN&labels=COLUMN]"
+    ),
 ]
 NormName = Annotated[str, Parameter(help="1, 2 or inf")]
 Json = Annotated[
@@ -104,16 +109,36 @@ def stopping_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def load(models: Sequence[str], data: str) -> "_Loaded":
-    """Return models, and rows in the type and the shape that the models take."""
+def load(models: Sequence[str], data: str) -> "tuple[_Models, LoadedData | LoadedTokens]":
+    """Return models, and rows as they take them: sentences for a model with a tokenizer."""
     from holdfast.sources.data import load_data
     from holdfast.sources.models import check_fits, default_dtype, load_model
+    from holdfast.sources.tokens import TABLES, load_sentences
 
     loaded = [load_model(spec) for spec in models]
+    if loaded[0].folder is not None and data.partition(":")[0] in TABLES:
+        tokens = load_sentences(data, loaded[0])
+        check_fits(loaded[0].model, tokens.batches[0][0])
+        return loaded, tokens
     dtype = default_dtype(loaded[0].model)
     rows = load_data(data, dtype).to(dtype).shaped(loaded[0].shape)
     for each in loaded:
         check_fits(each.model, rows.inputs)
+    return loaded, rows
+
+
+def load_numbers(models: Sequence[str], data: str) -> "tuple[_Models, LoadedData]":
+    """Return models, and rows in the type and the shape that the models take.
+
+    Raises:
+        InvalidInput: When the rows are sentences.
+    """
+    from holdfast.sources.data import LoadedData
+
+    loaded, rows = load(models, data)
+    if not isinstance(rows, LoadedData):
+        wanted = "rows of numbers: sentences have no distance (see knowledge, conditions, audit)"
+        raise InvalidInput("data", f"sentences in {data!r}", wanted)
     return loaded, rows
 
 

@@ -13,7 +13,7 @@ from holdfast.cli.app import (
     Model,
     NormName,
     check_writable,
-    load,
+    load_numbers,
     norm_of,
     verb,
 )
@@ -36,7 +36,7 @@ def attack(
     from holdfast.terminal import attacks_table, working
 
     check_writable(out)
-    (loaded,), rows = load([model], data)
+    (loaded,), rows = load_numbers([model], data)
     with working("attacks"):
         attacks = holdfast.attack(loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon)
     if out is not None:

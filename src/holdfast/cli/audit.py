@@ -37,7 +37,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
     as_json: Json = False,
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
-    from holdfast.auditing.job import STEPS, Settings, run_audit
+    from holdfast.auditing.job import Settings, run_audit, steps_of
     from holdfast.sources.demo import DEMO_MODELS
     from holdfast.terminal import Steps, audit_summary
 
@@ -47,6 +47,6 @@ def audit(  # noqa: PLR0913 - the options of the main job
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
     command = repeat_command("audit", asked | {"step": step, "training": training, "out": out})
     settings = Settings(norm_of(norm), epsilon, seconds, step, training, command)
-    with stopping_at_once(), Steps(len(models) * len(STEPS) + 1) as steps:
+    with stopping_at_once(), Steps(len(models) * len(steps_of(rows)) + 1) as steps:
         report = run_audit(models, rows, out, settings, steps.begin)
     return Answer(report.document, lambda: audit_summary(report), as_json)

@@ -14,7 +14,7 @@ from holdfast.cli.app import (
     Model,
     NormName,
     check_writable,
-    load,
+    load_numbers,
     norm_of,
     verb,
 )
@@ -46,7 +46,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     if not 0 <= epsilon < math.inf:
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")
     check_writable(out)
-    (loaded,), rows = load([model], data)
+    (loaded,), rows = load_numbers([model], data)
     with working("certificates"):
         certificates = holdfast.certify(
             loaded.model, rows.inputs, rows.labels, norm_of(norm), method, semantics

@@ -14,6 +14,6 @@ def conditions(
 
     (loaded,), rows = load([model], data)
     with working("conditions"):
-        found = holdfast.conditions(loaded.model, rows.inputs, rows.labels, norm_of(norm))
+        found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm))
     document = {"model": model, "data": data, **plain(found)}
     return Answer(document, lambda: conditions_table(found), as_json)

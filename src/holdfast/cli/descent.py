@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 import holdfast
-from holdfast.cli.app import Answer, DataName, Json, Model, load, verb
+from holdfast.cli.app import Answer, DataName, Json, Model, load_numbers, verb
 
 
 @verb
@@ -24,7 +24,7 @@ def descent(
     from holdfast.report.training import descent_sentence
     from holdfast.terminal import descent_table, working
 
-    (loaded,), rows = load([model], data)
+    (loaded,), rows = load_numbers([model], data)
     with working("descent"):
         result = holdfast.descent(
             loaded.model, "cross_entropy", rows.inputs, rows.labels, step, momentum,

@@ -13,6 +13,7 @@ import cyclopts
 
 from holdfast.cli.app import Stopped, app
 from holdfast.errors import HoldfastError, HoldfastWarning, InternalError
+from holdfast.names import one_line
 from holdfast.run.folder import FolderInUse
 
 INTERNAL, BAD_INPUT, IN_USE, EXHAUSTED = 1, 2, 3, 5
@@ -38,7 +39,7 @@ def _run(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt, SystemExit, Stopped) as problem:
         code, message = _ending(problem)
     if message:
-        sys.stderr.write(f"holdfast: {_one_line(message)}\n")
+        sys.stderr.write(f"holdfast: {one_line(message)}\n")
     return code
 
 
@@ -77,14 +78,6 @@ def _abandon_stdout() -> str:
     return ""
 
 
-def _one_line(text: str) -> str:
-    """Return text as one line that only shows: names in a file may hold a terminal's commands."""
-    line = " ".join(text.split())
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
-    )
-
-
 def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     """Print a warning as one line."""
-    sys.stderr.write(f"holdfast: warning: {_one_line(str(message))}\n")
+    sys.stderr.write(f"holdfast: warning: {one_line(str(message))}\n")

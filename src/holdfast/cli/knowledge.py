@@ -32,7 +32,9 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Measure how steady a model's knowledge is, layer by layer; --delta and --eta certify."""
+    from holdfast.auditing.parts import worst_part
     from holdfast.documents import plain
+    from holdfast.sources.data import LoadedData
     from holdfast.terminal import knowledge_table, working
 
     if (delta is None) != (eta is None):
@@ -40,8 +42,13 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     check_writable(out)
     (loaded,), rows = load([model], data)
     with working("knowledge continuity"):
-        result = holdfast.knowledge(loaded.model, (rows.inputs, rows.labels), layer, loss, distance)
-    document = {"model": model, "data": data, **result.summary()}
+        result = holdfast.knowledge(
+            loaded.model, rows.batches, layer, loss, distance, perturbations=rows.perturbations
+        )
+    worst = worst_part(result, rows)
+    document = {"model": model, "data": data, **rows.treatment, **result.summary(), **worst}
+    if isinstance(rows, LoadedData):
+        del document["rows"]  # pixels are for the page of an audit
     certificates = []
     if delta is not None and eta is not None:
         known = [name for name in result.layers if result.evidence[name] is not None]
@@ -49,4 +56,4 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
         document["certificates"] = plain(certificates)
     if out is not None:
         result.save(out)
-    return Answer(document, lambda: knowledge_table(result, certificates), as_json)
+    return Answer(document, lambda: knowledge_table(result, worst, certificates), as_json)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import holdfast
-from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load, norm_of, verb
+from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load_numbers, norm_of, verb
 from holdfast.cli.ending import INTERRUPTED
 from holdfast.errors import InvalidInput
 
@@ -35,7 +35,7 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
     from holdfast.terminal import ClosingBracket, bracket_table
     from holdfast.types import Outcome
 
-    (loaded,), rows = load([model], _data_of(model, data))
+    (loaded,), rows = load_numbers([model], _data_of(model, data))
     region = None if box is None else _box(box, rows.inputs[0])
     with ClosingBracket() as watched:
         graph = holdfast.capture(loaded.model, rows.inputs[:1])

@@ -49,6 +49,8 @@ class Knowledge:
         n: Number of rows.
         notes: Sentences on what is missing or particular, and why.
         loss: Name of the loss; `given` where the losses came as numbers.
+        accuracy: Share of the rows whose largest output is the label's; None where there are no
+            logits.
     """
 
     layers: tuple[str, ...]
@@ -65,7 +67,7 @@ class Knowledge:
     near_radius: dict[str, float]
     floor: dict[str, float]
     steepest: dict[str, tuple[float, int, int] | None]
-    by_class: dict[str, dict[int | float, float]]
+    by_class: dict[str, dict[int | float, Estimate]]
     evidence: dict[str, Evidence | None] = field(repr=False)
     neighbours: dict[str, tuple[Brittle, ...]] = field(repr=False)
     distance: str
@@ -75,6 +77,7 @@ class Knowledge:
     notes: tuple[str, ...] = ()
     loss: str = "given"
     perturbed: dict[str, Estimate] = field(default_factory=dict)
+    accuracy: float | None = None
 
     def rank(self) -> list[str]:
         """Return the layers, most volatile first, by `normalised`; ties in execution order."""

@@ -1,5 +1,6 @@
 """Which rows make a layer volatile, and against which others."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,8 +8,12 @@ from torch import Tensor
 
 from holdfast.continuity.distance import Distance, block_distances
 from holdfast.continuity.evidence import Sample
+from holdfast.continuity.intervals import LEVEL, QUANTILE
+from holdfast.continuity.pairs import PairSums, Question
+from holdfast.types import Estimate
 
 SHOWN = 10
+PARTNERS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +83,55 @@ def brittle_rows(
     )
 
 
-def by_class(pointwise: Tensor, labels: Tensor) -> dict[int | float, float]:
-    """Return the mean pointwise volatility of the rows of each label."""
-    return {label: float(pointwise[labels == label].mean()) for label in labels.unique().tolist()}
+def by_class(
+    sample: Sample, labels: Tensor, sums: PairSums, question: Question, seed: int
+) -> dict[int | float, Estimate]:
+    """Return the mean pointwise volatility of the rows of each label, with its interval.
+
+    The interval is the leave-one-row-out one of `intervals`: a row of the label takes its own
+    volatility with it and its weight as a partner, any other row only its weight as a partner. Of
+    these others at most 256 are looked at, drawn at random, and stand for all.
+
+    Args:
+        sample: States [n, d] and losses [n].
+        labels: [n].
+        sums: Over the pairs of each row.
+        question: What they answer.
+        seed: Of the choice of partners.
+    """
+    n, device = len(labels), sample.states.device
+    names, places, sizes = labels.to(device).unique(return_inverse=True, return_counts=True)
+
+    def of_class(values: Tensor) -> Tensor:
+        return values.new_zeros(len(names)).index_add_(0, places, values)
+
+    total, pairs = of_class(sums.total), of_class(sums.pairs)
+    own = (total[places] - sums.total - sums.same) / (pairs[places] - sums.pairs - sums.same_pairs)
+    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:PARTNERS].to(device)
+    shares = sums.pairs[chosen, None] * sizes / (n - 1)
+    weights = _weights_by_class(sample, chosen, question, places, len(names)) / sizes * shares
+    other = (total - weights) / (pairs - shares)
+    outside = places[chosen, None] != torch.arange(len(names), device=device)
+    stands_for = outside * (n - sizes) / outside.sum(0).clamp(min=1)
+    center = (of_class(own) + (stands_for * other).sum(0)) / n
+    spread = of_class((own - center[places]).square())
+    spread += (stands_for * (other - center).square()).sum(0)
+    spread[~outside.any(0) & (sizes < n)] = math.inf
+    errors = (spread * (n - 1) / n).sqrt().nan_to_num(nan=math.inf)
+    found = zip(names.tolist(), (total / pairs).tolist(), errors.tolist(), strict=True)
+    return {
+        name: Estimate(mean, max(0.0, mean - QUANTILE * error), mean + QUANTILE * error, LEVEL)
+        for name, mean, error in found
+    }
+
+
+def _weights_by_class(
+    sample: Sample, chosen: Tensor, question: Question, places: Tensor, classes: int
+) -> Tensor:
+    """Return the sum of the chosen rows' weights as partners, by class, [chosen, classes]."""
+    losses, found = sample.losses.double(), []
+    for rows in chosen.split(64):
+        distances = block_distances(question.distance, sample.states[rows], sample.states)
+        weights = question.kernel((losses - losses[rows, None]).abs(), distances)
+        found.append(weights.new_zeros(len(rows), classes).index_add_(1, places, weights))
+    return torch.cat(found)

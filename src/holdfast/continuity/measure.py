@@ -35,6 +35,7 @@ from holdfast.continuity.points import Points
 from holdfast.continuity.volatility import Volatility, layer_volatility
 from holdfast.errors import InvalidInput
 from holdfast.names import look_up
+from holdfast.types import Estimate
 
 # Smallest distance of the clipped volatility, as a share of the median distance.
 FLOOR = 1e-2
@@ -162,10 +163,10 @@ def measure(
                 anchors = Sample(
                     given.reshape(len(given), -1), reference[1].detach().to(given.device)
                 )
-            measured[layer], evidence[layer] = _layer(rows, labels, anchors, plan)
+            found = _layer(rows, labels, anchors, plan)
+            measured[layer], evidence[layer], classes[layer] = found
             pointwise = measured[layer].pointwise
             neighbours[layer] = brittle_rows(rows, labels, pointwise, distance)
-            classes[layer] = by_class(pointwise, labels.cpu())
     by_layer: dict[str, Any] = {
         field.name: {layer: getattr(result, field.name) for layer, result in measured.items()}
         for field in dataclasses.fields(Volatility)
@@ -186,7 +187,7 @@ def measure(
 
 def _layer(
     rows: Sample, labels: Tensor, given: Sample | None, plan: _Plan
-) -> tuple[Volatility, Evidence | None]:
+) -> tuple[Volatility, Evidence | None, dict[int | float, Estimate]]:
     """Measure one layer, and count what its certificates rest on."""
     n = len(rows.losses)
     roles = torch.ones(n, dtype=torch.int64, device=rows.states.device)
@@ -202,8 +203,9 @@ def _layer(
     sums_of = functools.partial(_sums, points, plan)
     sums = sums_of(question)
     volatility = layer_volatility(sums, question, sums_of)
+    classes = by_class(rows, labels, sums, question, plan.seed)
     if known is None or edges is None:
-        return volatility, None
+        return volatility, None, classes
     nearest, each = count_anchors(anchors, tests, plan.distance, edges)
     if plan.pairs != "all":
         # Rounds among all rows are no perfect matchings of the certification rows.
@@ -213,7 +215,8 @@ def _layer(
     counts = sums.certified
     pairs = pair_tally(counts, edges, len(tests.losses))
     slopes = pair_slopes(sums.ratio, int(counts.sum()), choose_ratio(known), edges)
-    return volatility, Evidence(edges, nearest, each, pairs, slopes, len(tests.losses))
+    found = Evidence(edges, nearest, each, pairs, slopes, len(tests.losses))
+    return volatility, found, classes
 
 
 def _question(plan: _Plan, known: Pilot | None, edges: Edges | None, roles: Tensor) -> Question:

@@ -97,7 +97,15 @@ def knowledge(
             moved = collect(model, (inputs, seen.labels[rows]), tuple(seen.states), pooling, store)
             changes = (row_losses(loss, moved.outputs, moved.labels) - losses[rows]).abs()
             perturbed = _perturbed(seen, moved, rows, changes, distance)
-    return dataclasses.replace(result, loss=name_of(loss), perturbed=perturbed)
+    accuracy = _accuracy(seen.outputs, seen.labels)
+    return dataclasses.replace(result, loss=name_of(loss), perturbed=perturbed, accuracy=accuracy)
+
+
+def _accuracy(outputs: Tensor, labels: Tensor) -> float | None:
+    """Return the share of the rows whose largest output is the label's; None without classes."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or labels.is_floating_point():
+        return None
+    return float((outputs.argmax(1) == labels).double().mean())
 
 
 def _check_perturbations(given: object, n: int) -> tuple[Inputs, Tensor]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from holdfast.report import marks, training
+from holdfast.report import brittle, marks, training
 from holdfast.report.distances import conditions, reach
 from holdfast.report.formats import NBSP, at_least, at_most, number, seconds
 from holdfast.report.reading import Finding, finished
@@ -193,86 +193,12 @@ def gain_rows(finding: Finding) -> list[dict[str, Any]]:
     return [row for row in rows if row["layer"] in kept]
 
 
-def volatility(audit: Mapping[str, Any]) -> Spec | None:
-    """Draw the volatility of each layer with its interval, scale-free or raw.
-
-    Args:
-        audit: What `audit.json` holds.
-
-    Returns:
-        Intervals by layer; the parameter `scale` is "normalised", "volatility" or "near"; or None.
-    """
-    alt = marks.altair()
-    found = finished(audit, "knowledge")
-    rows = marks.in_order([row for finding in found for row in _volatility_rows(finding)])
-    if not rows:
-        return None
-    scale = alt.param(name="scale", value="normalised")
-    title = alt.ExprRef(
-        "scale == 'normalised' ? 'Change of loss per typical distance'"
-        " : 'Change of loss per unit of distance'"
-    )
-    base = (
-        alt.Chart()
-        .transform_filter("datum.kind == scale")
-        .encode(
-            y=marks.layer_axis(),
-            yOffset=marks.model_offset(found),
-            color=marks.colour(audit),
-            tooltip=marks.tooltips(
-                model="name", layer="layer", volatility="text", interval="interval"
-            ),
-        )
-    )
-    value = alt.X("value:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
-    spans = base.mark_rule(style="interval").encode(x="low:Q", x2="high:Q")
-    tips = base.mark_point(style="tip").encode(x=value, shape=marks.shape(audit))
-    height = marks.layers_height(rows, found)
-    chart = alt.layer(spans, tips, data=alt.Data(values=rows), height=height)
-    return marks.finish(
-        chart.add_params(scale),
-        title=title,
-        description="Where is the model's knowledge brittle? Volatility by layer. "
-        + " ".join(f"{f.name}: highest at layer {most_brittle(f)}." for f in found),
-    )
-
-
-def most_brittle(finding: Finding) -> str:
-    """Return the layer with the largest scale-free volatility.
-
-    Args:
-        finding: The knowledge of one model.
-
-    Returns:
-        The layer's path as the audit writes it.
-    """
-    estimates = finding.part["normalised"]
-    return max(finding.part["layers"], key=lambda layer: estimates[layer]["value"] or 0.0)
-
-
-def _volatility_rows(finding: Finding) -> list[dict[str, Any]]:
-    return [
-        {
-            "series": finding.series,
-            "name": finding.name,
-            "layer": layer or "(model)",
-            "kind": kind,
-            **{key: estimate[key] for key in ("value", "low", "high")},
-            "text": number(estimate["value"]),
-            "interval": f"{number(estimate['low'])} to {number(estimate['high'])}",
-        }
-        for kind in ("normalised", "volatility", "near")
-        for layer, estimate in (finding.part.get(kind) or {}).items()
-        if estimate is not None and estimate["value"] is not None
-    ]
-
-
 _FIGURES: dict[str, Callable[[Mapping[str, Any]], Spec | None]] = {
     "conditions": conditions,
     "bracket": bracket,
     "gains": gains,
     "reach": reach,
-    "volatility": volatility,
+    "volatility": brittle.volatility,
     "descent": training.descent,
     "stability": training.stability,
 }

@@ -12,7 +12,7 @@ _SUPERSCRIPTS = str.maketrans(
 )
 
 
-def number(value: float | None, rounding: str = ROUND_HALF_EVEN, digits: int = 3) -> str:
+def number(value: float | Decimal | None, rounding: str = ROUND_HALF_EVEN, digits: int = 3) -> str:
     """Return `value` with so many significant digits.
 
     Args:
@@ -56,6 +56,16 @@ def at_most(value: float | None, digits: int = 3) -> str:
     '35.3'
     """
     return number(value, ROUND_CEILING, digits)
+
+
+def percent_at_most(share: float, digits: int = 3) -> str:
+    """Return a proved upper bound on a share of one as a percentage, rounded up.
+
+    >>> percent_at_most(0.22761), percent_at_most(0.43, 2), percent_at_most(0.99991)
+    ('22.8%', '43%', '100%')
+    """
+    text = number(Decimal(str(share)).scaleb(2), ROUND_CEILING, digits)
+    return "100%" if text.startswith("100") else f"{text}%"
 
 
 def telling_digits(lower: float, upper: float) -> int:

@@ -13,7 +13,9 @@ from typing import Any
 from holdfast.documents import StrPath, write_whole
 from holdfast.errors import MissingExtra
 from holdfast.report import formats, verdict
-from holdfast.report.figures import figures, gain_rows, most_brittle
+from holdfast.report.brittle import class_rows, kinds, most_brittle, shown_layers
+from holdfast.report.figures import figures, gain_rows
+from holdfast.report.frontier import maps, opened
 from holdfast.report.images import data_uri
 from holdfast.report.reading import asked, check, finished, subjects
 from holdfast.report.training import descent_sentence, run_sentence
@@ -154,6 +156,8 @@ def _environment() -> Any:
     )
     environment.filters |= {name: getattr(formats, name) for name in _FILTERS}
     environment.filters |= {"outcome": _outcome, "gain_rows": gain_rows, "brittle": most_brittle}
+    environment.filters |= {"shown_layers": shown_layers, "class_rows": class_rows, "kinds": kinds}
+    environment.filters |= {"maps": maps, "opened": opened, "promise": verdict.promise}
     environment.filters |= {"descent_sentence": descent_sentence, "run_sentence": run_sentence}
     environment.globals["rate"] = verdict.rate
     return environment

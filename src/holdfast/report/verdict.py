@@ -4,7 +4,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.report.formats import at_least, at_most, count, given, listing, number, percent
+from holdfast.report.formats import (
+    at_least,
+    at_most,
+    count,
+    given,
+    listing,
+    number,
+    percent,
+    percent_at_most,
+)
+from holdfast.report.frontier import headline
 from holdfast.report.reading import Finding, asked, finished, subjects
 
 Audit = Mapping[str, Any]
@@ -64,6 +74,8 @@ def _verdict(audit: Audit, finding: Finding) -> Verdict:
             f"within an {audit['norm']} distance of {radius}."
         )
         return Verdict(finding, sentence, None)
+    if (subject.get("conditions") or {}).get("metric") == "none":
+        return Verdict(finding, _token_sentence(audit, finding), None)
     if parts["lipschitz"].get("upper"):
         known = rate(audit, parts["lipschitz"])
         return Verdict(
@@ -100,6 +112,37 @@ def _proved_sentence(audit: Audit, shares: Mapping[str, float]) -> str:
         f"{percent(shares['proved'])} of {count(audit['data']['rows'])} test inputs provably keep "
         f"the right answer; {attacked}{percent(shares['undecided'])} are undecided and "
         f"{percent(shares['wrong'])} are wrong to begin with."
+    )
+
+
+def _token_sentence(audit: Audit, finding: Finding) -> str:
+    """Return the answer where inputs are token ids."""
+    known = finding.subject["knowledge"]
+    told = known.get("refused") or promise(Finding(finding.index, finding.subject, known))
+    right = percent(finding.subject["accuracy"])
+    return (
+        f"Inputs are token ids: there is no distance between them that a radius could be measured "
+        f"in. {right} of {count(audit['data']['rows'])} test inputs are answered rightly. {told}"
+    )
+
+
+def promise(finding: Finding) -> str:
+    """Return what knowledge continuity proves about fresh data, in words.
+
+    Args:
+        finding: The knowledge of one model.
+    """
+    best = headline(finding)
+    if best is None:
+        return (
+            "In no layer is anything proved of inputs that land near an anchor that is not proved "
+            "of all: more rows make the bounds tighter."
+        )
+    return (
+        f"With {given(100 * best.confidence)}% confidence, of fresh inputs that land within "
+        f"{best.delta} of one of {count(best.anchors)} anchors in layer {best.layer or '(model)'}, "
+        f"at most {percent_at_most(best.conditional)} have a loss that differs from the anchor's "
+        f"by more than {best.eta}. Of all inputs it is at most {percent_at_most(best.anywhere)}."
     )
 
 

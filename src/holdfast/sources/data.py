@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,25 @@ class LoadedData:
     image: tuple[int, ...] | None = None
     scale: float | None = None
     layout: str | None = None
+
+    @property
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        """All rows as one batch."""
+        return [(self.inputs, self.labels)]
+
+    @property
+    def perturbations(self) -> None:
+        """None: a file of numbers has no place for perturbed rows."""
+        return None
+
+    @property
+    def treatment(self) -> dict[str, Any]:
+        """What was done to the rows when they were read."""
+        return {"scale": self.scale}
+
+    def shown(self, row: int) -> dict[str, Any]:
+        """Return what a reader may see of a row: its pixels, where it is a picture."""
+        return {} if self.image is None else {"pixels": self.inputs[row].flatten().tolist()}
 
     def to(self, dtype: torch.dtype) -> "LoadedData":
         """Return the same rows in another floating-point type; warn where that rounds them."""

@@ -3,7 +3,8 @@
 import dataclasses
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class LoadedModel:
         description: One sentence.
         shape: Of one input row, where a file says so.
         units: The normalisation in front of the model, as the user wrote it.
+        folder: Where its tokenizer lies beside it; None for a model that brings none.
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class LoadedModel:
     description: str = ""
     shape: tuple[int, ...] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 def load_model(spec: str) -> LoadedModel:
@@ -116,16 +119,35 @@ def _from_folder(spec: str, target: str, weights: str | None) -> LoadedModel:
     except ImportError:
         raise MissingExtra("transformers", "hf", "a model from hf:FOLDER") from None
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-            dtype=torch.float32,
-        )  # fmt: skip
+        with _without_progress():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+                dtype=torch.float32,
+            )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
         got = f"{folder} ({' '.join(str(problem).split())})"
         wanted = "a sequence classifier in safetensors, of a kind that transformers knows"
         raise InvalidInput("model", got, wanted) from problem
     kind = type(model).__name__
-    return LoadedModel(model.eval(), spec, folder.name, f"{kind} from {folder}.")
+    return LoadedModel(model.eval(), spec, folder.name, f"{kind} from {folder}.", folder=folder)
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """Keep transformers from drawing bars on stderr.
+
+    Yields:
+        Once.
+    """
+    from transformers import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _from_module(spec: str, target: str, weights: str | None) -> LoadedModel:
@@ -196,17 +218,23 @@ def default_dtype(model: nn.Module) -> torch.dtype:
     return torch.float64 if torch.float64 in types else torch.float32
 
 
-def check_fits(model: nn.Module, inputs: Tensor) -> None:
+def check_fits(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> None:
     """Refuse rows that a model cannot take, before anything is built on them.
 
     Raises:
         InvalidInput: When the model fails on the first row.
     """
+    parts = inputs if isinstance(inputs, Mapping) else {"rows": inputs}
+    first = {name: value[:1] for name, value in parts.items()}
     try:
         with torch.no_grad():
-            model(inputs[:1])
+            model(**first) if isinstance(inputs, Mapping) else model(first["rows"])
     except Exception as problem:
-        kind = str(inputs.dtype).removeprefix("torch.")
-        got = f"rows of shape {list(inputs.shape[1:])} and type {kind}"
+        kinds = [
+            f"{name} of shape {list(value.shape[1:])} and type "
+            f"{str(value.dtype).removeprefix('torch.')}"
+            for name, value in parts.items()
+        ]
         why = f"{type(problem).__name__}: {problem}"
-        raise InvalidInput("data", f"{got} ({why})", "rows that the model takes") from problem
+        got = f"{', '.join(kinds)} ({why})"
+        raise InvalidInput("data", got, "rows that the model takes") from problem

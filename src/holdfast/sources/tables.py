@@ -1,10 +1,12 @@
-"""Rows from tables: CSV and Parquet files, one column per feature and one for the label."""
+"""Rows from CSV and Parquet files: columns of numbers, or one of text, and one for the label."""
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -12,7 +14,76 @@ from holdfast.errors import InvalidInput, MissingExtra
 from holdfast.sources.files import open_file, reason
 
 _LABELS = ("label", "labels", "y", "target", "class")
+_TEXTS = ("text", "sentence")
 _MOST_ENTRIES = 2**28
+_CSV, _PARQUET = "a CSV file", "a Parquet file"
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """Which columns of a table hold sentences and labels.
+
+    Attributes:
+        text: Of the sentences; None for one called text or sentence.
+        labels: Of the labels, as in `read_csv`.
+        perturbed: Of sentences changed in a way that should not matter; None for no such column.
+    """
+
+    text: str | None = None
+    labels: str | None = None
+    perturbed: str | None = None
+
+    def among(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns of sentences, labels and, where named, perturbed sentences.
+
+        Raises:
+            InvalidInput: When a name comes twice, or one that is asked for does not exist.
+        """
+        label = _label(columns, self.labels)
+        text = self.text or next((name for name in columns if name.lower() in _TEXTS), None)
+        asked = {"text": text, "perturbed": self.perturbed}
+        for option, name in asked.items():
+            missing = name is None and option == "text"
+            if missing or (name is not None and (name not in columns or name == label)):
+                said = "" if name is None else f"{option}={name} in "
+                wanted = f"?{option}=COLUMN, one of these"
+                raise InvalidInput("data", f"{said}columns {_shown(columns)}", wanted)
+        return [name for name in (text, label, self.perturbed) if name is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Sentences:
+    """What a table of sentences holds.
+
+    Attributes:
+        texts: The sentences, [N].
+        labels: [N], int64.
+        perturbed: Perturbed sentences by the row that they were made from.
+    """
+
+    texts: list[str]
+    labels: np.ndarray
+    perturbed: dict[int, str]
+
+
+@contextmanager
+def _table(path: Path, wanted: str) -> Iterator[BinaryIO]:
+    """Open a table; whatever breaks its reader is said to be wrong with the file.
+
+    Yields:
+        The open file.
+
+    Raises:
+        InvalidInput: When it cannot be read.
+        MemoryError: When it does not fit.
+    """
+    with open_file(path, "data", wanted) as file:
+        try:
+            yield file
+        except (InvalidInput, MemoryError):
+            raise
+        except Exception as problem:  # a damaged file can break its reader anywhere
+            raise InvalidInput("data", f"{str(path)!r} ({reason(problem)})", wanted) from problem
 
 
 def read_csv(
@@ -33,40 +104,71 @@ def read_csv(
         InvalidInput: When the file is not a table, a column is missing, or a field is no number.
         MemoryError: When the rows do not fit.
     """
-    wanted = "a CSV file of numbers"
-    with open_file(path, "data", wanted) as file:
-        try:
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            lines = (line for line in csv.reader(text, strict=True) if line)
-            return _from_lines(lines, inputs, labels, rows)
-        except (InvalidInput, MemoryError):
-            raise
-        except Exception as problem:  # a damaged file can break its reader anywhere
-            raise InvalidInput("data", f"{str(path)!r} ({reason(problem)})", wanted) from problem
+    with _table(path, f"{_CSV} of numbers") as file:
+        fields = _fields(file, lambda columns: _columns(columns, inputs, labels), rows)
+        return _arrays([[_number(field, row) for field in one] for row, one in enumerate(fields)])
 
 
-def _from_lines(
-    lines: Any, inputs: str | None, labels: str | None, rows: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    first = next(lines, None)
-    if first is None:
-        raise InvalidInput("data", "an empty file", "at least one row")
-    named = not all(map(_is_number, first))
-    columns = [name.strip() for name in first] if named else [str(k) for k in range(len(first))]
-    features, label = _columns(columns, inputs, labels)
-    places = [columns.index(name) for name in (*features, label)]
-    fields: list[list[str]] = [] if named else [[first[k] for k in places]]
-    for line in lines:
-        if rows is not None and len(fields) >= rows:
-            break
-        if len(line) != len(columns) or len(fields) * len(places) > _MOST_ENTRIES:
-            raise ValueError(f"row {len(fields)} has {len(line)} fields, wanted {len(columns)}")
-        fields.append([line[k] for k in places])
-    table = [[_number(field, row) for field in line] for row, line in enumerate(fields)]
+def _arrays(table: list[list[int | float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all columns but the last, and the last.
+
+    Raises:
+        ValueError: When a number does not fit.
+    """
     found = np.array([line[:-1] for line in table]), np.array([line[-1] for line in table])
     if any(part.dtype.kind not in "if" for part in found):
         raise ValueError("a number beyond 64 bits, or no row")
     return found
+
+
+def read_csv_text(path: Path, columns: TextColumns, rows: int | None) -> Sentences:
+    """Read sentences and labels from a CSV file whose first line names the columns.
+
+    Args:
+        path: The file.
+        columns: Where sentences and labels stand.
+        rows: How many of the first rows to read; None for all.
+
+    Returns:
+        Sentences, labels, and perturbed sentences where their column is named.
+
+    Raises:
+        InvalidInput: When the file is not a table, a column is missing, a sentence is empty, or a
+            label is no whole number.
+    """
+    with _table(path, _CSV) as file:
+        fields = _fields(file, columns.among, rows)
+        numbers = [_number(label, row) for row, (_, label, *_) in enumerate(fields)]
+    return _checked(
+        [line[0] for line in fields], numbers, [word for line in fields for word in line[2:]]
+    )
+
+
+def _fields(
+    file: BinaryIO, choose: Callable[[Sequence[str]], list[str]], rows: int | None
+) -> list[list[str]]:
+    """Return the fields of the chosen columns, line by line.
+
+    Raises:
+        InvalidInput: When the file is empty.
+        ValueError: When lines differ in length, or there are too many.
+    """
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        lines = (line for line in csv.reader(text, strict=True) if line)
+        first = next(lines, None)
+        if first is None:
+            raise InvalidInput("data", "an empty file", "at least one row")
+        named = not all(map(_is_number, first))
+        columns = [name.strip() for name in first] if named else list(map(str, range(len(first))))
+        places = [columns.index(name) for name in choose(columns)]
+        fields: list[list[str]] = [] if named else [[first[k] for k in places]]
+        for line in lines:
+            if rows is not None and len(fields) >= rows:
+                break
+            if len(line) != len(columns) or len(fields) * len(places) > _MOST_ENTRIES:
+                raise ValueError(f"row {len(fields)} has {len(line)} fields, wanted {len(columns)}")
+            fields.append([line[k] for k in places])
+    return fields
 
 
 def _is_number(text: str) -> bool:
@@ -91,26 +193,78 @@ def _number(text: str, row: int) -> int | float:
     raise ValueError(f"row {row} has the field {text[:40]!r}, which is no number")
 
 
-def _columns(
-    columns: Sequence[str], inputs: str | None, labels: str | None
-) -> tuple[list[str], str]:
-    """Return the columns of the features and of the label.
+def _columns(columns: Sequence[str], inputs: str | None, labels: str | None) -> list[str]:
+    """Return the columns of the features, and last the one of the label.
 
     Raises:
         InvalidInput: When a name comes twice, or one that is asked for does not exist.
+    """
+    label = _label(columns, labels)
+    features = inputs.split(",") if inputs else [name for name in columns if name != label]
+    missing = [name for name in features if name not in columns]
+    if missing or not features:
+        raise InvalidInput("data", f"no column {', '.join(missing)}", "?inputs=COLUMN,COLUMN")
+    return [*features, label]
+
+
+def _label(columns: Sequence[str], labels: str | None) -> str:
+    """Return the column of the label.
+
+    Raises:
+        InvalidInput: When a name comes twice, or there is no such column.
     """
     if len({*columns}) < len(columns):
         raise InvalidInput("data", "a column name that comes twice", "different names")
     label = labels or next((name for name in columns if name.lower() in _LABELS), None)
     if label is None or label not in columns:
-        shown = ", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "")
         asked = "" if labels is None else f"labels={labels} in "
-        raise InvalidInput("data", f"{asked}columns {shown}", "?labels=COLUMN, one of these")
-    features = inputs.split(",") if inputs else [name for name in columns if name != label]
-    missing = [name for name in features if name not in columns]
-    if missing or not features:
-        raise InvalidInput("data", f"no column {', '.join(missing)}", "?inputs=COLUMN,COLUMN")
-    return features, label
+        wanted = "?labels=COLUMN, one of these"
+        raise InvalidInput("data", f"{asked}columns {_shown(columns)}", wanted)
+    return label
+
+
+def _shown(columns: Sequence[str]) -> str:
+    return ", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "")
+
+
+def _checked(
+    texts: Sequence[object], labels: Sequence[object], perturbed: Sequence[object]
+) -> Sentences:
+    """Return columns that hold what they should.
+
+    Raises:
+        InvalidInput: When one does not, or there is no row.
+    """
+    if not texts:
+        raise InvalidInput("data", "no row", "at least one sentence")
+    found = [_sentence(value, row) for row, value in enumerate(texts)]
+    others = {row: _sentence(value, row) for row, value in enumerate(perturbed) if value}
+    return Sentences(found, _whole(labels), others)
+
+
+def _sentence(value: object, row: int) -> str:
+    """Return a value that is a sentence.
+
+    Raises:
+        InvalidInput: When it is empty or no text.
+    """
+    if not isinstance(value, str) or not value.strip():
+        got = "is empty" if isinstance(value, str | None) else f"holds {value!r:.40}"
+        raise InvalidInput("data", f"row {row}, whose text {got}", "a sentence in every row")
+    return value
+
+
+def _whole(labels: Sequence[object]) -> np.ndarray:
+    """Return labels that are all whole numbers.
+
+    Raises:
+        InvalidInput: When one is not.
+    """
+    for row, label in enumerate(labels):
+        if not isinstance(label, int) or isinstance(label, bool) or abs(label) >= 2**63:
+            got = f"row {row} with the label {label!r:.40}"
+            raise InvalidInput("data", got, "whole class numbers (?labels=COLUMN)")
+    return np.array(labels, dtype=np.int64)
 
 
 def read_parquet(
@@ -133,36 +287,59 @@ def read_parquet(
         InvalidInput: When the file is something else, or a column holds no numbers.
         MemoryError: When the rows do not fit.
     """
+    parquet = _parquet()
+    with _table(path, _PARQUET) as file:
+        source = parquet.ParquetFile(file)
+        names = _columns(source.schema_arrow.names, inputs, labels)
+        taken = source.metadata.num_rows if rows is None else rows
+        if taken * len(names) > _MOST_ENTRIES:
+            got = f"{taken} rows of {len(names) - 1} columns"
+            raise InvalidInput("data", got, "fewer: ?rows=...")
+        found = _numbers(_first_rows(source, names, taken))
+        *features, label = (found[name] for name in names)
+        lists = features[0].dtype == object
+        joined = np.array(features[0].tolist()) if lists else np.stack(features, 1)
+    return joined, label
+
+
+def read_parquet_text(path: Path, columns: TextColumns, rows: int | None) -> Sentences:
+    """Read sentences and labels from a Parquet file; see `read_csv_text`.
+
+    Returns:
+        As `read_csv_text`.
+
+    Raises:
+        MissingExtra: When `pyarrow` is not installed.
+        InvalidInput: As for `read_csv_text`.
+    """
+    parquet = _parquet()
+    with _table(path, _PARQUET) as file:
+        source = parquet.ParquetFile(file)
+        names = columns.among(source.schema_arrow.names)
+        taken = source.metadata.num_rows if rows is None else rows
+        table = _first_rows(source, names, taken)
+        words, numbers, *others = (table.column(k).to_pylist() for k in range(len(names)))
+    return _checked(words, numbers, others[0] if others else ())
+
+
+def _parquet() -> Any:
+    """Import what reads Parquet files.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingExtra: When `pyarrow` is not installed.
+    """
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingExtra("pyarrow", "parquet", "a Parquet file") from error
-    wanted = "a Parquet file"
-    with open_file(path, "data", wanted) as file:
-        try:
-            source = parquet.ParquetFile(file)
-            features, label = _columns(source.schema_arrow.names, inputs, labels)
-            taken = source.metadata.num_rows if rows is None else rows
-            if taken * (len(features) + 1) > _MOST_ENTRIES:
-                got = f"{taken} rows of {len(features)} columns"
-                raise InvalidInput("data", got, "fewer: ?rows=...")
-            found = _first_rows(source, [*features, label], taken)
-            columns = [found[name] for name in features]
-            lists = columns[0].dtype == object
-            joined = np.array(columns[0].tolist()) if lists else np.stack(columns, 1)
-        except (InvalidInput, MemoryError):
-            raise
-        except Exception as problem:  # a damaged file can break its reader anywhere
-            raise InvalidInput("data", f"{str(path)!r} ({reason(problem)})", wanted) from problem
-    return joined, found[label]
+        raise MissingExtra("pyarrow", "parquet", _PARQUET) from error
+    return parquet
 
 
-def _first_rows(source: Any, names: list[str], rows: int) -> dict[str, np.ndarray]:
-    """Return columns of the first rows.
-
-    Raises:
-        InvalidInput: When one holds something else than numbers, or nothing in some row.
-    """
+def _first_rows(source: Any, names: list[str], rows: int) -> Any:
+    """Return a table of the first rows, its columns in the order of the names."""
     import pyarrow
 
     batches, count = [], 0
@@ -171,10 +348,20 @@ def _first_rows(source: Any, names: list[str], rows: int) -> dict[str, np.ndarra
         count += len(batch)
         if count >= rows:
             break
-    table = pyarrow.Table.from_batches(batches)
-    found = {}
+    return pyarrow.Table.from_batches(batches).slice(0, rows).select(names)
+
+
+def _numbers(table: Any) -> dict[str, np.ndarray]:
+    """Return the columns of a table, the label last.
+
+    Raises:
+        InvalidInput: When one holds something else than numbers, or nothing in some row.
+    """
+    import pyarrow
+
+    found, names = {}, table.column_names
     for name in names:
-        column = table.column(name).slice(0, rows)
+        column = table.column(name)
         kind = column.type
         if pyarrow.types.is_list(kind) or pyarrow.types.is_fixed_size_list(kind):
             alone, kind = len(names) == 2 and name == names[0], kind.value_type

@@ -37,6 +37,36 @@
     }
   };
 
+  // A map: the cell under the pointer, or reached by the arrow keys, says what it claims.
+  const tell = (map, cell) => {
+    const before = map.querySelector(".chosen");
+    before.classList.remove("chosen");
+    before.tabIndex = -1;
+    cell.classList.add("chosen");
+    cell.tabIndex = 0;
+    const words = map.dataset.statement.replace(/\{(\w+)\}/g, (all, name) => cell.dataset[name] ?? all);
+    map.nextElementSibling.textContent = (cell.dataset.why ? `Says nothing: ${cell.dataset.why}. ` : "") + words;
+  };
+
+  const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+  for (const map of document.querySelectorAll(".map")) {
+    for (const kind of ["pointerover", "focusin"]) {
+      map.addEventListener(kind, (event) => {
+        const cell = event.target.closest("td");
+        if (cell) tell(map, cell);
+      });
+    }
+    map.addEventListener("keydown", (event) => {
+      const cell = event.target.closest("td");
+      const [down, right] = moves[event.key] ?? [0, 0];
+      const next = cell && map.rows[cell.parentElement.rowIndex + down]?.cells[cell.cellIndex + right];
+      if (!moves[event.key]) return;
+      event.preventDefault();
+      if (next?.matches("td")) next.focus();
+    });
+  }
+
   const specs = read("specs");
   const places = [...document.querySelectorAll("[data-figure]")];
   Promise.all(places.map((place) => draw(place, specs[place.dataset.figure]))).then(() => {
