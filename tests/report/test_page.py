@@ -271,3 +271,22 @@ def test_missing_libraries_are_named_with_their_extra(audit, monkeypatch, module
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtra, match=rf"{library}.*holdfast\[report\]"):
         render(audit)
+
+
+def test_knowledge_stands_beside_lipschitz_constants(audit):
+    whole = {"steepest": 1.0, "tail_upper": 2.3456, "expected_upper": None}
+    known = {"upper": 0.12341, "vacuous": False}
+    audit["subjects"][0]["knowledge"]["links"] = {
+        "": whole,
+        "0": whole | {"steepest": None, "expected_upper": known},
+        "1": whole | {"expected_upper": known | {"vacuous": True}},
+        "2": {"refused": "no constant"},
+    }
+    table = body(audit).split("beside Lipschitz constants</summary>")[1].split("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+    assert rows == [
+        ["<code>(model)</code>", "1.00", "2.35", "vacuous"],
+        ["<code>0</code>", DASH, "2.35", "0.124"],
+        ["<code>1</code>", "1.00", "2.35", "vacuous"],
+        ["<code>2</code>", "no constant"],
+    ]
