@@ -16,9 +16,9 @@ from rich.table import Table
 
 import holdfast
 from holdfast.brackets.semidefinite import lipsdp_upper
-from holdfast.lipsdp.lift import normal_form
-from holdfast.riccati.lift import chain_of
-from holdfast.riccati.start import eclipse_fast
+from holdfast.sdp.chain.lift import chain_of
+from holdfast.sdp.chain.start import eclipse_fast
+from holdfast.sdp.lift import normal_form
 
 INPUTS = 64
 WIDTHS = (64, 128, 256, 512, 1024)

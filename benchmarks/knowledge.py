@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from holdfast.continuity.bins import Bins
-from holdfast.continuity.grid import Grid
-from holdfast.continuity.kernels import Kernel
-from holdfast.continuity.pairs import Question, pair_sums
-from holdfast.continuity.points import Points
+from holdfast.knowledge_continuity.evidence.bins import Bins
+from holdfast.knowledge_continuity.evidence.grid import Grid
+from holdfast.knowledge_continuity.pairs.kernels import Kernel
+from holdfast.knowledge_continuity.pairs.pairs import Question, pair_sums
+from holdfast.knowledge_continuity.pairs.points import Points
 
 WIDTH = 768
 DISTANCES, CHANGES = 32, 16

@@ -20,11 +20,11 @@ from rich.table import Table
 import holdfast
 from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.semidefinite import lipsdp_upper
-from holdfast.lipsdp.lift import normal_form
-from holdfast.lipsdp.normal_form import NormalForm
-from holdfast.lipsdp.reduction import reduce
-from holdfast.riccati.lift import chain_of
-from holdfast.riccati.start import eclipse_fast as fast_bound
+from holdfast.sdp.chain.lift import chain_of
+from holdfast.sdp.chain.start import eclipse_fast as fast_bound
+from holdfast.sdp.form import NormalForm
+from holdfast.sdp.lift import normal_form
+from holdfast.sdp.reduction import reduce
 
 CLARABEL = ("tiny_2-8-8-2_moons", "digits_32_trained")
 """Nets on which Clarabel ends within two minutes."""

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from holdfast.attacks.attack import attack as attack
     from holdfast.attacks.result import Attacks as Attacks
-    from holdfast.auditing.job import audit as audit
+    from holdfast.audits.audit import audit as audit
     from holdfast.brackets.bracket import Bracket as Bracket
-    from holdfast.brackets.solve import lipschitz as lipschitz
+    from holdfast.brackets.lipschitz import lipschitz as lipschitz
     from holdfast.certificates.certificate import Certificates as Certificates
-    from holdfast.certificates.radius import certify as certify
-    from holdfast.conditioning.conditions import Conditions as Conditions
-    from holdfast.conditioning.conditions import conditions as conditions
-    from holdfast.continuity.knowledge import Knowledge as Knowledge
-    from holdfast.continuity.profile import knowledge as knowledge
+    from holdfast.certificates.certify import certify as certify
+    from holdfast.certificates.conditions import Conditions as Conditions
+    from holdfast.certificates.conditions import conditions as conditions
     from holdfast.errors import HoldfastError as HoldfastError
     from holdfast.errors import HoldfastWarning as HoldfastWarning
     from holdfast.errors import InvalidInput as InvalidInput
     from holdfast.errors import Unsupported as Unsupported
     from holdfast.graph.capture import capture as capture
     from holdfast.graph.ir import Graph as Graph
+    from holdfast.knowledge_continuity.knowledge import knowledge as knowledge
+    from holdfast.knowledge_continuity.result import Knowledge as Knowledge
+    from holdfast.smoothness.descent import descent as descent
     from holdfast.smoothness.monitor import DescentMonitor as DescentMonitor
-    from holdfast.smoothness.step import descent as descent
     from holdfast.types import Ball as Ball
     from holdfast.types import Box as Box
     from holdfast.types import Estimate as Estimate
@@ -41,24 +41,24 @@ _HOME = {
     "Box": "holdfast.types",
     "Bracket": "holdfast.brackets.bracket",
     "Certificates": "holdfast.certificates.certificate",
-    "Conditions": "holdfast.conditioning.conditions",
+    "Conditions": "holdfast.certificates.conditions",
     "DescentMonitor": "holdfast.smoothness.monitor",
     "Estimate": "holdfast.types",
     "Graph": "holdfast.graph.ir",
     "HoldfastError": "holdfast.errors",
     "HoldfastWarning": "holdfast.errors",
     "InvalidInput": "holdfast.errors",
-    "Knowledge": "holdfast.continuity.knowledge",
+    "Knowledge": "holdfast.knowledge_continuity.result",
     "Outcome": "holdfast.types",
     "Unsupported": "holdfast.errors",
     "attack": "holdfast.attacks.attack",
-    "audit": "holdfast.auditing.job",
+    "audit": "holdfast.audits.audit",
     "capture": "holdfast.graph.capture",
-    "certify": "holdfast.certificates.radius",
-    "conditions": "holdfast.conditioning.conditions",
-    "descent": "holdfast.smoothness.step",
-    "knowledge": "holdfast.continuity.profile",
-    "lipschitz": "holdfast.brackets.solve",
+    "certify": "holdfast.certificates.certify",
+    "conditions": "holdfast.certificates.conditions",
+    "descent": "holdfast.smoothness.descent",
+    "knowledge": "holdfast.knowledge_continuity.knowledge",
+    "lipschitz": "holdfast.brackets.lipschitz",
 }
 
 __all__ = [

@@ -12,14 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.arguments import one_line
 from holdfast.attacks.result import Attacks
-from holdfast.auditing.job import Report
+from holdfast.audits.audit import Report
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.certificates.certificate import Certificates
-from holdfast.conditioning.conditions import Conditions
-from holdfast.continuity.certificate import Certificate
-from holdfast.continuity.knowledge import Knowledge
-from holdfast.names import one_line
+from holdfast.certificates.conditions import Conditions
+from holdfast.knowledge_continuity.evidence.certificate import Certificate
+from holdfast.knowledge_continuity.result import Knowledge
 from holdfast.report import formats
 from holdfast.report.training import descent_sentence
 from holdfast.types import Estimate, norm_name

@@ -12,11 +12,11 @@ from tests.bounds.zoo import NETS, all_values, graph_of, points_in, some_regions
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.bounds.comparisons import write_out
 from holdfast.bounds.interval import interval_bounds
 from holdfast.bounds.linear import LinearBounds, Plane, linear_bounds
 from holdfast.bounds.running import Approximate
 from holdfast.errors import InvalidInput
+from holdfast.graph.comparisons import write_out
 from holdfast.graph.ir import Graph
 from holdfast.graph.walk import run
 from holdfast.rounding import gamma

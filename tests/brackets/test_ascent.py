@@ -11,10 +11,10 @@ from tests.nets import MaxMin, Residual, load_net
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.brackets.ascent import ascending_pairs, within
-from holdfast.brackets.lower import steepest_pairs
-from holdfast.brackets.tangent import kinks, push
-from holdfast.brackets.witness import Witness, contains
+from holdfast.brackets.lower.ascent import ascending_pairs, within
+from holdfast.brackets.lower.steepest import steepest_pairs
+from holdfast.brackets.lower.tangent import kinks, push
+from holdfast.brackets.lower.witness import Witness, contains
 from holdfast.graph.walk import run
 from holdfast.types import Box
 

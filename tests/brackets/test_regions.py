@@ -9,8 +9,8 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
+from holdfast.brackets.lower.witness import sample, slopes_lower
 from holdfast.brackets.semidefinite import form_on, lipsdp_upper, row_bounds_upper
-from holdfast.brackets.witness import sample, slopes_lower
 from holdfast.types import Ball, Box, Outcome
 
 MODELS = {

@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.lipsdp.builders import jacobian
 from tests.nets import MaxMin, Residual
+from tests.sdp.builders import jacobian
 from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
+from holdfast.brackets.lower.witness import slopes_lower
 from holdfast.brackets.rates import Rates
 from holdfast.brackets.semidefinite import row_bounds_upper
-from holdfast.brackets.witness import slopes_lower
-from holdfast.lipsdp.lift import normal_form
-from holdfast.lipsdp.reduction import transpose
+from holdfast.sdp.lift import normal_form
+from holdfast.sdp.reduction import transpose
 
 MODELS = {
     "relu": nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3)),

@@ -12,7 +12,7 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.lower import steepest_pairs
+from holdfast.brackets.lower.steepest import steepest_pairs
 from holdfast.brackets.semidefinite import lipsdp_upper
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.types import Ball
@@ -73,10 +73,10 @@ def test_layers_without_bias_are_taken() -> None:  # T4
 
 
 def test_a_solver_that_lies_proves_nothing() -> None:  # T5, T10
-    from holdfast.lipsdp.interior import solve
-    from holdfast.lipsdp.lift import normal_form
-    from holdfast.lipsdp.proof import prove
-    from holdfast.lipsdp.reduction import reduce
+    from holdfast.sdp.dense.interior import solve
+    from holdfast.sdp.lift import normal_form
+    from holdfast.sdp.proof import prove
+    from holdfast.sdp.reduction import reduce
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3)).double()

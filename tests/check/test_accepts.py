@@ -19,8 +19,8 @@ from torch import nn
 
 import holdfast
 import holdfast_check
-from holdfast.certificates.lowering import lower
-from holdfast.certificates.proof import as_array
+from holdfast.certificates.proofs.lowering import lower
+from holdfast.certificates.proofs.proof import as_array
 from holdfast.graph.capture import capture
 from holdfast.sources.demo import demo_data, demo_model
 from holdfast_check.network import logits, normal_form, read_graph
@@ -142,7 +142,7 @@ def test_every_certificate_is_proved_in_every_norm(tmp_path, name: str, norm: fl
 @pytest.mark.parametrize("name", ["relu", "tanh", "conv"])
 def test_large_networks_are_split(tmp_path, name: str, monkeypatch) -> None:
     """The parts multiply: looser than the whole, and still proved."""
-    import holdfast.certificates.witness as room
+    import holdfast.certificates.proofs.witness as room
 
     whole = written(tmp_path, name)
     before = numbers(json.loads(whole.read_text())["rows"]["radius"])

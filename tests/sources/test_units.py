@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast.certificates.radius import certify
+from holdfast.certificates.certify import certify
 from holdfast.errors import InvalidInput
 from holdfast.graph.capture import capture
 from holdfast.sources.models import load_model

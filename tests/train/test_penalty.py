@@ -127,8 +127,8 @@ def test_layers_are_drawn_as_asked_and_alike_on_all_ranks():
 
 @pytest.mark.slow
 def test_training_with_it_keeps_accuracy_and_lowers_the_volatility():
-    from holdfast.continuity.losses import row_losses
-    from holdfast.continuity.measure import measure
+    from holdfast.knowledge_continuity.measure import measure
+    from holdfast.knowledge_continuity.states.losses import row_losses
 
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(600, 3, generator=generator)

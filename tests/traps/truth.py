@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.certificates.radius import Asked, certify_graph
+from holdfast.certificates.certify import Asked, certify_graph
 
 NORMS = (1.0, 2.0, math.inf)
 Half = tuple[Sequence[Fraction], Fraction]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.documents import StrPath, read_json, write_whole
 from holdfast.errors import InvalidInput
+from holdfast.files import StrPath, read_json, write_whole
 from holdfast.types import check_norm
 
 _FORMAT = "holdfast.attacks/1"

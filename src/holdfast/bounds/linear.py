@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from holdfast.bounds.backward import Pulled, Step, dot, make_step
-from holdfast.bounds.comparisons import write_out
 from holdfast.bounds.interval import READING, RULES, SMALLEST, Interval, around, lift
 from holdfast.bounds.planes import Below, Plane, optimised
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import slopes_on
 from holdfast.bounds.windows import Rows, Windows, dense, mirrored_rows
 from holdfast.errors import InvalidInput
+from holdfast.graph.comparisons import write_out
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
 from holdfast.graph.walk import Env, check_covered

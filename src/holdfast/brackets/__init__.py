@@ -1,1 +1,1 @@
-"""Floor of lipschitz."""
+"""Lipschitz constants between two proved ends: a steep pair below, an operator bound above."""

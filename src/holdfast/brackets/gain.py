@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from holdfast.bounds.activations import slope_bound
 from holdfast.brackets.flows import Flow, Flows
 from holdfast.brackets.known import CONSTANTS
-from holdfast.brackets.operators import (
+from holdfast.graph.ir import Graph, Node
+from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
+from holdfast.graph.walk import Reading, Rule, read
+from holdfast.norms.node import (
     affine_run,
     chain_norm_upper,
     operator_norm_upper,
     worth_writing_out,
 )
-from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
-from holdfast.graph.walk import Reading, Rule, read
 from holdfast.rounding import add_up, mul_up
 from holdfast.types import norm_name
 

@@ -16,10 +16,10 @@ from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.semidefinite import MOST_UNITS, row_upper, spectral_constant_upper
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
-from holdfast.lipsdp.lift import normal_form
-from holdfast.lipsdp.normal_form import NormalForm
-from holdfast.lipsdp.steepest import steepest_estimate
 from holdfast.rounding import coarse_up, gamma, sqrt_up
+from holdfast.sdp.form import NormalForm
+from holdfast.sdp.lift import normal_form
+from holdfast.sdp.steepest import steepest_estimate
 from holdfast.types import dual
 
 PAIRS_WORK = 6e9

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from holdfast.brackets.ascent import ascending_pairs
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.gain import GainReading
-from holdfast.brackets.lower import steepest_pairs
+from holdfast.brackets.lower.ascent import ascending_pairs
+from holdfast.brackets.lower.steepest import steepest_pairs
+from holdfast.brackets.lower.witness import Witness, sample
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
-from holdfast.brackets.witness import Witness, sample
 from holdfast.errors import InternalError, InvalidInput
 from holdfast.graph.ir import Graph
 from holdfast.types import Box, Outcome, Region, norm_name

@@ -12,16 +12,16 @@ from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.ir import Graph
-from holdfast.lipsdp.interior import minimise, solve
-from holdfast.lipsdp.lift import normal_form
-from holdfast.lipsdp.normal_form import NormalForm
-from holdfast.lipsdp.proof import prove, prove_linf
-from holdfast.lipsdp.reduction import output_row, reduce, transpose
-from holdfast.riccati.chain import Chain
-from holdfast.riccati.lift import chain_of
-from holdfast.riccati.proof import chain_upper
-from holdfast.riccati.search import minimise as minimise_chain
-from holdfast.riccati.start import closed_form
+from holdfast.sdp.chain.chain import Chain
+from holdfast.sdp.chain.lift import chain_of
+from holdfast.sdp.chain.proof import chain_upper
+from holdfast.sdp.chain.search import minimise as minimise_chain
+from holdfast.sdp.chain.start import closed_form
+from holdfast.sdp.dense.interior import minimise, solve
+from holdfast.sdp.form import NormalForm
+from holdfast.sdp.lift import normal_form
+from holdfast.sdp.proof import prove, prove_linf
+from holdfast.sdp.reduction import output_row, reduce, transpose
 from holdfast.threads import one_thread
 from holdfast.types import Region
 

@@ -1,1 +1,1 @@
-"""Floor of certify."""
+"""Certified radii, row by row, and whether asking for them makes sense."""

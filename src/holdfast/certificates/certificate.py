@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from holdfast.certificates.change import Changes
-from holdfast.documents import StrPath
 from holdfast.errors import InvalidInput
+from holdfast.files import StrPath
 from holdfast.rounding import mul_up, sqrt_up
 
 PER_ROW = ("radius", "margin", "predicted", "labels", "reason", "method")
@@ -173,7 +173,7 @@ class Certificates:
         Raises:
             InvalidInput: When labels are targets, or the path cannot be written.
         """
-        from holdfast.certificates.file import save
+        from holdfast.certificates.files import save
 
         self._check_classes()
         save(self, Path(path))
@@ -185,7 +185,7 @@ class Certificates:
         Raises:
             InvalidInput: When the file is not a certificate file of this version.
         """
-        from holdfast.certificates.file import load
+        from holdfast.certificates.files import load
 
         return load(Path(path))
 

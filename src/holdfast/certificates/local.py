@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from holdfast.bounds.backward import dot
-from holdfast.bounds.executed import FLUSH, LARGEST, execution_error_within
+from holdfast.bounds.float32 import FLUSH, LARGEST, execution_error_within
 from holdfast.bounds.interval import over
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions

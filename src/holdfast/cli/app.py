@@ -16,8 +16,8 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
+from holdfast.arguments import check_new_name
 from holdfast.errors import InvalidInput
-from holdfast.names import check_new_name
 from holdfast.versions import VERSION
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def show(answer: Answer) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     if answer.as_json:
-        from holdfast.documents import to_json
+        from holdfast.files import to_json
 
         sys.stdout.write(to_json(answer.document))
     else:

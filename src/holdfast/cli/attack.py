@@ -32,7 +32,7 @@ def attack(
     as_json: Json = False,
 ) -> Answer:
     """Look for the nearest input around each row that gets another answer."""
-    from holdfast.documents import plain
+    from holdfast.files import plain
     from holdfast.terminal import attacks_table, working
 
     check_writable(out)

@@ -37,7 +37,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
     as_json: Json = False,
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
-    from holdfast.auditing.job import Settings, run_audit, steps_of
+    from holdfast.audits.audit import Settings, run_audit, steps_of
     from holdfast.sources.demo import DEMO_MODELS
     from holdfast.terminal import Steps, audit_summary
 

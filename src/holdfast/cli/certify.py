@@ -40,7 +40,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Certify how far each input can move before its class may change."""
-    from holdfast.documents import plain
+    from holdfast.files import plain
     from holdfast.terminal import certificates_table, working
 
     if not 0 <= epsilon < math.inf:

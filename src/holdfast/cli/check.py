@@ -28,7 +28,7 @@ def check(
         import holdfast_check
     except ImportError as problem:
         raise MissingExtra("python-flint", "rigorous", "holdfast check") from problem
-    from holdfast.certificates.file import describes
+    from holdfast.certificates.files import describes
     from holdfast.sources.models import load_model
 
     weights = (model or "").partition("?weights=")[2]

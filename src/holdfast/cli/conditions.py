@@ -9,7 +9,7 @@ def conditions(
     model: Model, data: DataName, *, norm: NormName = "2", as_json: Json = False
 ) -> Answer:
     """Say whether a certificate about distances makes sense for a model and its data."""
-    from holdfast.documents import plain
+    from holdfast.files import plain
     from holdfast.terminal import conditions_table, working
 
     (loaded,), rows = load([model], data)

@@ -11,10 +11,10 @@ from typing import NoReturn
 
 import cyclopts
 
+from holdfast.arguments import one_line
 from holdfast.cli.app import Stopped, app
 from holdfast.errors import HoldfastError, HoldfastWarning, InternalError
-from holdfast.names import one_line
-from holdfast.run.folder import FolderInUse
+from holdfast.runs.folder import FolderInUse
 
 INTERNAL, BAD_INPUT, IN_USE, EXHAUSTED = 1, 2, 3, 5
 INTERRUPTED, BROKEN_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE

@@ -32,8 +32,8 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Measure how steady a model's knowledge is, layer by layer; --delta and --eta certify."""
-    from holdfast.auditing.parts import worst_part
-    from holdfast.documents import plain
+    from holdfast.audits.parts import worst_part
+    from holdfast.files import plain
     from holdfast.sources.data import LoadedData
     from holdfast.terminal import knowledge_table, working
 

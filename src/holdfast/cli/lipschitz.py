@@ -29,7 +29,7 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Bracket the Lipschitz constant of a model from both sides."""
-    from holdfast.auditing.parts import bracket_part
+    from holdfast.audits.parts import bracket_part
     from holdfast.brackets.search import Search
     from holdfast.graph.capture import check_unchanged
     from holdfast.terminal import ClosingBracket, bracket_table

@@ -19,7 +19,7 @@ def report(
     as_json: Json = False,
 ) -> Answer:
     """Draw the page of an audit again from its audit.json."""
-    from holdfast.documents import read_json
+    from holdfast.files import read_json
     from holdfast.report.page import write_page
 
     target = out or audit_json.parent / "report.html"

@@ -1,1 +1,1 @@
-"""Floor of graph."""
+"""From a PyTorch module to one immutable graph, and the walker that every method uses."""

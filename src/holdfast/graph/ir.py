@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.arguments import look_up
 from holdfast.errors import Obstacle, Unsupported
-from holdfast.names import look_up
 
 
 @dataclass(frozen=True, eq=False)

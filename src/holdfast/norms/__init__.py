@@ -1,1 +1,1 @@
-"""Floor of norms."""
+"""Proved upper bounds of operator norms: matrices, convolutions, affine nodes."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from holdfast.graph.ops import ConvGeometry
-from holdfast.norms.dense import spectral_upper
+from holdfast.norms.matrix import spectral_upper
 from holdfast.rounding import UNIT, gamma, mul_up, sqrt_up, sum_up, up
 
 _CHUNK = 2**22

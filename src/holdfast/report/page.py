@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from holdfast.documents import StrPath, write_whole
 from holdfast.errors import MissingExtra
+from holdfast.files import StrPath, write_whole
 from holdfast.report import formats, verdict
 from holdfast.report.brittle import class_rows, kinds, most_brittle, shown_layers
 from holdfast.report.figures import figures, gain_rows

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from holdfast.documents import StrPath
 from holdfast.errors import HoldfastWarning, InvalidInput
+from holdfast.files import StrPath
 from holdfast.smoothness.metric import rule_of, scales
 from holdfast.smoothness.move import Move, Seen, glanced, measured
 from holdfast.smoothness.records import Measurement, line_of, share_improved

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.documents import StrPath, plain
 from holdfast.errors import InvalidInput
+from holdfast.files import StrPath, plain
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Floor of sources."""
+"""Models and data from files, read as data and never as code."""

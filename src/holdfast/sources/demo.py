@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from holdfast.arguments import look_up
 from holdfast.errors import InvalidInput, MissingExtra
-from holdfast.names import look_up
 
 DEMO_MODELS: dict[str, str] = {
     "digits-plain": "A ReLU net (64-112-112-112-10) trained for accuracy alone on 8x8 digits.",

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.distributed import nn as distributed
 from torch.nn import functional
 
-from holdfast.continuity.states import POOLING, Pooling
+from holdfast.arguments import known_names, look_up
 from holdfast.errors import InvalidInput
-from holdfast.names import known_names, look_up
+from holdfast.knowledge_continuity.states.states import POOLING, Pooling
 
 # Smallest distance in the denominator, as a share of the median distance of the batch.
 FLOOR = 1e-2

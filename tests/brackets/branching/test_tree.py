@@ -19,7 +19,7 @@ from holdfast.brackets.branching.cells import Cell, look_inside
 from holdfast.brackets.branching.milp import milp_estimate
 from holdfast.brackets.branching.pieces import pieces
 from holdfast.brackets.branching.tree import Goal, branch
-from holdfast.brackets.witness import Witness, sample, slopes_lower
+from holdfast.brackets.lower.witness import Witness, sample, slopes_lower
 from holdfast.errors import Unsupported
 from holdfast.sources.demo import GroupSort
 from holdfast.types import Ball, Box, Outcome

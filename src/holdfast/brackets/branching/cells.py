@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from holdfast.brackets.branching.dyadic import Row, aligned, null_vector
 from holdfast.brackets.branching.pieces import Pieces
-from holdfast.lipsdp.normal_form import Array
+from holdfast.sdp.form import Array
 
 Sides = NDArray[np.int8]
 Limits = tuple[Array, Array]

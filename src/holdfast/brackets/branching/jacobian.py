@@ -7,9 +7,9 @@ import torch
 
 from holdfast.brackets.branching.pieces import Pieces
 from holdfast.brackets.semidefinite import row_upper
-from holdfast.lipsdp.normal_form import Array
-from holdfast.norms.dense import row_sums_upper
+from holdfast.norms.matrix import row_sums_upper
 from holdfast.rounding import TINY, gamma
+from holdfast.sdp.form import Array
 
 
 def constant_upper(pieces: Pieces, low: Array, high: Array, norm: float, accuracy: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from holdfast.brackets.branching.cells import Limits
 from holdfast.brackets.branching.pieces import Pieces
-from holdfast.lipsdp.normal_form import Array
+from holdfast.sdp.form import Array
 
 Line = dict[int, float]
 """Coefficients by variable."""

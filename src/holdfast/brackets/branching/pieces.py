@@ -19,8 +19,8 @@ from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.ops import OPS, WIRING, homogeneous, per_channel
 from holdfast.graph.walk import Reading, read
-from holdfast.lipsdp.lift import LARGEST_GROUP, Ranges, sorting_rounds
-from holdfast.lipsdp.normal_form import Array, NormalForm
+from holdfast.sdp.form import Array, NormalForm
+from holdfast.sdp.lift import LARGEST_GROUP, Ranges, sorting_rounds
 
 Places = NDArray[np.int64]
 

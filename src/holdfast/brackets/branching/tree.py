@@ -22,11 +22,11 @@ from holdfast.brackets.branching.cells import Cell, Limits, look_inside
 from holdfast.brackets.branching.jacobian import constant_upper
 from holdfast.brackets.branching.milp import milp_estimate
 from holdfast.brackets.branching.pieces import Pieces, pieces
-from holdfast.brackets.lower import steepest_directions
-from holdfast.brackets.witness import Witness, best_pair, pairs_along
+from holdfast.brackets.lower.steepest import steepest_directions
+from holdfast.brackets.lower.witness import Witness, best_pair, pairs_along
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
-from holdfast.lipsdp.normal_form import Array
+from holdfast.sdp.form import Array
 from holdfast.types import Region
 
 MOST_KINKS = 64

@@ -1,0 +1,226 @@
+"""The audit: every part on every model, one JSON document and one page."""
+
+import datetime
+import hashlib
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from holdfast.audits.citations import citations_for
+from holdfast.audits.parts import attacks_part, certificates_part, data_part, headline_distance
+from holdfast.audits.study import Progress, Settings, Study, steps_of, study
+from holdfast.batches import gather
+from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
+from holdfast.files import StrPath, to_json, write_whole
+from holdfast.knowledge_continuity.states.states import Batches, batches_of
+from holdfast.report.page import write_page
+from holdfast.runs.folder import claim
+from holdfast.smoothness.descent import check_step
+from holdfast.smoothness.records import read_measurements
+from holdfast.sources.data import LoadedData, checked
+from holdfast.sources.models import LoadedModel
+from holdfast.sources.tokens import Batch, LoadedTokens
+from holdfast.types import check_norm, norm_name
+from holdfast.versions import VERSION
+
+__all__ = ["Report", "Settings", "audit", "run_audit", "steps_of"]
+
+Rows = LoadedData | LoadedTokens
+
+_SEEDED = ("lipschitz", "attacks", "replay", "knowledge")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where an audit left its results.
+
+    Attributes:
+        document: All results, as in `audit.json`.
+        json: Path of `audit.json`.
+        page: Path of `report.html`; None where the extra `report` is not installed.
+    """
+
+    document: dict[str, Any] = field(repr=False)
+    json: Path
+    page: Path | None
+
+
+def audit(
+    model: nn.Module, data: Batches, out: StrPath = "runs/audit", settings: Settings | None = None
+) -> Report:
+    """Audit a classifier: bracket, certificates, attacks and knowledge continuity, on one page.
+
+    Args:
+        model: Any module in eval mode, [N, ...] to logits.
+        data: Inputs and labels, or an iterable of such batches. Where inputs are a mapping of token
+            ids there is no distance between them, and knowledge continuity is all that is measured.
+        out: Folder for `audit.json` and `report.html`.
+        settings: Norm, distance and time; see `Settings`.
+
+    Returns:
+        The results and where they lie.
+
+    Raises:
+        Unsupported: When the model cannot be captured. A part that cannot be done on a captured
+            model is reported as refused, with its reasons; the others go on.
+        InvalidInput: When data or `out` are not usable.
+        InternalError: When an attack lies inside a certified ball, which must never be.
+    """
+    name = type(model).__name__
+    loaded = LoadedModel(model, name, name)
+    return run_audit([loaded], _given(data), out, settings or Settings())
+
+
+def _given(data: Batches) -> Rows:
+    """Return what a user handed over, as data with a name.
+
+    Raises:
+        InvalidInput: When it is no data.
+    """
+    pair = isinstance(data, list | tuple) and len(data) == 2 and isinstance(data[1], torch.Tensor)
+    if not pair and not isinstance(data, Iterable):
+        raise InvalidInput("data", type(data).__name__, "(inputs, labels), or batches of them")
+    batches: list[Any] = [data] if pair else list(data)
+    if batches and _holds_tokens(batches[0]):
+        return LoadedTokens(cast(Sequence[Batch], tuple(batches_of(batches))), "given")
+    return checked(*gather(batches), "given")
+
+
+def _holds_tokens(batch: object) -> bool:
+    return isinstance(batch, list | tuple) and len(batch) > 0 and isinstance(batch[0], Mapping)
+
+
+def run_audit(
+    models: Sequence[LoadedModel],
+    data: Rows,
+    out: StrPath,
+    settings: Settings,
+    progress: Progress = lambda step: None,
+) -> Report:
+    """Audit one or several models on the same data; see `audit`.
+
+    Args:
+        models: The models; the page compares them.
+        data: The rows.
+        out: Folder for the files.
+        settings: What is asked for.
+        progress: Called with the name of every step when it begins.
+
+    Returns:
+        The results and where they lie.
+    """
+    check_norm(settings.norm)
+    check_step(settings.step)
+    _check_training(models, settings)
+    _check_distance(data, settings)
+    with claim(out) as folder:
+        document = gather_results(models, data, settings, progress)
+        progress("page")
+        path = folder / "audit.json"
+        write_whole(path, to_json(document))
+        return Report(document, path, _page(document, folder / "report.html"))
+
+
+def _check_training(models: Sequence[LoadedModel], settings: Settings) -> None:
+    """Refuse a file about training before the work, not after it.
+
+    Raises:
+        InvalidInput: When it cannot be read, or there are several models it may be about.
+    """
+    if settings.training is None:
+        return
+    if len(models) > 1:
+        raise InvalidInput("training", f"one file for {len(models)} models", "one model")
+    read_measurements(settings.training)
+
+
+def _check_distance(data: Rows, settings: Settings) -> None:
+    """Refuse what has no meaning for token ids.
+
+    Raises:
+        InvalidInput: When it is asked for.
+    """
+    asked = {"epsilon": settings.epsilon, "training": settings.training}
+    for name, value in asked.items():
+        if isinstance(data, LoadedTokens) and value is not None:
+            raise InvalidInput(name, repr(value), "none, where inputs are token ids")
+
+
+def gather_results(
+    models: Sequence[LoadedModel], data: Rows, settings: Settings, progress: Progress
+) -> dict[str, Any]:
+    """Run every part on every model and return the document of the audit."""
+    start = time.perf_counter()
+    studies = [study(loaded, data, settings, progress) for loaded in models]
+    numbers = isinstance(data, LoadedData)
+    epsilon = _add_certificates(studies, data, settings) if numbers else None
+    ops = {op for one in studies for op in one.ops}
+    return {
+        "format": 1,
+        "holdfast": VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - start, 2),
+        "command": settings.command,
+        "norm": norm_name(settings.norm) if numbers else None,
+        "epsilon": epsilon,
+        "data": data_part(data, _digest(data)),
+        "subjects": [one.subject for one in studies],
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "seeds": ({"lipschitz": 0, "attacks": 0, "replay": 0} if numbers else {})
+        | {"knowledge": 0},
+        "citations": citations_for(ops, distances=numbers),
+    }
+
+
+def _add_certificates(
+    studies: Sequence[Study], data: LoadedData, settings: Settings
+) -> float | None:
+    """Add what depends on the distance of the headline, and return that distance."""
+    epsilon = settings.epsilon
+    if epsilon is None:
+        epsilon = headline_distance([one.certificates for one in studies if one.certificates])
+    for one in studies:
+        if one.certificates is not None:
+            part = certificates_part(one.certificates, data, epsilon, one.attacks)
+            one.subject["certificates"] = part
+        if one.attacks is not None:
+            one.subject["attacks"] = attacks_part(one.attacks, epsilon)
+    return epsilon
+
+
+def _digest(data: Rows) -> str:
+    """Return the SHA-256 of inputs and labels, and of perturbed inputs and their rows."""
+    digest = hashlib.sha256()
+    changed = [] if data.perturbations is None else [data.perturbations]
+    for inputs, labels in (*data.batches, *changed):
+        parts = (
+            [inputs[name] for name in sorted(inputs)] if isinstance(inputs, Mapping) else [inputs]
+        )
+        for part in (*parts, labels):
+            digest.update(f"{part.dtype}|{tuple(part.shape)}|".encode())
+            digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _page(document: dict[str, Any], path: Path) -> Path | None:
+    """Write the page where its libraries are installed, and say so where they are not."""
+    try:
+        write_page(document, path)
+    except MissingExtra as missing:
+        warnings.warn(f"no page written: {missing}", HoldfastWarning, stacklevel=2)
+        return None
+    return path

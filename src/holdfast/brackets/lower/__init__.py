@@ -1,0 +1,1 @@
+"""Pairs of inputs with a steep slope: the lower ends of brackets."""

@@ -1,0 +1,141 @@
+"""Lower bounds of a Lipschitz constant: the largest Jacobian over given points.
+
+The Jacobian at a point says in which direction the output changes fastest (power iteration with
+Jacobian-vector products); a pair of points along that direction is the witness.
+`holdfast.brackets.lower.ascent` looks for better points.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from holdfast.brackets.lower.witness import (
+    Witness,
+    best_pair,
+    lengths,
+    over_rows,
+    pairs_along,
+    unit,
+)
+from holdfast.graph.ir import Graph
+from holdfast.graph.walk import run
+from holdfast.types import Region
+
+Function = Callable[[Tensor], Tensor]
+Pull = Callable[[Tensor], tuple[Tensor]]
+
+_ITERATIONS = 20
+
+_OUTPUTS = 256
+"""At most so many outputs are differentiated one by one for l1 and linf."""
+
+_FINALISTS = 8
+
+
+def steepest_pairs(
+    graph: Graph, points: Tensor, norm: float, region: Region | None, batch: int = 256
+) -> Iterator[Witness]:
+    """Yield pairs with ever larger slopes, going through the points batch by batch.
+
+    Args:
+        graph: Captured model.
+        points: Where to look, [N, ...].
+        norm: 1, 2 or inf, on both sides.
+        region: Both points of a pair lie in it; None for no restriction.
+        batch: Points taken at once.
+
+    Yields:
+        A `Witness` whenever a batch has a larger proved slope than all before.
+    """
+    graph = graph.double()
+    best = 0.0
+    for part in points.double().split(batch):
+        directions, values = steepest_directions(graph, part, norm)
+        finalists = values.argsort(descending=True)[:_FINALISTS]
+        for first, second in pairs_along(part[finalists], directions[finalists], region):
+            witness = best_pair(graph, first, second, norm)
+            if witness.slope > best:
+                best = witness.slope
+                yield witness
+
+
+def steepest_directions(graph: Graph, points: Tensor, norm: float) -> tuple[Tensor, Tensor]:
+    """Return unit directions of fast change at points, and the rate of change there.
+
+    Args:
+        graph: Captured model in float64.
+        points: [N, ...].
+        norm: 1, 2 or inf.
+
+    Returns:
+        Directions [N, ...] of length 1 in the norm, and ||J u|| per point, [N].
+    """
+    function = partial(run, graph)
+    if norm == 2.0:
+        return _power_iteration(function, points)
+    return _by_output(function, points, norm)
+
+
+def _power_iteration(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+    """Iterate u <- J^T J u, all points at once: rows do not influence each other."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(points.shape, generator=generator, dtype=points.dtype)
+    direction = unit(noise, 2.0)
+    _, pull = _vjp(function, points)
+    for _ in range(_ITERATIONS):
+        (back,) = pull(_push(function, points, direction))
+        moving = over_rows(lengths(back, 2.0) > 0, back)
+        direction = torch.where(moving, unit(back, 2.0), direction)
+    change = _push(function, points, direction)
+    return direction.detach(), lengths(change, 2.0).detach()
+
+
+def _vjp(function: Function, points: Tensor) -> tuple[Tensor, Pull]:
+    """Return the values at points, and the map from output to input directions there."""
+    values, pull, *_ = torch.func.vjp(function, points)
+    return values, pull
+
+
+def _push(function: Function, points: Tensor, directions: Tensor) -> Tensor:
+    """Return the change of the output along directions, [N, ...]."""
+    _, change, *_ = torch.func.jvp(function, (points,), (directions,))
+    return change
+
+
+def _by_output(function: Function, points: Tensor, norm: float) -> tuple[Tensor, Tensor]:
+    """Write the Jacobian out, output by output; its best row (linf) or column (l1) says where."""
+    output, pull = _vjp(function, points)
+    flat = output.flatten(1)
+    count = min(flat.shape[1], _OUTPUTS)
+    if norm == math.inf:
+        return _best_row(pull, output, count)
+    sums = torch.zeros_like(points).flatten(1)
+    for k in range(count):
+        sums += _gradient(pull, output, k).flatten(1).abs()
+    value, place = sums.max(1)
+    direction = torch.zeros_like(sums).scatter_(1, place[:, None], 1.0)
+    return direction.reshape(points.shape), value
+
+
+def _gradient(pull: Pull, output: Tensor, k: int) -> Tensor:
+    """Return the gradient of the k-th output entry, for every row."""
+    chosen = torch.zeros_like(output).flatten(1)
+    chosen[:, k] = 1.0
+    (gradient,) = pull(chosen.reshape(output.shape))
+    return gradient.detach()
+
+
+def _best_row(pull: Pull, output: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    direction = torch.ones_like(_gradient(pull, output, 0))
+    best = torch.zeros(output.shape[0], dtype=output.dtype)
+    for k in range(count):
+        gradient = _gradient(pull, output, k)
+        value = lengths(gradient, 1.0)
+        better = value > best
+        signs = torch.where(gradient < 0, -1.0, 1.0).to(direction)
+        direction = torch.where(over_rows(better, direction), signs, direction)
+        best = torch.maximum(best, value)
+    return direction, best

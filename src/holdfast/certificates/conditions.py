@@ -1,0 +1,205 @@
+"""Does a Lipschitz certificate make sense for this model and these inputs?"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.batches import check_inputs
+from holdfast.brackets.lipschitz import lipschitz
+from holdfast.certificates.certificate import Certificates
+from holdfast.certificates.certify import certify
+from holdfast.certificates.resolution import neighbour_distance, quantisation_step
+from holdfast.errors import Unsupported
+from holdfast.graph.capture import capture
+from holdfast.types import check_norm, norm_name
+
+VACUOUS_BELOW = 0.1
+"""Share of the half distance between neighbours below which the median certified radius says next
+to nothing."""
+
+_LOOSE_ABOVE = 2.0
+_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Whether a certificate about distances between inputs is worth asking for.
+
+    Attributes:
+        metric: `natural`: the inputs are floating-point numbers, and the norm measures them;
+            `none`: they are token ids, between which no norm means anything; `declared`: the user
+            named the distance.
+        bounded: `meaningful`: half of the rows are certified to a distance that matters for the
+            data; `vacuous`: they are not, though something is proved: the median radius is below a
+            tenth of the half distance between neighbours, or below the quantisation step where
+            that is all there is to compare with; `unbounded`: nothing finite is proved.
+        ratio: Upper bound of the Lipschitz constant divided by the lower one; inf where there is
+            no upper bound, None without a metric.
+        median_radius: Lower median of the certified radii over all rows, rows with radius 0
+            included, in input units; None where nothing can be certified.
+        resolution: Half the distance from a row to its nearest row with another label, the median
+            over the rows; the quantisation step where all rows have one label; None where neither
+            is known. In input units.
+        quantisation: Step of the grid that all values lie on; None where they lie on none.
+        norm: 1, 2 or inf.
+        advice: What to do, in one sentence.
+    """
+
+    metric: str
+    bounded: str
+    ratio: float | None
+    median_radius: float | None
+    resolution: float | None
+    quantisation: float | None
+    norm: float
+    advice: str
+
+
+def conditions(
+    model: nn.Module,
+    inputs: Tensor | Mapping[str, Tensor],
+    labels: Tensor,
+    norm: float = 2,
+    metric: str | None = None,
+) -> Conditions:
+    """Say whether Lipschitz certificates make sense for a model and its inputs.
+
+    A certificate needs a distance that means something, a finite constant, and radii that are not
+    small beside the data: they are held against half the distance between neighbours of different
+    classes.
+
+    Args:
+        model: A classifier in eval mode: [N, ...] to [N, classes].
+        inputs: [N, ...]; integers, or a mapping without a floating-point tensor, are token ids.
+        labels: [N], class numbers.
+        norm: Norm of the distance between inputs: 1, 2 or inf.
+        metric: Name of the distance that you vouch for, where the numbers alone do not tell, as
+            for embeddings; it is repeated in the advice.
+
+    Returns:
+        The conditions. It takes a bracket of five seconds and the certificates of all rows.
+
+    Raises:
+        Unsupported: When the model cannot be captured.
+        InvalidInput: When an argument is not usable.
+
+    >>> import torch, holdfast
+    >>> model = torch.nn.Linear(2, 2, bias=False)
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> inputs, labels = torch.tensor([[3.0, 1.0], [1.0, 3.0]]), torch.tensor([0, 1])
+    >>> verdict = holdfast.conditions(model, inputs, labels)
+    >>> verdict.metric, verdict.bounded
+    ('natural', 'meaningful')
+    >>> f"{verdict.median_radius:.3f} of {verdict.resolution:.3f}"
+    '1.414 of 1.414'
+    """
+    norm = check_norm(norm)
+    rows = _numbers(inputs)
+    if rows is None:
+        return _without_metric(norm)
+    capture(model, rows[:1])  # a model that cannot be captured is refused, not called unbounded
+    try:
+        certificates = certify(model, rows, labels, norm)
+    except Unsupported:
+        certificates = None
+    try:
+        ratio = lipschitz(model, rows, norm, seconds=_SECONDS).ratio
+    except Unsupported:
+        ratio = math.inf
+    return conditions_of((rows, labels), norm, certificates, ratio, metric)
+
+
+def conditions_of(
+    rows: tuple[Tensor, Tensor],
+    norm: float,
+    certificates: Certificates | None,
+    ratio: float,
+    metric: str | None = None,
+) -> Conditions:
+    """Return the conditions of rows that were certified; see `conditions`.
+
+    Args:
+        rows: Inputs [N, ...], floating point, and labels [N].
+        norm: 1, 2 or inf.
+        certificates: Of these rows; None where the model allows none.
+        ratio: Upper bound of the constant divided by the lower one.
+        metric: As for `conditions`.
+    """
+    inputs, labels = rows
+    finite = torch.isfinite(inputs.flatten(1)).all(1)
+    inputs, labels = inputs[finite], labels[finite]
+    step = quantisation_step(inputs)
+    between = neighbour_distance(inputs, labels, norm) if len(inputs) else None
+    radius = None if certificates is None else float(certificates.radius.median())
+    bounded = _bounded(radius, ratio, step, between)
+    return Conditions(
+        metric="natural" if metric is None else "declared",
+        bounded=bounded,
+        ratio=ratio,
+        median_radius=radius,
+        resolution=step if between is None else between,
+        quantisation=step,
+        norm=norm,
+        advice=_advice(bounded, ratio, metric or norm_name(norm)),
+    )
+
+
+def _numbers(inputs: Any) -> Tensor | None:
+    """Return inputs that a norm can measure; None for token ids.
+
+    Raises:
+        InvalidInput: When they are neither.
+    """
+    if _whole(inputs):
+        return None
+    check_inputs(inputs)
+    return inputs
+
+
+def _whole(inputs: object) -> bool:
+    """Return whether inputs, or all tensors of a mapping, are whole numbers other than bytes."""
+    parts = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+    return bool(parts) and all(
+        isinstance(part, Tensor)
+        and not part.is_floating_point()
+        and part.dtype != torch.uint8  # pixels that nobody scaled
+        for part in parts
+    )
+
+
+def _without_metric(norm: float) -> Conditions:
+    advice = "Use knowledge continuity: there is no distance between token ids to certify."
+    return Conditions("none", "unbounded", None, None, None, None, norm, advice)
+
+
+def _bounded(radius: float | None, ratio: float, step: float | None, between: float | None) -> str:
+    """Hold the median radius against what the data can resolve."""
+    if radius is None or (radius == 0 and not math.isfinite(ratio)):
+        return "unbounded"
+    enough = step or 0.0 if between is None else VACUOUS_BELOW * between
+    return "meaningful" if radius > 0 and radius >= enough else "vacuous"
+
+
+def _advice(bounded: str, ratio: float, distance: str) -> str:
+    """Return what to do, in one sentence."""
+    if bounded == "meaningful":
+        return f"Use Lipschitz certificates: their {distance} radii are not small beside the data."
+    if bounded == "unbounded":
+        return (
+            "Use knowledge continuity, or bounds on a ball around each input: no finite "
+            f"constant is proved in {distance} distance."
+        )
+    if ratio > _LOOSE_ABOVE:
+        return (
+            "Train for a smaller constant, or use knowledge continuity: the bounds of the "
+            f"constant in {distance} distance are a factor of {ratio:.3g} apart, and the radii "
+            "are too small to matter."
+        )
+    return (
+        "Train for a smaller constant, or use knowledge continuity: the constant in "
+        f"{distance} distance is known well and too large for radii that matter."
+    )

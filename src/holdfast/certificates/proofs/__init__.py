@@ -1,0 +1,1 @@
+"""What certificate files carry so that an independent checker can prove them."""

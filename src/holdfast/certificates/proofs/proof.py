@@ -1,0 +1,116 @@
+"""From certificates to a proof that fits into a file, and the radii that it proves."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flint import arb, ctx, fmpq
+from torch import Tensor
+
+from holdfast.certificates.certificate import Certificates
+from holdfast.certificates.proofs.lowering import cut_points, lower
+from holdfast.certificates.proofs.witness import choose_cuts, witnesses
+from holdfast.errors import Unsupported
+from holdfast.graph.ir import Graph
+from holdfast.rounding import coarse_down
+from holdfast_check.files import Tensor as Array
+from holdfast_check.network import Step, logits, read_graph
+from holdfast_check.proof import squared_rates
+
+_KINDS = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+_LARGEST = math.nextafter(math.inf, 0.0)
+_TOGETHER = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """What a file needs beside the certificates.
+
+    Attributes:
+        ops: The operations.
+        cuts: The values at which the constants are multiplied.
+        tensors: Arrays that the operations name.
+        arrays: Rows and witnesses.
+        radius: Per row: what is proved, at most what was certified.
+    """
+
+    ops: list[dict[str, Any]]
+    cuts: list[int]
+    tensors: dict[str, Tensor]
+    arrays: dict[str, Tensor]
+    radius: list[float]
+
+
+def prove(graph: Graph, inputs: Tensor, certificates: Certificates) -> Proof:
+    """Return a proof of as much of the certificates as the checker can follow.
+
+    Args:
+        graph: The classifier.
+        inputs: [N, ...], its rows.
+        certificates: Of these rows.
+
+    Raises:
+        Unsupported: When the network holds what the checker does not know, or is too large for it.
+    """
+    lowered = lower(graph)
+    arrays = {"inputs": inputs}
+    steps = read_graph(
+        [op | {"slope": float.fromhex(op["slope"])} for op in lowered.ops],
+        math.prod(inputs.shape[1:]),
+        {name: as_array(tensor) for name, tensor in lowered.arrays.items()},
+    )
+    cuts = choose_cuts(steps, cut_points(lowered.ops))
+    for name, witness in witnesses(steps, cuts, certificates.norm):
+        for part in "qlr":
+            values = {"q": witness.q, "l": witness.lam, "r": witness.r}[part]
+            arrays[f"{name}.{part}"] = torch.from_numpy(values)
+    rates = squared_rates(
+        steps, cuts, certificates.norm, {name: as_array(arrays[name]) for name in arrays}
+    )
+    radius = _radii(steps, rates, inputs, certificates)
+    return Proof(lowered.ops, cuts, lowered.arrays, arrays, radius)
+
+
+def as_array(tensor: Tensor) -> Array:
+    """Return a tensor as the checker sees it."""
+    if tensor.dtype not in _KINDS:
+        raise Unsupported(f"a proof in a file of numbers of type {tensor.dtype}", [])
+    data = tensor.detach().cpu().contiguous().numpy().tobytes()
+    return Array(_KINDS[tensor.dtype], tuple(tensor.shape), data)
+
+
+def _radii(
+    steps: list[Step],
+    rates: dict[tuple[int, int], fmpq],
+    inputs: Tensor,
+    certificates: Certificates,
+) -> list[float]:
+    """Return per row what margins and rates prove, rounded down, at most what was certified."""
+    radius = [0.0] * len(inputs)
+    rows = [k for k, claimed in enumerate(certificates.radius.tolist()) if claimed > 0]
+    labels = certificates.labels.tolist()
+    with ctx.workprec(128):
+        roots = {pair: arb(square).sqrt() for pair, square in rates.items()}
+        for start in range(0, len(rows), _TOGETHER):
+            some = rows[start : start + _TOGETHER]
+            outputs = logits(steps, [as_array(inputs[k]).numbers() for k in some])
+            for k, output in zip(some, outputs, strict=True):
+                claimed = min(float(certificates.radius[k]), _LARGEST)
+                radius[k] = min(claimed, _radius(output, labels[k], roots))
+    return radius
+
+
+def _radius(output: list[arb], label: int, roots: dict[tuple[int, int], arb]) -> float:
+    smallest = _LARGEST
+    for other in range(len(output)):
+        if other == label:
+            continue
+        root = roots[max(label, other), min(label, other)]
+        gap = output[label] - output[other]
+        if not gap > 0:
+            return 0.0
+        if root > 0:
+            ratio = float((gap / root).lower())
+            smallest = min(smallest, math.nextafter(ratio, 0.0))
+    return float(coarse_down(torch.tensor(smallest, dtype=torch.float64)))

@@ -1,1 +1,0 @@
-"""Whether a certificate about distances makes sense for a model and its inputs."""

@@ -1,0 +1,1 @@
+"""Knowledge continuity: how fast the loss changes per unit of movement in a hidden layer."""

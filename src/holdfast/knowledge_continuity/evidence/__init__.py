@@ -1,0 +1,1 @@
+"""Counts of pairs, and the certificates that follow from them."""

@@ -1,0 +1,302 @@
+"""Certificates of knowledge continuity: what a sample proves about fresh data, and what not.
+
+The paper's Theorem 4.1 and its algorithm are not used, as printed they do not hold (docs, "Why
+there is no certificate from the paper"). What is bounded here is the probability itself, from
+counts on rows that chose nothing, by binomial bounds (`binomial_upper`) and their counterpart for
+pairs (`pairs_upper`).
+"""
+
+import bisect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from holdfast.arguments import look_up
+from holdfast.errors import InvalidInput
+from holdfast.knowledge_continuity.evidence.binomial import binomial_upper, pairs_lower, pairs_upper
+from holdfast.knowledge_continuity.evidence.evidence import Evidence, Tally
+from holdfast.knowledge_continuity.evidence.statements import (
+    LIMITS,
+    at_most,
+    check_front,
+    check_share,
+)
+from holdfast.rounding import mul_up
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A bound on how often fresh data lands near and yet has a different loss.
+
+    Attributes:
+        layer: Module path.
+        delta: Distance of the grid, at least what was asked, in units of the layer's distance.
+        eta: Loss change of the grid, at most what was asked.
+        probability: Upper bound of P(within delta and loss change above eta).
+        conditional: Upper bound of P(loss change above eta, given within delta).
+        near: Certification rows (for `pairs`: pairs) within delta.
+        trials: Certification rows (for `pairs`: pairs).
+        observed: Those within delta whose loss changes by more than eta.
+        confidence: Probability, over the certification rows, that all certificates of this method
+            and at this confidence hold at once.
+        multiplicity: Number of bounds among which 1 - confidence was shared.
+        vacuous: Whether the bound says nothing.
+        why: Why it is vacuous; empty where it is not.
+        method: `nearest`, `anchor` or `pairs`.
+        radius: Distance between inputs that the bound is about; None where it is about the layer.
+        front_upper: Lipschitz constant of the model up to the layer that this rests on, or None.
+        statement: What exactly is claimed, in words.
+    """
+
+    layer: str
+    delta: float
+    eta: float
+    probability: float
+    conditional: float
+    near: int
+    trials: int
+    observed: int
+    confidence: float
+    multiplicity: int
+    vacuous: bool
+    why: tuple[str, ...]
+    method: str
+    radius: float | None
+    front_upper: float | None
+    statement: str
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Every cell of a layer's grid, with one confidence for all.
+
+    Attributes:
+        layer: Module path.
+        method: As in `Certificate`.
+        confidence: As in `Certificate`.
+        deltas: Distances, increasing; the last is infinity.
+        etas: Loss changes, increasing; the first is 0.
+        cells: Certificates, by delta, then by eta.
+    """
+
+    layer: str
+    method: str
+    confidence: float
+    deltas: tuple[float, ...]
+    etas: tuple[float, ...]
+    cells: tuple[tuple[Certificate, ...], ...]
+
+    def smallest_eta(self, delta: float, level: float) -> float | None:
+        """Return the smallest loss change that is exceeded with conditional probability <= level.
+
+        Args:
+            delta: Distance; the next larger one of the grid is used.
+            level: Probability, given within delta.
+
+        Returns:
+            A loss change of the grid; None where none is proved.
+        """
+        row = self.cells[bisect.bisect_left(self.deltas, delta)]
+        proved = (cell.eta for cell in row if cell.conditional <= level and not cell.vacuous)
+        return next(proved, None)
+
+    def largest_delta(self, eta: float, level: float) -> float | None:
+        """Return the largest distance within which eta is exceeded with probability <= level.
+
+        Args:
+            eta: Loss change; the next smaller one of the grid is used.
+            level: Probability, given within delta.
+
+        Returns:
+            A distance of the grid; None where none is proved.
+        """
+        column = bisect.bisect_right(self.etas, eta) - 1
+        cells = [row[column] for row in self.cells]
+        proved = [c.delta for c in cells if c.conditional <= level and not c.vacuous]
+        return max(proved, default=None)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a certificate looks and how sure it is to be.
+
+    Attributes:
+        layer: Module path.
+        method: `nearest`, `anchor` or `pairs`.
+        confidence: As in `Certificate`.
+        layers: Number of layers among which the confidence is shared.
+        anchor: Which anchor; for the method `anchor`.
+        front_upper: Lipschitz constant K of the model up to the layer: distances are then those of
+            inputs, as what is within r there is within K r in the layer.
+    """
+
+    layer: str
+    method: str
+    confidence: float
+    layers: int
+    anchor: int | None = None
+    front_upper: float | None = None
+
+
+def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> Certificate:
+    """Certify one distance and loss change from the counts of the grid.
+
+    What is certified is the cell with the next larger distance and the next smaller loss change,
+    which the certificate names. The joint event grows with delta and shrinks with eta, so its
+    bound holds for what was asked as well; the conditional one does not, as a smaller ball may
+    hold a larger share of loss changes. All cells of all layers share one confidence (Bonferroni),
+    so the choice may be made after seeing them.
+
+    Args:
+        evidence: The counts.
+        place: Layer, method and confidence.
+        delta: Distance, above 0.
+        eta: Loss change, at least 0.
+
+    Returns:
+        The certificate of that cell.
+
+    Raises:
+        InvalidInput: If the method has no counts, or an argument is out of range.
+    """
+    if not delta > 0 or not eta >= 0 or not eta < math.inf:
+        raise InvalidInput("delta, eta", (delta, eta), "a distance above 0 and a loss change")
+    edges, front = evidence.edges, place.front_upper
+    reach = delta if front is None else mul_up(check_front(front), delta)
+    at = bisect.bisect_left(edges.deltas, reach), bisect.bisect_right(edges.etas, eta) - 1
+    tally, bounds = _tally(evidence, place), _BOUNDS[place.method]
+    multiplicity = 2 * place.layers * len(edges.deltas) * len(edges.etas)
+    if place.method == "anchor":
+        multiplicity *= len(evidence.anchors.bad)
+    alpha = (1 - place.confidence) / multiplicity
+    bad, near = _events(tally, at, place.anchor)
+    probability, conditional, near_upper = bounds(tally, bad, near, alpha)
+    why = _vacuities(near, probability, conditional, near_upper)
+    if front is not None:  # the layer's near rows are not those of the input
+        conditional, why = 1.0, _vacuities(near, probability, 0.0, near_upper)
+    cell = edges.deltas[at[0]], edges.etas[at[1]]
+    found = Certificate(
+        place.layer, *cell, probability, conditional, near, tally.trials, bad, place.confidence,
+        multiplicity, bool(why), why, place.method, None if front is None else delta, front,
+        statement="",
+    )  # fmt: skip
+    return _stated(found, evidence)
+
+
+def frontier(evidence: Evidence, place: Place) -> Frontier:
+    """Certify every cell of the grid; see `certify_cell`."""
+    edges = evidence.edges
+    rows = [
+        tuple(certify_cell(evidence, place, delta, eta) for eta in edges.etas)
+        for delta in edges.deltas
+    ]
+    return Frontier(
+        place.layer, place.method, place.confidence, edges.deltas, edges.etas, tuple(rows)
+    )
+
+
+def _tally(evidence: Evidence, place: Place) -> Tally:
+    """Return the counts of a method.
+
+    Raises:
+        InvalidInput: If there are none.
+    """
+    look_up("method", place.method, _BOUNDS)
+    check_share(place.confidence)
+    tallies = {"nearest": evidence.nearest, "anchor": evidence.anchors, "pairs": evidence.pairs}
+    tally = tallies[place.method]
+    if tally is None:
+        raise InvalidInput("method", "'pairs'", "at least 2 certification rows, or 'nearest'")
+    if place.method == "anchor":
+        known = len(tally.bad)
+        if place.anchor is None or not 0 <= place.anchor < known:
+            raise InvalidInput("anchor", place.anchor, f"one of the {known} anchors, from 0")
+    return tally
+
+
+def _events(tally: Tally, at: tuple[int, int], anchor: int | None) -> tuple[int, int]:
+    bad, near = tally.bad[..., at[0], at[1]], tally.near[..., at[0]]
+    if anchor is not None and bad.ndim:
+        bad, near = bad[anchor], near[anchor]
+    return int(bad), int(near)
+
+
+def _binomial(tally: Tally, bad: int, near: int, alpha: float) -> tuple[float, float, float]:
+    """Return the bounds of the joint and the conditional event, and of being near."""
+    return (
+        binomial_upper(bad, tally.trials, alpha),
+        binomial_upper(bad, near, alpha),
+        binomial_upper(near, tally.trials, alpha),
+    )
+
+
+def _paired(tally: Tally, bad: int, near: int, alpha: float) -> tuple[float, float, float]:
+    """Return the same for pairs of rows; the conditional bound is a quotient of two bounds."""
+    rows = tally.rows or 0
+    joint = pairs_upper(bad / tally.trials, rows, alpha)
+    share = pairs_lower(near / tally.trials, rows, alpha)
+    conditional = min(1.0, math.nextafter(joint / share, 2)) if share > 0 else 1.0
+    return joint, conditional, pairs_upper(near / tally.trials, rows, alpha)
+
+
+_BOUNDS = {"nearest": _binomial, "anchor": _binomial, "pairs": _paired}
+
+
+def _vacuities(near: int, joint: float, conditional: float, near_upper: float) -> tuple[str, ...]:
+    """Return every reason why a certificate says nothing."""
+    reasons = []
+    if near == 0:
+        reasons.append("no certification data lies within delta")
+    if joint >= 1:
+        reasons.append("the bound on the probability is 1")
+    elif joint >= near_upper:
+        reasons.append("the bound is no better than the bound on being within delta at all")
+    if conditional >= 1 and near:
+        reasons.append("too few certification rows lie within delta for a conditional bound")
+    return tuple(reasons)
+
+
+_EVENTS: Mapping[str, str] = {
+    "nearest": "a fresh example lands within delta = {delta:.6g} of the nearest of {anchors} "
+    "anchors in layer {layer!r} AND its loss differs from that anchor's by more than eta = "
+    "{eta:.6g}",
+    "anchor": "a fresh example lands within delta = {delta:.6g} of this anchor (one of {anchors}) "
+    "in layer {layer!r} AND its loss differs from the anchor's by more than eta = {eta:.6g}",
+    "pairs": "two fresh examples lie within delta = {delta:.6g} of each other in layer {layer!r} "
+    "AND their losses differ by more than eta = {eta:.6g}",
+}
+
+_INPUT_EVENTS: Mapping[str, str] = {
+    "nearest": "a fresh example lies, as an input, within delta = {radius:.6g} of any of {anchors} "
+    "anchors AND its loss differs by more than eta = {eta:.6g} from that of the anchor nearest in "
+    "layer {layer!r}",
+    "anchor": "a fresh example lies, as an input, within delta = {radius:.6g} of this anchor (one "
+    "of {anchors}) AND its loss differs from the anchor's by more than eta = {eta:.6g}",
+    "pairs": "two fresh examples lie, as inputs, within delta = {radius:.6g} of each other AND "
+    "their losses differ by more than eta = {eta:.6g}",
+}
+
+
+def _stated(found: Certificate, evidence: Evidence) -> Certificate:
+    """Return the certificate with what it claims, in words."""
+    events = _EVENTS if found.radius is None else _INPUT_EVENTS
+    event = events[found.method].format(
+        delta=found.delta, eta=found.eta, layer=found.layer, radius=found.radius,
+        anchors=len(evidence.anchors.bad),
+    )  # fmt: skip
+    head = "VACUOUS: " + "; ".join(found.why) + ". " if found.vacuous else ""
+    tail = f"; given that it lands within delta, at most {at_most(found.conditional)}"
+    if found.front_upper is not None:
+        tail = (
+            f", if up to layer {found.layer!r} the model is Lipschitz with constant "
+            f"{found.front_upper:.6g}, so that it lands within {found.delta:.6g} there"
+        )
+    return replace(
+        found,
+        statement=f"{head}This certificate is about fresh random examples drawn from the same "
+        f"distribution as the certification sample: with confidence {found.confidence:g} over "
+        f"that sample, the probability that {event}, is at most {at_most(found.probability)}{tail}"
+        f". Certification rows: {evidence.rows}; within delta: {found.near} of {found.trials}; of "
+        f"these with such a loss: {found.observed}; the confidence is shared by "
+        f"{found.multiplicity} bounds. {LIMITS}",
+    )

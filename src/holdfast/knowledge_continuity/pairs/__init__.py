@@ -1,0 +1,1 @@
+"""The pass over all pairs of rows, and the volatilities that it gives."""

@@ -1,0 +1,114 @@
+"""One loss per row from a classifier's outputs: what knowledge continuity compares."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from holdfast.arguments import look_up
+from holdfast.errors import InvalidInput
+from holdfast.knowledge_continuity.pairs.distance import name_of
+
+Loss = str | Callable[[Tensor, Tensor], Tensor]
+
+
+def row_losses(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss of each row.
+
+    With logits z, label y and p = softmax(z):
+
+    * `cross_entropy`: -log p_y, in nats;
+    * `zero_one`: 0 if z_y is larger than every other logit, else 1 (a tie counts as wrong);
+    * `brier`: the squared distance from p to the one-hot label, from 0 to 2 (Brier, 1950);
+    * `margin`: max(0, 1 - (z_y - the largest other logit)), in logits (Crammer and Singer, 2001).
+
+    Args:
+        loss: One of these names, or a callable `(outputs, labels) -> [N]`.
+        outputs: Logits [N, classes]; a callable gets them as they are, whatever their shape.
+        labels: Class indices [N]; a callable gets them as they are.
+
+    Returns:
+        Losses [N], float64.
+
+    Raises:
+        InvalidInput: For an unknown name, for outputs or labels that do not fit, or if there is
+            not one finite loss per row.
+
+    >>> row_losses("zero_one", torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
+    tensor([0., 1.], dtype=torch.float64)
+    """
+    if callable(loss):
+        losses = loss(outputs, labels)
+    else:
+        named = look_up("loss", loss, LOSSES)
+        _check_classes(outputs, labels)
+        losses = named(outputs.double(), labels.long())
+    return _checked(losses, len(outputs), name_of(loss))
+
+
+def _check_classes(outputs: Tensor, labels: Tensor) -> None:
+    """Check that these are logits [N, classes] and class indices [N].
+
+    Raises:
+        InvalidInput: If they are not.
+    """
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        raise InvalidInput("outputs", f"shape {tuple(outputs.shape)}", "[N, at least 2 classes]")
+    if unknown := int(outputs.isnan().any(1).sum()):
+        raise InvalidInput("outputs", f"NaN in {unknown} of {len(outputs)} rows", "no NaN")
+    if labels.shape != outputs.shape[:1]:
+        raise InvalidInput("labels", f"shape {tuple(labels.shape)}", f"[{len(outputs)}]")
+    if labels.is_floating_point() or labels.is_complex():
+        raise InvalidInput("labels", str(labels.dtype), "integer class indices")
+    classes = outputs.shape[1]
+    if outside := int(((labels < 0) | (labels >= classes)).sum()):
+        raise InvalidInput("labels", f"{outside} labels outside", f"0 to {classes - 1}")
+
+
+def _checked(losses: Tensor, rows: int, name: str) -> Tensor:
+    """Return the losses in float64.
+
+    Raises:
+        InvalidInput: If there is not one finite value per row.
+    """
+    if not isinstance(losses, Tensor) or losses.shape != (rows,):
+        found = getattr(losses, "shape", type(losses).__name__)
+        raise InvalidInput(
+            "loss", f"{name} returning {found}", f"one loss per row, shape ({rows},)"
+        )
+    if bad := int((~losses.isfinite()).sum()):
+        raise InvalidInput("loss", f"{name} not finite in {bad} of {rows} rows", "finite losses")
+    return losses.detach().double()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+def _zero_one(logits: Tensor, labels: Tensor) -> Tensor:
+    return (_lead(logits, labels) <= 0).double()
+
+
+def _brier(logits: Tensor, labels: Tensor) -> Tensor:
+    targets = functional.one_hot(labels, logits.shape[1])
+    return (logits.softmax(1) - targets).square().sum(1)
+
+
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    return (1 - _lead(logits, labels)).clamp(min=0)
+
+
+def _lead(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return by how much the label's logit exceeds the largest other one, [N]."""
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return own.squeeze(1) - others.amax(1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": _cross_entropy,
+    "zero_one": _zero_one,
+    "brier": _brier,
+    "margin": _margin,
+}

@@ -1,0 +1,332 @@
+"""Hidden states of any module, by the module paths that `named_modules()` shows.
+
+The model is run as it is, with hooks: no capture is needed, so models that cannot be captured can
+be measured too. States of token models are pooled over the real tokens of each row.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.arguments import known_names, look_up
+from holdfast.batches import check_inputs
+from holdfast.errors import InvalidInput, Unsupported
+from holdfast.graph.capture import training_modes
+from holdfast.knowledge_continuity.states.store import Store
+
+Inputs = Tensor | Mapping[str, Tensor]
+Batches = tuple[Inputs, Tensor] | Iterable[tuple[Inputs, Tensor]]
+Pooling = str | Callable[[Tensor, Tensor], Tensor]
+
+BATCH = 256
+PAIRS = "(inputs, labels), or an iterable of such batches; inputs: a tensor or a mapping of tensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a model did with some rows.
+
+    Attributes:
+        outputs: Its outputs, [N, ...].
+        labels: [N].
+        states: By layer, in execution order: [N, d].
+    """
+
+    outputs: Tensor
+    labels: Tensor
+    states: dict[str, Tensor]
+
+
+def _mean(states: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(states.dtype)[..., None]
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+def _first(states: Tensor, mask: Tensor) -> Tensor:
+    places = mask.long().argmax(1)
+    return states[torch.arange(len(states), device=states.device), places]
+
+
+def _last(states: Tensor, mask: Tensor) -> Tensor:
+    places = mask.shape[1] - 1 - mask.long().flip(1).argmax(1)
+    return states[torch.arange(len(states), device=states.device), places]
+
+
+POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": _mean,
+    "first": _first,
+    "last": _last,
+}
+
+
+def batches_of(data: Batches) -> Iterator[tuple[Inputs, Tensor]]:
+    """Yield batches of at most 256 rows, each with its labels.
+
+    Args:
+        data: Inputs [N, ...] and labels [N], or an iterable of such batches.
+
+    Yields:
+        Inputs and labels.
+
+    Raises:
+        InvalidInput: When there are no rows, or inputs and labels do not belong together.
+    """
+    if not isinstance(data, Iterable) or isinstance(data, Mapping):
+        raise InvalidInput("data", type(data).__name__, PAIRS)
+    pair = data if isinstance(data, list | tuple) and len(data) == 2 else (None, None)
+    whole = isinstance(pair[0], Tensor | Mapping) or isinstance(pair[1], Tensor)
+    empty, batches = True, cast(Iterable[object], [data] if whole else data)
+    for batch in batches:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise InvalidInput("data", type(batch).__name__, PAIRS)
+        inputs, labels = batch
+        rows = _check_batch(inputs, labels)
+        for start in range(0, rows, BATCH):
+            empty = False
+            yield _rows(inputs, slice(start, start + BATCH)), labels[start : start + BATCH]
+    if empty:
+        raise InvalidInput("data", "no batch", "at least one row")
+
+
+def _check_batch(inputs: object, labels: object) -> int:
+    """Return the number of rows.
+
+    Raises:
+        InvalidInput: When inputs and labels do not belong together.
+    """
+    if isinstance(inputs, Mapping):
+        if not inputs or not all(isinstance(value, Tensor) for value in inputs.values()):
+            raise InvalidInput("inputs", f"a mapping of {list(inputs)}", "a mapping of tensors")
+        rows = {name: value.shape[:1] for name, value in inputs.items()}
+        if len(set(rows.values())) > 1 or not all(rows.values()):
+            raise InvalidInput("inputs", f"rows {rows}", "the same number in every tensor")
+        n = len(next(iter(inputs.values())))
+    elif isinstance(inputs, Tensor):
+        check_inputs(inputs)
+        n = len(inputs)
+    else:
+        raise InvalidInput("data", type(inputs).__name__, PAIRS)
+    if not isinstance(labels, Tensor):
+        raise InvalidInput("labels", type(labels).__name__, f"a tensor, one label for {n} rows")
+    if labels.shape != (n,):
+        raise InvalidInput("labels", f"shape {tuple(labels.shape)}", f"[{n}]")
+    return n
+
+
+def _rows(inputs: Inputs, place: slice) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return inputs[place]
+    return {name: value[place] for name, value in inputs.items()}
+
+
+def collect(
+    model: nn.Module, data: Batches, layers: Sequence[str] | None, pooling: Pooling, store: Store
+) -> Seen:
+    """Run a model on all rows and keep its outputs and the states of layers.
+
+    Args:
+        model: In eval mode.
+        data: As for `batches_of`.
+        layers: Module paths; None for `default_layers`.
+        pooling: `mean`, `first` or `last` over the real tokens (those that `attention_mask` marks),
+            or a callable of states [b, T, d] and mask [b, T] that returns [b, ...]. It applies to
+            states with a token dimension, where the inputs are a mapping.
+        store: Where states are kept.
+
+    Returns:
+        Outputs, labels and states, on the CPU.
+
+    Raises:
+        Unsupported: When a module is in training mode that makes its output depend on chance.
+        InvalidInput: When a layer does not exist or is not run, or its output is no tensor.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidInput("model", type(model).__name__, "a torch.nn.Module")
+    if obstacles := training_modes(model):
+        raise Unsupported("knowledge continuity", obstacles)
+    pool = pooling if callable(pooling) else look_up("pooling", pooling, POOLING)
+    outputs, labels, chosen, parts = [], [], tuple(layers or ()), {}
+    for inputs, targets in batches_of(data):
+        if not outputs:
+            chosen = _choose(model, _rows(inputs, slice(1)), layers)
+            parts = {layer: store.rows() for layer in chosen}
+        output, states = _run(model, inputs, chosen)
+        outputs.append(output.cpu())
+        labels.append(targets.detach().cpu())
+        for layer, value in states.items():
+            parts[layer].add(_pooled(layer, value, inputs, pool))
+    try:
+        together = torch.cat(outputs)
+    except RuntimeError as problem:
+        raise InvalidInput("data", f"batches that differ ({problem})", "rows of one kind") from None
+    return Seen(together, torch.cat(labels), {name: part.whole() for name, part in parts.items()})
+
+
+def default_layers(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
+    """Return the layers that are measured where the user names none, in execution order.
+
+    For token models: the embeddings and the blocks, which are the members of the outermost module
+    lists. For others, and where there are no blocks: one path per distinct output, the deepest.
+
+    Args:
+        model: In eval mode.
+        inputs: One row.
+    """
+    deepest = tuple(path for path in _outputs_once(model, inputs) if path)
+    if not isinstance(inputs, Mapping):
+        return deepest
+    lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    inner = {path for path in lists if any(path.startswith(f"{other}.") for other in lists)}
+    outer = {path for path in lists if path not in inner}
+    blocks = [path for path in _called(model, inputs) if path.rpartition(".")[0] in outer]
+    words = [path for path in _called(model, inputs) if path.rpartition(".")[2] == "embeddings"]
+    return (*words, *blocks) if blocks else deepest
+
+
+def _called(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
+    """Return the paths of all modules that return a tensor, in the order in which they do."""
+    every = [path for path, _ in model.named_modules()]
+    return tuple(_run(model, inputs, every)[1])
+
+
+def _outputs_once(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
+    """Return one path for each distinct output of a module, the deepest one."""
+    kept: list[Tensor] = []  # alive until the end, so that no two outputs share an address
+    found: dict[tuple[int, tuple[int, ...], int], str] = {}
+
+    def note(path: str, value: Tensor) -> None:
+        kept.append(value)
+        found.setdefault((value.data_ptr(), tuple(value.shape), value._version), path)
+
+    paths = [path for path, _ in model.named_modules()]
+    with _hooks(model, paths, note):
+        _call(model, inputs)
+    return tuple(found.values())
+
+
+def _choose(model: nn.Module, row: Inputs, layers: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the layers to measure, in execution order.
+
+    Raises:
+        InvalidInput: When one does not exist or returns no tensor, or there is none.
+    """
+    if layers is None:
+        if found := default_layers(model, row):
+            return found
+        raise InvalidInput("layers", "none", "at least one module with an output of its own")
+    if isinstance(layers, str) or not layers:
+        raise InvalidInput("layers", repr(layers), "a sequence of module paths, at least one")
+    existing = [path for path, _ in model.named_modules() if path]
+    for layer in layers:
+        if layer not in existing:
+            raise InvalidInput("layer", repr(layer), known_names(str(layer), existing))
+    called = _called(model, row)
+    for layer in layers:
+        if layer not in called:
+            wanted = f"a module that runs and returns a tensor: {known_names(layer, called)}"
+            raise InvalidInput("layer", repr(layer), wanted)
+    return tuple(path for path in called if path in set(layers))
+
+
+def _run(
+    model: nn.Module, inputs: Inputs, layers: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the model's output and copies of the layers' last outputs, in execution order."""
+    states: dict[str, Tensor] = {}
+
+    def note(path: str, value: Tensor) -> None:
+        states.pop(path, None)
+        states[path] = value.detach().clone()  # the next layer may work in place
+
+    with _hooks(model, layers, note):
+        output = _call(model, inputs)
+    return output, states
+
+
+@contextmanager
+def _hooks(
+    model: nn.Module, layers: Sequence[str], note: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call `note` with path and output of the given modules while inside.
+
+    Yields:
+        Once.
+    """
+    modules, handles = dict(model.named_modules()), []
+
+    def hook_for(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: object, result: object) -> None:
+            value = _tensor_in(result)
+            if value is not None and value.ndim and value.is_floating_point():
+                note(path, value)
+
+        return hook
+
+    try:
+        for path in layers:
+            handles.append(modules[path].register_forward_hook(hook_for(path)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _call(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Return the only or first tensor of the model's answer to rows in its own type and place.
+
+    Raises:
+        InvalidInput: When it does not take the rows, or returns no tensor.
+    """
+    some = next((p for p in model.parameters() if p.is_floating_point()), None)
+
+    def fitted(value: Tensor) -> Tensor:
+        if some is None:
+            return value
+        return value.to(some.device, some.dtype if value.is_floating_point() else None)
+
+    try:
+        if isinstance(inputs, Mapping):
+            result = model(**{name: fitted(value) for name, value in inputs.items()})
+        else:
+            result = model(fitted(inputs))
+    except (RuntimeError, TypeError, ValueError, IndexError) as problem:
+        got = f"rows on which the model fails ({type(problem).__name__}: {problem})"
+        raise InvalidInput("data", got, "rows that the model takes") from problem
+    logits = getattr(result, "logits", None)
+    output = logits if isinstance(logits, Tensor) else _tensor_in(result)
+    if output is None:
+        raise InvalidInput("model", f"a {type(result).__name__} as output", "a tensor")
+    return output.detach()
+
+
+def _tensor_in(result: object) -> Tensor | None:
+    """Return a tensor, or the first one in a tuple or mapping."""
+    if isinstance(result, Mapping):
+        result = tuple(result.values())
+    if isinstance(result, list | tuple):
+        result = next((part for part in result if isinstance(part, Tensor)), None)
+    return result if isinstance(result, Tensor) else None
+
+
+def _pooled(
+    layer: str, states: Tensor, inputs: Inputs, pool: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return one flat row of states per input row, at least float32, on the CPU.
+
+    Raises:
+        InvalidInput: When the layer does not return one row of states per input row.
+    """
+    rows = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
+    if isinstance(inputs, Mapping) and states.ndim == 3:
+        mask = inputs.get("attention_mask", states.new_ones(states.shape[:2]))
+        if states.shape[:2] == mask.shape:
+            states = pool(states, mask.to(states.device))
+    if len(states) != rows:
+        got = f"{layer!r} with an output of shape {tuple(states.shape)}"
+        raise InvalidInput("layers", got, f"a layer with one row of states for each of {rows} rows")
+    return states.reshape(rows, -1).to("cpu", torch.promote_types(states.dtype, torch.float32))

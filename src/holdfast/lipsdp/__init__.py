@@ -1,1 +1,0 @@
-"""LipSDP: the tightest known Lipschitz bound from slopes alone, its solvers and its proofs."""

@@ -1,0 +1,163 @@
+"""The operator norm of one affine node, or of a run of them, for l1, l2 and linf."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from holdfast.graph.ir import Graph, Node
+from holdfast.graph.ops import LINEAR, OPS, WIRING, absolute, homogeneous, terms
+from holdfast.norms.conv import conv_transpose_upper, conv_upper
+from holdfast.norms.matrix import row_sums_upper, spectral_upper
+from holdfast.rounding import gamma, mul_up, sqrt_up, up
+
+DENSE_COLUMNS = 4096
+"""An operator with at most so many inputs is written out as a matrix."""
+
+_DENSE_SIDE = 2048
+"""... unless its smaller side is longer than this: the cost grows with its cube."""
+
+_DENSE_ENTRIES = 2**25
+"""... or it has more entries than this (256 MB in float64)."""
+
+_FACTORS = ("scale", "shift", "scale_channels", "batch_norm")
+
+
+def operator_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
+    """Return a proved upper bound of the operator norm of an affine node's linear part.
+
+    Args:
+        node: One whose op is in `LINEAR`.
+        shape: Shape of one row of its input.
+        norm: 1, 2 or inf, on both sides.
+
+    Returns:
+        sup ||T x|| / ||x||.
+    """
+    if norm != 2.0 or node.op in _FACTORS:
+        return absolute_norm_upper(node, shape, norm)
+    if node.op == "linear":
+        return spectral_upper(node.params["weight"].double())
+    if node.op in ("conv", "conv_transpose"):
+        return _conv_norm(node, shape)
+    return absolute_norm_upper(node, shape, norm)
+
+
+def absolute_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
+    """Return an upper bound of the norm of an affine node with all coefficients non-negative.
+
+    Args:
+        node: One whose op is in `LINEAR`.
+        shape: Shape of one row of its input.
+        norm: 1, 2 or inf, on both sides.
+
+    Returns:
+        sup || |T| x || / ||x||, at least that of the linear part itself.
+    """
+    if node.op in _FACTORS:
+        return _factor_norm(node)
+    if norm != 2.0:
+        return _absolute_norm(node, shape, norm)
+    # Riesz-Thorin: the l2 norm is at most the geometric mean of the l1 and linf norms.
+    one, infinity = (_absolute_norm(node, shape, p) for p in (1.0, math.inf))
+    return sqrt_up(mul_up(one, infinity))
+
+
+def _factor_norm(node: Node) -> float:
+    """Return the norm of a node that multiplies every entry by a factor of its own."""
+    # 4 roundings at most stand between the stored statistics and the factor.
+    factor = torch.as_tensor(homogeneous(node.op, node.params)[1]["factor"]).double()
+    return mul_up(float(factor.abs().max()), 1.0 + 2.0 * gamma(8))
+
+
+def _conv_norm(node: Node, shape: Sequence[int]) -> float:
+    """Return the l2 norm of a convolution: dense where small, from its symbol where not."""
+    columns, rows = math.prod(shape), math.prod(node.shape)
+    if worth_writing_out(columns, rows):
+        return chain_norm_upper([node], shape)
+    weight, geometry = node.params["weight"], node.params["geometry"]
+    if node.op == "conv":
+        return conv_upper(weight, geometry, shape[1:])
+    return conv_transpose_upper(weight, geometry, node.shape[1:])
+
+
+def worth_writing_out(columns: int, rows: int) -> bool:
+    """Return whether an operator is small enough to be written out as a matrix."""
+    small = columns <= DENSE_COLUMNS and columns * rows <= _DENSE_ENTRIES
+    return small and min(columns, rows) <= _DENSE_SIDE
+
+
+def _absolute_norm(node: Node, shape: Sequence[int], norm: float) -> float:
+    """Return the l1 or linf norm: the largest column or row sum of the absolute operator.
+
+    Row sums are the absolute operator applied to ones, column sums its adjoint applied to ones.
+    """
+    op, params = absolute(node.op, {k: _double(v) for k, v in node.params.items()})
+    ones = torch.ones(1, *shape, dtype=torch.float64, requires_grad=norm == 1.0)
+    result = OPS[op]([ones], params)
+    if norm == 1.0:
+        (result,) = torch.autograd.grad(result.sum(), ones)
+        operations = max(terms(op, params, shape), math.prod(node.shape))
+    else:
+        operations = terms(op, params, shape)
+    return mul_up(float(result.max()), 1.0 + 2.0 * gamma(operations + 2))
+
+
+def _double(value: object) -> object:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def chain_norm_upper(nodes: Sequence[Node], shape: Sequence[int]) -> float:
+    """Return a bound of the l2 norm of several nodes in a row, written out as one matrix.
+
+    Args:
+        nodes: Affine or wiring nodes, each reading the one before.
+        shape: Shape of one row of the first one's input.
+    """
+    matrix, magnitude, operations = _matrix(nodes, shape)
+    # The entries are rounded; the error is at most gamma times the product of magnitudes.
+    rounding = mul_up(2.0 * gamma(operations), spectral_like_upper(magnitude))
+    return up(spectral_upper(matrix) + rounding)
+
+
+def spectral_like_upper(magnitude: Tensor) -> float:
+    """Bound the l2 norm of a non-negative matrix by its row and column sums."""
+    return sqrt_up(mul_up(row_sums_upper(magnitude), row_sums_upper(magnitude.mT)))
+
+
+def _matrix(nodes: Sequence[Node], shape: Sequence[int]) -> tuple[Tensor, Tensor, int]:
+    """Return the matrix, the one of absolute values, and the roundings of an entry."""
+    columns = math.prod(shape)
+    basis = torch.eye(columns, dtype=torch.float64).reshape(columns, *shape)
+    values, magnitudes, operations = basis, basis, 2
+    for node in nodes:
+        params = {name: _double(value) for name, value in node.params.items()}
+        if node.op in WIRING:
+            values, magnitudes = (_wire(node, part) for part in (values, magnitudes))
+            shape = node.shape
+            continue
+        operations += terms(node.op, params, shape)
+        op, linear = homogeneous(node.op, params)
+        values = OPS[op]([values], linear)
+        op, linear = absolute(node.op, params)
+        magnitudes = OPS[op]([magnitudes], linear)
+        shape = node.shape
+    return values.flatten(1).mT, magnitudes.flatten(1).mT, operations
+
+
+def _wire(node: Node, part: Tensor) -> Tensor:
+    """Move entries; a constant of the wiring (the value of a padding) is no part of the map."""
+    params = {**node.params, "value": 0.0} if node.op == "pad" else node.params
+    return WIRING[node.op]([part], params)
+
+
+def affine_run(graph: Graph, node: Node) -> tuple[Node, ...]:
+    """Return the longest run of affine and single-input wiring nodes that ends at `node`."""
+    run = [node]
+    while True:
+        before = graph[run[0].inputs[0]]
+        wiring = before.op in WIRING and len(before.inputs) == 1
+        if not (before.op in LINEAR or wiring):
+            return tuple(run)
+        run.insert(0, before)

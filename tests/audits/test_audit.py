@@ -1,0 +1,256 @@
+"""The audit from end to end on a small model."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import holdfast
+from holdfast.audits.audit import Settings, audit, run_audit
+from holdfast.audits.study import STEPS
+from holdfast.certificates.certify import certify_graph
+from holdfast.errors import HoldfastWarning, InternalError, InvalidInput, MissingExtra, Unsupported
+from holdfast.files import plain
+from holdfast.sources.data import checked
+from holdfast.sources.models import LoadedModel
+
+
+class Product(nn.Module):
+    """Can be executed and measured, but has no global Lipschitz constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.left(x) * self.right(x)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+def rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows with the labels that the net gives them, but for the last one."""
+    inputs = torch.randn(24, 4, generator=torch.Generator().manual_seed(1))
+    labels = net()(inputs).argmax(1)
+    labels[-1] = (labels[-1] + 1) % 3
+    return inputs, labels
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit")
+    return audit(net(), rows(), folder, Settings(seconds=0.2, epsilon=0.01))
+
+
+def test_the_folder_holds_the_document_and_the_page_and_nothing_else(report):
+    assert json.loads(report.json.read_text()) == report.document
+    assert report.page.read_text().startswith("<!doctype html>")
+    assert sorted(os.listdir(report.json.parent)) == ["audit.json", "report.html"]
+
+
+def test_the_document_says_what_was_audited_and_with_what(report):
+    document = report.document
+    assert document["format"] == 1 and document["holdfast"] == holdfast.__version__
+    assert document["norm"] == "l2" and document["epsilon"] == 0.01
+    assert document["data"] | {"sha256": "", "range": []} == {
+        "name": "given",
+        "rows": 24,
+        "classes": 3,
+        "shape": [4],
+        "image": None,
+        "range": [],
+        "scale": None,
+        "sha256": "",
+    }
+    assert document["versions"]["torch"] == torch.__version__
+    assert {"key", "bibtex"} == set(document["citations"][0])
+
+
+def test_every_part_agrees_with_its_own_verb(report):
+    (subject,) = report.document["subjects"]
+    inputs, labels = rows()
+    certificates = holdfast.certify(net(), inputs, labels)
+    part = subject["certificates"]
+    assert part["clean_accuracy"] == subject["accuracy"] == certificates.clean_accuracy
+    assert part["verified_accuracy"] == certificates.verified_accuracy(0.01)
+    assert part["reasons"] == certificates.counts()
+    assert part["constant"] == certificates.constant
+    attacks = holdfast.attack(net(), inputs, labels)
+    assert subject["attacks"]["reasons"] == attacks.counts()
+    assert subject["attacks"]["accuracy"] == attacks.accuracy_under_attack(0.01)
+    row = part["least"][0]
+    assert row["attack"]["distance"] == float(attacks.distance[row["row"]]) > row["radius"]
+    assert subject["conditions"]["median_radius"] == part["median_radius"]
+    bracket = subject["lipschitz"]
+    assert 0 < bracket["lower"] <= min(bracket["upper"], certificates.constant)
+    assert [layer["path"] for layer in bracket["layers"]] == ["0", "1", "2"]
+    knowledge = holdfast.knowledge(net(), (inputs, labels))
+    assert subject["knowledge"]["rank"] == knowledge.rank()
+    assert subject["fingerprint"] == certificates.fingerprint
+    assert subject["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
+
+
+def test_what_is_refused_says_why_and_the_rest_goes_on(tmp_path):
+    result = audit(Product().eval(), rows(), tmp_path, Settings(seconds=0.1))
+    (subject,) = result.document["subjects"]
+    assert subject["conditions"]["bounded"] == "unbounded" and subject["attacks"]["curve"]
+    for part in ("lipschitz", "certificates"):
+        assert set(subject[part]) == {"refused"}
+        assert "no global Lipschitz constant" in subject[part]["refused"]
+    assert set(subject["knowledge"]["rank"]) == {"left", "right"}
+    page = result.page.read_text().split("<script")[0]
+    assert "no global Lipschitz constant" in page
+
+
+def test_every_layer_has_its_pairs_its_classes_and_its_frontier(report):
+    (subject,) = report.document["subjects"]
+    inputs, labels = rows()
+    knowledge = holdfast.knowledge(net(), (inputs, labels))
+    part = subject["knowledge"]
+    for layer in knowledge.layers:
+        pairs = [{one["row"], one["neighbour"]} for one in part["worst"][layer]]
+        assert 0 < len(pairs) <= 6 and all(pairs.count(pair) == 1 for pair in pairs)
+        assert part["worst"][layer][0] == plain(knowledge.neighbours[layer][0])
+        assert all(str(row) in part["rows"] for pair in pairs for row in pair)
+        assert part["by_class"][layer] == plain(knowledge.by_class[layer])
+        frontier, shown = knowledge.frontier(layer), part["frontier"][layer]
+        assert (shown["deltas"], shown["etas"]) == (plain(frontier.deltas), [*frontier.etas])
+        for down, cells in enumerate(frontier.cells):
+            assert shown["near"][down] == cells[0].near
+            for name in ("observed", "probability", "conditional", "vacuous"):
+                assert shown[name][down] == [getattr(cell, name) for cell in cells]
+            assert shown["why"][down] == [list(cell.why) for cell in cells]
+        cell = knowledge.certificate(layer, frontier.deltas[5], frontier.etas[3])
+        said = shown["statement"].format(
+            delta=f"{cell.delta:.6g}", eta=f"{cell.eta:.6g}", near=cell.near,
+            observed=cell.observed, probability="P", conditional="C",
+        )  # fmt: skip
+        start, end = cell.statement.index("lands within"), cell.statement.index(", is at most")
+        assert cell.statement[start:end] in said  # the same event in the same words
+        assert f"shared by {cell.multiplicity} bounds" in said and part["limits"] in cell.statement
+        assert f"{cell.near} lie within and {cell.observed} of these" in said
+
+
+def test_a_training_run_is_shown_with_the_step(tmp_path):
+    model, (inputs, labels) = net(), rows()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss():
+        return nn.functional.cross_entropy(model(inputs), labels)
+
+    path = tmp_path / "run.jsonl"
+    with holdfast.DescentMonitor(optimizer, every=2, loss=loss, out=path) as monitor:
+        for _ in range(8):
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+    settings = Settings(seconds=0.1, step=0.05, training=path)
+    result = audit(model, (inputs, labels), tmp_path / "it", settings)
+    (subject,) = result.document["subjects"]
+    expected = holdfast.descent(model, "cross_entropy", inputs, labels, step=0.05)
+    assert subject["descent"]["smoothness"] == plain(expected.smoothness)
+    assert subject["descent"]["training"]["measurements"] == plain(monitor.measurements)
+    page = result.page.read_text().split("<script")[0]
+    assert "Did training stay within the safe step?" in page
+    assert "100% of 4 measured steps lowered the loss" in page
+
+
+def test_a_model_without_anything_to_train_has_no_step(tmp_path):
+    result = audit(net().requires_grad_(False), rows(), tmp_path, Settings(seconds=0.1))
+    (subject,) = result.document["subjects"]
+    assert "no trainable parameter" in subject["descent"]["refused"]
+
+
+def test_several_models_share_one_page_and_report_every_step(tmp_path):
+    inputs, labels = rows()
+    models = [LoadedModel(net(), "given", name) for name in ("one", "two")]
+    steps = []
+    result = run_audit(
+        models, checked(inputs, labels, "given"), tmp_path, Settings(seconds=0.1), steps.append
+    )
+    assert [subject["name"] for subject in result.document["subjects"]] == ["one", "two"]
+    assert steps == [f"{name}: {step}" for name in ("one", "two") for step in STEPS] + ["page"]
+
+
+def test_the_headline_distance_is_chosen_where_none_is_given(tmp_path):
+    result = audit(net(), rows(), tmp_path, Settings(seconds=0.1))
+    epsilon = result.document["epsilon"]
+    assert epsilon is not None and epsilon > 0
+    (subject,) = result.document["subjects"]
+    assert subject["certificates"]["verified_accuracy"] >= 0.7
+
+
+def test_without_the_extra_there_is_a_warning_and_no_page(tmp_path, monkeypatch):
+    def missing(*_):
+        raise MissingExtra("altair", "report", "the audit page")
+
+    monkeypatch.setattr("holdfast.audits.audit.write_page", missing)
+    with pytest.warns(HoldfastWarning, match="no page written: the audit page needs altair"):
+        result = audit(net(), rows(), tmp_path, Settings(seconds=0.1))
+    assert result.page is None
+    assert os.listdir(tmp_path) == ["audit.json"]
+
+
+def test_an_attack_inside_a_certified_ball_stops_everything(tmp_path, monkeypatch):
+    def forged(*arguments):
+        honest = certify_graph(*arguments)
+        return dataclasses.replace(honest, radius=1e3 * honest.radius)
+
+    monkeypatch.setattr("holdfast.audits.study.certify_graph", forged)
+    with pytest.raises(InternalError, match=r"^row \d+: class .* a certificate is wrong; please"):
+        audit(net(), rows(), tmp_path, Settings(seconds=0.5))
+    assert os.listdir(tmp_path) == []
+
+
+BAD = {
+    "norm": (net, rows, Settings(norm=3.0), "norm: got 3.0"),
+    "seconds": (net, rows, Settings(seconds=math.nan), "seconds: got nan"),
+    "no data": (net, lambda: 5, Settings(), "data: got int, wanted (inputs, labels)"),
+    "no pair": (net, lambda: [()], Settings(), "data: got tuple, wanted (inputs, labels)"),
+    "no rows": (net, lambda: [], Settings(), "data: got no batch"),
+    "NaN": (net, lambda: (rows()[0] * math.nan, rows()[1]), Settings(), "NaN or infinity in 24"),
+    "labels": (net, lambda: (rows()[0], rows()[1] + 1), Settings(), "labels: got values from"),
+}
+
+
+@pytest.mark.parametrize(("model", "data", "settings", "said"), BAD.values(), ids=BAD)
+def test_bad_input_leaves_no_file(tmp_path, model, data, settings, said):
+    with pytest.raises(InvalidInput) as refusal:
+        audit(model(), data(), tmp_path / "it", settings)
+    assert said in str(refusal.value)
+    assert not (tmp_path / "it").exists() or os.listdir(tmp_path / "it") == []
+
+
+def test_a_model_that_cannot_be_captured_is_refused_as_a_whole(tmp_path):
+    with pytest.raises(Unsupported, match=r"Dropout: training mode"):
+        audit(nn.Sequential(nn.Linear(4, 3), nn.Dropout()).train(), rows(), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("case", ["one row", "one layer"])
+def test_a_part_that_has_nothing_to_measure_does_not_end_the_audit(tmp_path, case):
+    inputs, labels = rows()
+    if case == "one row":
+        audit(net(), (inputs[:1], labels[:1]), tmp_path, Settings(seconds=0.1))
+    else:
+        audit(nn.Linear(4, 3).eval(), (inputs, labels), tmp_path, Settings(seconds=0.1))
+
+
+def test_ctrl_c_in_the_bracket_ends_the_audit(tmp_path, monkeypatch):
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.01)  # where another thread runs, Python 3.11 may look at signals only later
+        yield
+
+    monkeypatch.setattr("holdfast.brackets.search.steepest_pairs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audit(net(), rows(), tmp_path, Settings(seconds=0.1))

@@ -1,0 +1,94 @@
+"""The two halves check each other: steepest pairs below proved constants, and alarms."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import holdfast
+from holdfast.audits.link import STEEPEST, link
+from holdfast.errors import InternalError, Unsupported
+from holdfast.graph.capture import capture
+from holdfast.knowledge_continuity.states.losses import row_losses
+
+INPUTS = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(120) % 3
+
+
+def net():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+def slope_between_inputs(knowledge, certified, norm):
+    """Return the mean of min(change, cap) / max(distance of inputs, floor) over all pairs."""
+    losses = row_losses(knowledge.loss, net()(INPUTS).detach(), LABELS)
+    change = (losses[:, None] - losses).abs().clamp(max=certified.cap)
+    apart = torch.cdist(INPUTS.double(), INPUTS.double(), p=norm).clamp(min=certified.floor)
+    return float((change / apart).sum()) / (len(losses) * (len(losses) - 1))
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan", "chebyshev"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "brier"])
+def test_same_label_pairs_never_exceed_the_proved_constant(distance, loss):
+    model = net()
+    knowledge = holdfast.knowledge(model, (INPUTS, LABELS), loss=loss, distance=distance)
+    graph = capture(model, INPUTS[:1])
+    for layer in knowledge.layers:
+        found = link(graph, knowledge, INPUTS, LABELS, layer)
+        assert found.steepest == pytest.approx(knowledge.steepest[layer][0], rel=1e-2)
+        assert knowledge.same_label[layer].value <= found.steepest <= found.tail_upper
+        volatility = knowledge.volatility[layer].value
+        assert found.expected_rate.value == pytest.approx(found.front_upper * volatility)
+        certified = knowledge.volatility_certificate(layer, front_upper=found.front_upper)
+        assert found.expected_upper == certified and not certified.vacuous
+        assert slope_between_inputs(knowledge, certified, found.norm) <= certified.upper
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "brier"])
+@pytest.mark.parametrize(("norm", "dual"), [(1.0, math.inf), (2.0, 2.0), (math.inf, 1.0)])
+def test_losses_are_no_steeper_than_their_constants(loss, norm, dual):
+    generator = torch.Generator().manual_seed(2)
+    logits = (3 * torch.randn(4000, 4, generator=generator, dtype=torch.float64)).requires_grad_()
+    labels = torch.randint(4, (4000,), generator=generator)
+    step = 1e-3 * torch.randn(4000, 4, generator=generator, dtype=torch.float64)
+    change = row_losses(loss, logits + step, labels) - row_losses(loss, logits, labels)
+    slopes = change.abs() / torch.linalg.vector_norm(step, ord=norm, dim=1)
+    assert slopes.max() <= STEEPEST[norm]
+
+
+def test_the_radius_holds_for_the_loss_of_every_input():
+    model = net()
+    knowledge = holdfast.knowledge(model, (INPUTS, LABELS))
+    found = link(capture(model, INPUTS[:1]), knowledge, INPUTS, LABELS, "1")
+    radius = found.radius(0.1)
+    step = torch.randn(120, 6, generator=torch.Generator().manual_seed(3))
+    moved = INPUTS + radius * nn.functional.normalize(step, dim=1)
+    with torch.no_grad():
+        before, after = (row_losses("cross_entropy", model(x), LABELS) for x in (INPUTS, moved))
+    assert 0 < radius < math.inf
+    assert (after - before).max() <= 0.1
+    assert found.radius(0.0) == 0.0
+
+
+def test_a_pair_that_is_too_steep_is_an_alarm():
+    model = net()
+    knowledge = holdfast.knowledge(model, (INPUTS, LABELS))
+    louder = net()
+    louder[2].weight.data.mul_(1e-3)
+    graph, wrong = capture(louder, INPUTS[:1]), capture(model, INPUTS[:1])
+    _, back = graph.cut("1")
+    mixed = dataclasses.replace(wrong)
+    object.__setattr__(mixed, "cut", lambda layer: (wrong.cut(layer)[0], back))
+    with pytest.raises(InternalError, match="more than the proved constant"):
+        link(mixed, knowledge, INPUTS, LABELS, "1")
+
+
+@pytest.mark.parametrize("options", [{"loss": "zero_one"}, {"distance": "angular"}])
+def test_what_has_no_constant_is_refused(options):
+    model = net()
+    knowledge = holdfast.knowledge(model, (INPUTS, LABELS), ["0"], **options)
+    with pytest.raises(Unsupported, match="a Lipschitz constant for"):
+        link(capture(model, INPUTS[:1]), knowledge, INPUTS, LABELS, "0")

@@ -1,0 +1,63 @@
+"""Losses: against plain formulas in Python, and what is refused."""
+
+import math
+
+import pytest
+import torch
+
+from holdfast.errors import InvalidInput
+from holdfast.knowledge_continuity.states.losses import LOSSES, row_losses
+
+LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 0.0], [-3.0, 4.0, 3.5], [30.0, -40.0, 80.0]])
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def reference(name, logits, label):
+    peak = max(logits)
+    weights = [math.exp(z - peak) for z in logits]
+    shares = [w / sum(weights) for w in weights]
+    lead = logits[label] - max(z for c, z in enumerate(logits) if c != label)
+    return {
+        "cross_entropy": math.log(sum(weights)) + peak - logits[label],
+        "zero_one": float(lead <= 0),
+        "brier": sum((p - (c == label)) ** 2 for c, p in enumerate(shares)),
+        "margin": max(0.0, 1 - lead),
+    }[name]
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_agrees_with_the_plain_formula(name):
+    expected = [
+        reference(name, z, y) for z, y in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)
+    ]
+    losses = row_losses(name, LOGITS.requires_grad_(), LABELS)
+    assert losses.dtype == torch.float64
+    assert not losses.requires_grad
+    assert losses.tolist() == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_a_callable_sees_outputs_and_labels_as_they_are():
+    outputs, targets = torch.ones(3, 1, 2), torch.tensor([0.5, 1.5, 2.5])
+    losses = row_losses(lambda out, y: out.sum((1, 2)) - y, outputs, targets)
+    assert losses.tolist() == [1.5, 0.5, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "labels", "message"),
+    [
+        ("crossentropy", LOGITS, LABELS, "did you mean 'cross_entropy'"),
+        ("brier", LOGITS[:, :1], LABELS, "at least 2 classes"),
+        ("brier", LOGITS[0], LABELS, "classes"),
+        ("brier", LOGITS, LABELS[:2], r"labels: got shape \(2,\)"),
+        ("brier", LOGITS, LABELS.double(), "integer class indices"),
+        ("brier", LOGITS, LABELS + 1, "1 labels outside, wanted 0 to 2"),
+        ("brier", LOGITS, LABELS - 1, "2 labels outside, wanted 0 to 2"),
+        ("zero_one", LOGITS.where(LOGITS != 4, math.nan), LABELS, "NaN in 1 of 4 rows"),
+        (lambda out, y: out, LOGITS, LABELS, "one loss per row"),
+        (lambda out, y: 0.0, LOGITS, LABELS, "returning float"),
+        (lambda out, y: out[:, 0] / 0, LOGITS, LABELS, "not finite in 4 of 4 rows"),
+    ],
+)
+def test_what_does_not_fit_is_refused(loss, outputs, labels, message):
+    with pytest.raises(InvalidInput, match=message):
+        row_losses(loss, outputs, labels)
