@@ -9,11 +9,16 @@ from torch import Tensor, nn
 
 from holdfast.arguments import look_up
 from holdfast.errors import InvalidInput
-from holdfast.knowledge_continuity.measure import Options, measure
+from holdfast.knowledge_continuity.measure import (
+    Options,
+    Plan,
+    measure_layers,
+    resolution_note,
+)
 from holdfast.knowledge_continuity.pairs.distance import Distance, name_of, paired_distances
 from holdfast.knowledge_continuity.pairs.intervals import grouped_mean
 from holdfast.knowledge_continuity.result import Knowledge
-from holdfast.knowledge_continuity.states.losses import Loss, row_losses
+from holdfast.knowledge_continuity.states.losses import Loss, loss_resolution, row_losses
 from holdfast.knowledge_continuity.states.states import Batches, Inputs, Pooling, Seen, collect
 from holdfast.knowledge_continuity.states.store import open_store
 from holdfast.types import Estimate
@@ -82,23 +87,28 @@ def knowledge(
     pooling = options.pop("pooling", "mean")
     anchors = options.pop("reference", None)
     perturbations = options.pop("perturbations", None)
-    pairs = cast(Options, options)
+    plan = Plan(distance, **cast(Options, options))
     with open_store() as store:
         seen = collect(model, data, layers, pooling, store)
         losses = row_losses(loss, seen.outputs, seen.labels)
+        resolution = loss_resolution(loss, seen.outputs, seen.labels)
         given = None
         if anchors is not None:
             other = collect(model, anchors, tuple(seen.states), pooling, store)
             given = (other.states, row_losses(loss, other.outputs, other.labels))
-        result = measure(seen.states, losses, seen.labels, distance, given, **pairs)
-        perturbed = {}
+        result = measure_layers(seen.states, losses, seen.labels, given, plan, resolution)
+        perturbed, notes = {}, result.notes
         if perturbations is not None:
             inputs, rows = _check_perturbations(perturbations, len(losses))
             moved = collect(model, (inputs, seen.labels[rows]), tuple(seen.states), pooling, store)
             changes = (row_losses(loss, moved.outputs, moved.labels) - losses[rows]).abs()
             perturbed = _perturbed(seen, moved, rows, changes, distance)
+            note = resolution_note("perturbations", float(changes.mean()), resolution)
+            notes += (note,) if note else ()
     accuracy = _accuracy(seen.outputs, seen.labels)
-    return dataclasses.replace(result, loss=name_of(loss), perturbed=perturbed, accuracy=accuracy)
+    return dataclasses.replace(
+        result, loss=name_of(loss), perturbed=perturbed, accuracy=accuracy, notes=notes
+    )
 
 
 def _accuracy(outputs: Tensor, labels: Tensor) -> float | None:

@@ -68,7 +68,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """The distance and the options, with their defaults; see `Options`."""
 
     distance: Distance
@@ -145,10 +145,37 @@ def measure(
     """
     for option in options:
         look_up("option", option, Options.__annotations__)
+    plan = Plan(distance, **options)
+    check_rows(states, losses, labels)
+    rounding = torch.finfo(losses.dtype).eps if losses.is_floating_point() else 0.0
+    resolution = rounding * float(losses.detach().double().abs().max())
+    return measure_layers(states, losses, labels, reference, plan, resolution)
+
+
+def measure_layers(
+    states: Mapping[str, Tensor],
+    losses: Tensor,
+    labels: Tensor,
+    reference: Reference | None,
+    plan: Plan,
+    resolution: float,
+) -> Knowledge:
+    """Measure with checked options; see `measure`.
+
+    Args:
+        states: As for `measure`.
+        losses: As for `measure`.
+        labels: As for `measure`.
+        reference: As for `measure`.
+        plan: The options.
+        resolution: Changes of loss below this cannot be told from rounding.
+
+    Returns:
+        The volatility of every layer.
+    """
     check_rows(states, losses, labels)
     states = {layer: values.detach() for layer, values in states.items()}
     losses = losses.detach()
-    plan = _Plan(distance, **options)
     if reference is not None:
         _check_reference(states, reference)
     measured: dict[str, Volatility] = {}
@@ -166,7 +193,7 @@ def measure(
             found = _layer(rows, labels, anchors, plan)
             measured[layer], evidence[layer], classes[layer] = found
             pointwise = measured[layer].pointwise
-            neighbours[layer] = brittle_rows(rows, labels, pointwise, distance)
+            neighbours[layer] = brittle_rows(rows, labels, pointwise, plan.distance)
     by_layer: dict[str, Any] = {
         field.name: {layer: getattr(result, field.name) for layer, result in measured.items()}
         for field in dataclasses.fields(Volatility)
@@ -177,16 +204,20 @@ def measure(
         by_class=classes,
         evidence=evidence,
         neighbours=neighbours,
-        distance=name_of(distance),
+        distance=name_of(plan.distance),
         kernel=plan.kernel,
         clip=plan.clip,
         n=len(losses),
-        notes=_notes(measured, evidence, len(losses)),
+        notes=(
+            *_notes(measured, evidence, len(losses)),
+            *_resolution_notes(measured, losses, resolution),
+        ),
+        loss_resolution=resolution,
     )
 
 
 def _layer(
-    rows: Sample, labels: Tensor, given: Sample | None, plan: _Plan
+    rows: Sample, labels: Tensor, given: Sample | None, plan: Plan
 ) -> tuple[Volatility, Evidence | None, dict[int | float, Estimate]]:
     """Measure one layer, and count what its certificates rest on."""
     n = len(rows.losses)
@@ -219,7 +250,7 @@ def _layer(
     return volatility, found, classes
 
 
-def _question(plan: _Plan, known: Pilot | None, edges: Edges | None, roles: Tensor) -> Question:
+def _question(plan: Plan, known: Pilot | None, edges: Edges | None, roles: Tensor) -> Question:
     clipped = plan.weigh.clip or plan.weigh.offset
     return Question(
         plan.distance,
@@ -230,7 +261,7 @@ def _question(plan: _Plan, known: Pilot | None, edges: Edges | None, roles: Tens
     )
 
 
-def _sums(points: Points, plan: _Plan, question: Question) -> PairSums:
+def _sums(points: Points, plan: Plan, question: Question) -> PairSums:
     if plan.pairs == "all":
         return pair_sums(points, question)
     return sampled_sums(points, question, plan.pairs, plan.seed)
@@ -338,3 +369,38 @@ def _notes(
     if some.other_label is None:
         notes.append("other_label is empty: all rows have the same label")
     return tuple(notes)
+
+
+def _resolution_notes(
+    measured: Mapping[str, Volatility], losses: Tensor, resolution: float
+) -> tuple[str, ...]:
+    """Return a sentence for every volatility that rests on changes of loss that may be rounding."""
+    n, ordered = len(losses), losses.double().sort().values
+    ranks = torch.arange(1 - n, n, 2, dtype=torch.float64, device=ordered.device)
+    mean = 2 * float((ranks * ordered).sum()) / (n * (n - 1))
+    notes = [
+        resolution_note(
+            f"layer {layer!r}, near pairs", result.near.value * result.near_radius, resolution
+        )
+        for layer, result in measured.items()
+        if result.near is not None
+    ]
+    return tuple(filter(None, (resolution_note("all pairs", mean, resolution), *notes)))
+
+
+def resolution_note(what: str, change: float, resolution: float) -> str:
+    """Return a sentence where a mean change of loss is near its rounding; else nothing.
+
+    Args:
+        what: Which pairs it is about.
+        change: Their mean change of loss, or more.
+        resolution: As in `Knowledge`.
+    """
+    # Below a hundred times the resolution, rounding may make up a hundredth of the volatility.
+    if not change < 100 * resolution:
+        return ""
+    return (
+        f"{what}: the loss changes by {change:.2g} on average or less, and changes below "
+        f"{resolution:.2g} cannot be told from rounding of the outputs: a model in a wider type "
+        "(model.double()) would tell"
+    )

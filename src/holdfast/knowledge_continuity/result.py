@@ -55,6 +55,8 @@ class Knowledge:
         n: Number of rows.
         notes: Sentences on what is missing or particular, and why.
         loss: Name of the loss; `given` where the losses came as numbers.
+        loss_resolution: Changes of loss below this cannot be told from the rounding of the model's
+            outputs, or of the given losses, in their type; see `loss_resolution` in `losses`.
         accuracy: Share of the rows whose largest output is the label's; None where there are no
             logits.
     """
@@ -82,6 +84,7 @@ class Knowledge:
     n: int
     notes: tuple[str, ...] = ()
     loss: str = "given"
+    loss_resolution: float = 0.0
     perturbed: dict[str, Estimate] = field(default_factory=dict)
     accuracy: float | None = None
 
