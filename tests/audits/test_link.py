@@ -86,6 +86,32 @@ def test_a_pair_that_is_too_steep_is_an_alarm():
         link(mixed, knowledge, INPUTS, LABELS, "1")
 
 
+def test_both_halves_speak_about_the_same_call_of_a_module():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.act, self.b = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8)
+            self.c = nn.Linear(8, 3)
+            self.b.weight.data.mul_(10)
+
+        def forward(self, x):
+            return self.c(self.act(self.b(self.act(self.a(x)))))
+
+    torch.manual_seed(0)
+    model = Twice().eval()
+    knowledge = holdfast.knowledge(model, (INPUTS, LABELS))
+    graph = capture(model, INPUTS[:1])
+    assert knowledge.layers == graph.leaf_layers == ("a", "act", "b", "act@1", "c")
+    with torch.no_grad():
+        first = model.act(model.a(INPUTS))
+        states = {"act": first, "act@1": model.act(model.b(first))}
+    for layer, value in states.items():
+        slopes = torch.pdist(value.double()) / torch.pdist(INPUTS.double())
+        assert slopes.max() <= link(graph, knowledge, INPUTS, LABELS, layer).front_upper
+        scale = float(torch.pdist(value).mean())
+        assert knowledge.scale[layer] == pytest.approx(scale, rel=1e-4)
+
+
 @pytest.mark.parametrize("options", [{"loss": "zero_one"}, {"distance": "angular"}])
 def test_what_has_no_constant_is_refused(options):
     model = net()

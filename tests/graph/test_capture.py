@@ -49,7 +49,7 @@ def test_layers_are_module_paths_in_execution_order() -> None:
     model.add_module("act", relu)
     model.add_module("block", Residual(nn.Linear(4, 4), relu))
     graph = holdfast.capture(model, torch.zeros(1, 4))
-    assert graph.leaf_layers == ("first", "act", "block.body.0", "block.body.1", "block")
+    assert graph.leaf_layers == ("first", "act", "block.body.0", "act@1", "block")
     x = torch.randn(3, 4)
     output, states = hidden_states(graph, x, ["first", "block"])
     torch.testing.assert_close(states["first"], model.first(x))

@@ -183,3 +183,14 @@ def test_close_takes_the_hooks_off_and_misuse_is_told():
 def test_what_does_not_fit_is_refused(layers, options, message):
     with pytest.raises(InvalidInput, match=message):
         KnowledgePenalty(net(), layers, **options)
+
+
+def test_a_further_call_of_a_module_is_a_layer_of_its_own():
+    plain, act = net(), nn.Tanh()
+    shared = nn.Sequential(plain[0], act, plain[2], act, plain[4])
+    values = []
+    for layer, model, twin in (("1", shared, "1"), ("1@1", shared, "3")):
+        found = KnowledgePenalty(model, [layer])(model(ROWS), LABELS).item()
+        assert found == KnowledgePenalty(plain, [twin])(plain(ROWS), LABELS).item()
+        values.append(found)
+    assert values[0] != values[1]

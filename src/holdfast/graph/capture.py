@@ -51,7 +51,7 @@ def capture(model: nn.Module, example: Example) -> Graph:
     fingerprint = weights_hash(model)
     program = _export(model, example)
     graph = dataclasses.replace(
-        translate(program), fingerprint=fingerprint, precision=_precision(model)
+        translate(program, model), fingerprint=fingerprint, precision=_precision(model)
     )
     check_replay(graph, model, example, tensors)
     check_unchanged(graph, model)

@@ -55,8 +55,8 @@ class Graph:
     Attributes:
         nodes: In execution order, inputs first.
         output: Name of the node that is the model's result.
-        layers: Module path (with `@k` for the k-th further call) to the node that is its output,
-            in execution order of those nodes.
+        layers: Layer, named as in `holdfast.graph.layers`, to the node that is its output, in the
+            order in which the calls of the modules end.
         fingerprint: SHA-256 of the model's weights and buffers at capture.
         precision: Floating-point type in which the model was captured.
     """
@@ -100,13 +100,11 @@ class Graph:
 
     @cached_property
     def leaf_layers(self) -> tuple[str, ...]:
-        """One name per layer output, the deepest module path, in execution order."""
-        deepest: dict[str, str] = {}
-        for path, node in self.layers.items():
-            if node not in deepest or path.count(".") > deepest[node].count("."):
-                deepest[node] = path
-        order = {node.name: place for place, node in enumerate(self.nodes)}
-        return tuple(deepest[node] for node in sorted(deepest, key=order.__getitem__))
+        """One layer per distinct output, the innermost call, in execution order."""
+        first: dict[str, str] = {}
+        for layer, node in self.layers.items():
+            first.setdefault(node, layer)
+        return tuple(first[node.name] for node in self.nodes if node.name in first)
 
     def layer_node(self, layer: str) -> Node:
         """Return the node that is the output of a layer.
@@ -128,7 +126,7 @@ class Graph:
         """Split the graph at the output of a layer.
 
         Args:
-            layer: Module path, one of `layers`.
+            layer: One of `layers`.
 
         Returns:
             The part from the input to the layer's output, and the part from there to the end.

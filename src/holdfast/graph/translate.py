@@ -5,19 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holdfast.errors import Obstacle, Unsupported
 from holdfast.graph.aten import TRANSLATIONS, Builder, Call, Ref, opaque
 from holdfast.graph.ir import Graph, Node
+from holdfast.graph.layers import GraphLayers
 from holdfast.graph.rewrite import drop_unused, pair_extremes
 
 
-def translate(program: torch.export.ExportedProgram) -> Graph:
+def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
     """Translate a functional exported program, node by node.
 
     Args:
         program: From `torch.export` with an empty decomposition table.
+        model: What was exported: its modules name the layers.
 
     Returns:
         The graph, not yet stamped with weights and precision.
@@ -28,8 +30,7 @@ def translate(program: torch.export.ExportedProgram) -> Graph:
     """
     obstacles = _written_state(program)
     values = _placeholders(program)
-    b = Builder()
-    layers: dict[str, str] = {}
+    b, named = Builder(), GraphLayers(model)
     output: object = None
     for node in program.graph.nodes:
         if node.op == "placeholder":
@@ -38,15 +39,17 @@ def translate(program: torch.export.ExportedProgram) -> Graph:
         elif node.op == "get_attr":
             values[node.name] = getattr(program.graph_module, node.target).detach()
         elif node.op == "call_function" and not _is_check(node):
-            obstacles += _chance(node)
-            values[node.name] = _step(b, node, values)
-            _note_layers(layers, node, values[node.name])
+            path = named.path(node)
+            obstacles += _chance(node, path)
+            value = values[node.name] = _step(b, node, values, path)
+            if isinstance(value, Ref) and value.at_one is None:
+                named.note(node, value.node if value.in_rows else None)
         elif node.op == "output":
             output = _resolve(node.args[0], values)
     name = _single_output(output, len(program.graph_signature.user_outputs), obstacles)
     if obstacles:
         raise Unsupported("capture", obstacles)
-    graph = Graph(tuple(b.nodes.values()), name, layers)
+    graph = Graph(tuple(b.nodes.values()), name, named.layers)
     return drop_unused(pair_extremes(graph))
 
 
@@ -61,7 +64,7 @@ def _written_state(program: torch.export.ExportedProgram) -> list[Obstacle]:
     ]
 
 
-def _chance(node: torch.fx.Node) -> list[Obstacle]:
+def _chance(node: torch.fx.Node, path: str) -> list[Obstacle]:
     """Return why a node's result is not a function of its own row, if so."""
     name = str(node.target)
     if name.startswith(("aten._native_batch_norm_legit.", "aten._native_batch_norm_legit_func")):
@@ -70,7 +73,7 @@ def _chance(node: torch.fx.Node) -> list[Obstacle]:
         why = "draws random numbers in the forward pass"
     else:
         return []
-    return [Obstacle(_path(node), name, why, "call model.eval() first", _source(node))]
+    return [Obstacle(path, name, why, "call model.eval() first", _source(node))]
 
 
 def _draws(node: torch.fx.Node) -> bool:
@@ -115,7 +118,7 @@ def _resolve(item: object, values: Mapping[str, Any]) -> object:
     return item
 
 
-def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any]) -> object:
+def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any], path: str) -> object:
     """Translate, fold or keep one call."""
     args = [_resolve(item, values) for item in node.args]
     kwargs = {name: _resolve(item, values) for name, item in node.kwargs.items()}
@@ -125,7 +128,7 @@ def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any]) -> object:
         return _fold(node, args, kwargs)
     complete = _complete(node, args, kwargs)
     shape = _row_shape(value)
-    call = Call(node.target, complete, shape or (), _path(node), _source(node))
+    call = Call(node.target, complete, shape or (), path, _source(node))
     translate = TRANSLATIONS.get(node.target)
     in_rows = shape is not None or isinstance(value, list | tuple)
     if translate and in_rows and all(r.in_rows for r in refs) and not _narrows(complete):
@@ -199,17 +202,6 @@ def _row_shape(value: object) -> tuple[int, ...] | None:
     return tuple(rest)
 
 
-def _stack(node: torch.fx.Node) -> list[tuple[str, str]]:
-    """Return (key, module path) of the modules that a node runs in, outermost first."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return [(key, path) for key, (path, _) in stack.items() if not key.startswith("_empty")]
-
-
-def _path(node: torch.fx.Node) -> str:
-    stack = _stack(node)
-    return stack[-1][1] if stack else ""
-
-
 def _source(node: torch.fx.Node) -> str:
     """Return "file:line" of the innermost line of user code that made a node."""
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
@@ -218,16 +210,6 @@ def _source(node: torch.fx.Node) -> str:
         return ""
     file, line = frames[-1].split(", ")[:2]
     return f"{file.removeprefix('File ').strip(chr(34))}:{line.removeprefix('line ')}"
-
-
-def _note_layers(layers: dict[str, str], node: torch.fx.Node, value: object) -> None:
-    """Make a node the output, so far, of every module that it runs in."""
-    if not isinstance(value, Ref) or value.at_one is not None or not value.in_rows:
-        return
-    for key, path in _stack(node):
-        if path:
-            _, at, call = key.partition("@")
-            layers[path + at + call] = value.node
 
 
 def _single_output(output: object, count: int, obstacles: list[Obstacle]) -> str:

@@ -156,10 +156,10 @@ def hidden_states(
     Args:
         graph: The captured model.
         inputs: As for `run`.
-        layers: Module paths, from `graph.layers`.
+        layers: Out of `graph.layers`.
 
     Returns:
-        The model's output [N, ...], and each layer's output [N, ...] by its path.
+        The model's output [N, ...], and each layer's output [N, ...] by its name.
     """
     nodes = {layer: graph.layer_node(layer).name for layer in layers}
     with torch.no_grad():

@@ -61,8 +61,9 @@ def knowledge(
         model: Any module in eval mode.
         data: Inputs [N, ...] and labels [N], or an iterable of such batches. For token models the
             inputs are a mapping: `input_ids`, `attention_mask`, ...
-        layers: Module paths, as in `named_modules()`. None for one per distinct output; for token
-            models, for the embeddings and every block.
+        layers: Module paths, as in `named_modules()`; `path@k` is the k-th further call of a
+            module. None for one per distinct output; for token models, for the embeddings and
+            every block.
         loss: `cross_entropy`, `zero_one`, `brier`, `margin`, or a callable with one loss per row.
         distance: `euclidean`, `manhattan`, `chebyshev`, `angular`, or a callable.
         options: See `ModelOptions` and `Options`: `kernel`, `clip`, `pairs`, `near`, `grid`,

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from holdfast.arguments import known_names, look_up
 from holdfast.errors import InvalidInput
+from holdfast.graph.layers import Calls, module_path
 from holdfast.knowledge_continuity.states.states import POOLING, Pooling
 
 # Smallest distance in the denominator, as a share of the median distance of the batch.
@@ -54,7 +55,8 @@ class KnowledgePenalty:
 
     Args:
         model: The model that is trained; hooks are kept on it until `close`.
-        layers: Module paths to draw from. The paper leaves out the embeddings.
+        layers: Module paths to draw from; `path@k` is the k-th further call of a module. The paper
+            leaves out the embeddings.
         weight: Of the penalty beside the loss.
         options: See `PenaltyOptions`.
 
@@ -75,11 +77,14 @@ class KnowledgePenalty:
         **options: Unpack[PenaltyOptions],
     ) -> None:
         modules = dict(model.named_modules())
-        for layer in layers:
-            if layer not in modules:
-                raise InvalidInput("layer", repr(layer), known_names(str(layer), modules))
         if isinstance(layers, str) or not layers:
             raise InvalidInput("layers", repr(layers), "a sequence of module paths")
+        paths = {}
+        for layer in layers:
+            path = module_path(str(layer), model)
+            if path is None:
+                raise InvalidInput("layer", repr(layer), known_names(str(layer), modules))
+            paths[path] = modules[path]
         alpha, beta = options.get("alpha", 2.0), options.get("beta", 1.0)
         self.layers, self.weight = tuple(layers), weight
         self.clip = options.get("clip", 10.0)
@@ -92,20 +97,19 @@ class KnowledgePenalty:
         self.one_sided = options.get("one_sided", False)
         self.same_label = options.get("same_label", False)
         self._draw = options.get("sampler") or _beta_draws(alpha, beta, options.get("seed", 0))
-        self._chosen, self._states, self._mask = layers[0], None, None
+        self._chosen, self._states, self._mask, self._calls = layers[0], None, None, Calls()
         self._handles = [model.register_forward_pre_hook(self._begin, with_kwargs=True)]
-        for layer in layers:
-            hook = modules[layer].register_forward_hook(self._hook_for(layer))
-            self._handles.append(hook)
+        for path, module in paths.items():
+            self._handles.append(module.register_forward_hook(self._hook_for(path)))
 
     def _begin(self, _module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         """Draw the layer of this step, and note which tokens are real."""
         self._chosen = self.layers[self._draw(len(self.layers))]
-        self._mask, self._states = kwargs.get("attention_mask"), None
+        self._mask, self._states, self._calls = kwargs.get("attention_mask"), None, Calls()
 
-    def _hook_for(self, layer: str) -> Callable[..., None]:
+    def _hook_for(self, path: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, result: Any) -> None:
-            if layer == self._chosen:
+            if self._calls.name(path) == self._chosen:
                 self._states = result if isinstance(result, Tensor) else result[0]
 
         return hook

@@ -1,11 +1,10 @@
-"""Hidden states of any module, by the module paths that `named_modules()` shows.
+"""Hidden states of any module, by the layers that `holdfast.graph.layers` names.
 
 The model is run as it is, with hooks: no capture is needed, so models that cannot be captured can
 be measured too. States of token models are pooled over the real tokens of each row.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +15,7 @@ from holdfast.arguments import known_names, look_up
 from holdfast.batches import check_inputs
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import training_modes
+from holdfast.graph.layers import layer_results, module_path
 from holdfast.knowledge_continuity.states.store import Store
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -131,7 +131,7 @@ def collect(
     Args:
         model: In eval mode.
         data: As for `batches_of`.
-        layers: Module paths; None for `default_layers`.
+        layers: Module paths (with `@k` for the k-th further call); None for `default_layers`.
         pooling: `mean`, `first` or `last` over the real tokens (those that `attention_mask` marks),
             or a callable of states [b, T, d] and mask [b, T] that returns [b, ...]. It applies to
             states with a token dimension, where the inputs are a mapping.
@@ -188,22 +188,20 @@ def default_layers(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
 
 
 def _called(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
-    """Return the paths of all modules that return a tensor, in the order in which they do."""
-    every = [path for path, _ in model.named_modules()]
-    return tuple(_run(model, inputs, every)[1])
+    """Return all layers that are tensors, in the order in which they are computed."""
+    return tuple(_run(model, inputs, None)[1])
 
 
 def _outputs_once(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
-    """Return one path for each distinct output of a module, the deepest one."""
+    """Return one layer for each distinct output of a module, the deepest one."""
     kept: list[Tensor] = []  # alive until the end, so that no two outputs share an address
     found: dict[tuple[int, tuple[int, ...], int], str] = {}
 
-    def note(path: str, value: Tensor) -> None:
+    def note(layer: str, value: Tensor) -> None:
         kept.append(value)
-        found.setdefault((value.data_ptr(), tuple(value.shape), value._version), path)
+        found.setdefault((value.data_ptr(), tuple(value.shape), value._version), layer)
 
-    paths = [path for path, _ in model.named_modules()]
-    with _hooks(model, paths, note):
+    with layer_results(model, _floating(note)):
         _call(model, inputs)
     return tuple(found.values())
 
@@ -220,9 +218,9 @@ def _choose(model: nn.Module, row: Inputs, layers: Sequence[str] | None) -> tupl
         raise InvalidInput("layers", "none", "at least one module with an output of its own")
     if isinstance(layers, str) or not layers:
         raise InvalidInput("layers", repr(layers), "a sequence of module paths, at least one")
-    existing = [path for path, _ in model.named_modules() if path]
     for layer in layers:
-        if layer not in existing:
+        if module_path(str(layer), model) is None:
+            existing = [path for path, _ in model.named_modules() if path]
             raise InvalidInput("layer", repr(layer), known_names(str(layer), existing))
     called = _called(model, row)
     for layer in layers:
@@ -233,46 +231,35 @@ def _choose(model: nn.Module, row: Inputs, layers: Sequence[str] | None) -> tupl
 
 
 def _run(
-    model: nn.Module, inputs: Inputs, layers: Sequence[str]
+    model: nn.Module, inputs: Inputs, layers: Sequence[str] | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the model's output and copies of the layers' last outputs, in execution order."""
+    """Return the model's output and copies of these layers (None: of all), in execution order.
+
+    Raises:
+        InvalidInput: When a layer is not run on these rows.
+    """
     states: dict[str, Tensor] = {}
 
-    def note(path: str, value: Tensor) -> None:
-        states.pop(path, None)
-        states[path] = value.detach().clone()  # the next layer may work in place
+    def note(layer: str, value: Tensor) -> None:
+        if layer and (layers is None or layer in layers):
+            states[layer] = value.detach().clone()  # the next layer may work in place
 
-    with _hooks(model, layers, note):
+    with layer_results(model, _floating(note)):
         output = _call(model, inputs)
+    if missing := [layer for layer in layers or () if layer not in states]:
+        raise InvalidInput("data", f"rows on which {missing[0]!r} does not run", "rows of one kind")
     return output, states
 
 
-@contextmanager
-def _hooks(
-    model: nn.Module, layers: Sequence[str], note: Callable[[str, Tensor], None]
-) -> Iterator[None]:
-    """Call `note` with path and output of the given modules while inside.
+def _floating(note: Callable[[str, Tensor], None]) -> Callable[[str, object], None]:
+    """Hand on only results with floating-point rows."""
 
-    Yields:
-        Once.
-    """
-    modules, handles = dict(model.named_modules()), []
+    def passed(layer: str, result: object) -> None:
+        value = _tensor_in(result)
+        if value is not None and value.ndim and value.is_floating_point():
+            note(layer, value)
 
-    def hook_for(path: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: object, result: object) -> None:
-            value = _tensor_in(result)
-            if value is not None and value.ndim and value.is_floating_point():
-                note(path, value)
-
-        return hook
-
-    try:
-        for path in layers:
-            handles.append(modules[path].register_forward_hook(hook_for(path)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return passed
 
 
 @torch.no_grad()
