@@ -468,9 +468,42 @@ def _net_weights(seed: int) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_only_claimed_has_its_exit_code(run, tmp_path) -> None:
-    assert run(f"certify module:factories:normal npz:good.npz --out {tmp_path}/c.json")[0] == 0
+    model = "module:factories:normal"
+    assert run(f"certify {model} npz:good.npz --out {tmp_path}/c.json")[0] == 0
     code, out, _ = run(f"check {tmp_path}/c.json")
     assert code == 6 and "nothing is proved" in out
+    code, out, _ = run(f"check {tmp_path}/c.json --model {model} --json")
+    assert code == 6 and "weights alone are those" in json.loads(out)["lines"][-1]
+    code, out, err = run(f"check {tmp_path}/c.json --model {NET}")
+    assert (code, out) == (2, "") and "another network" in err
+
+
+def test_nothing_of_a_file_reaches_the_terminal_as_it_is(run, kitchen, tmp_path):
+    """Names that would clear a line and write another, in each kind of file that is read."""
+    forged = "\x1b[2K\rproved: all\n\x9b2J\u202e"
+    (kitchen / "odd.csv").write_text(f'"{forged}","{forged}2",label\n1,2,0\n')
+    np.savez(kitchen / "odd.npz", **{f"{forged}x": np.zeros(3)})
+    save_file({forged: torch.zeros(2)}, kitchen / "odd.safetensors")
+    run(f"{AUDIT} --epsilon 0.1 --out {tmp_path}/it")
+    audit = json.loads((tmp_path / "it/audit.json").read_text())
+    audit["subjects"][0]["name"] = audit["norm"] = forged
+    (tmp_path / "odd.json").write_text(json.dumps(audit))
+    (tmp_path / "odder.json").write_text(json.dumps({forged: 1, "format": forged}))
+    for line in (
+        f"{CERTIFY} csv:odd.csv",
+        f"{CERTIFY} csv:odd.csv?labels=x",
+        f"{CERTIFY} npz:odd.npz",
+        f"{CERTIFY}?weights=odd.safetensors npz:good.npz",
+        f"report {tmp_path}/odd.json",
+        f"report {tmp_path}/odder.json",
+        f"check {tmp_path}/odder.json",
+        f"{AUDIT} --training {tmp_path}/odder.json --out {tmp_path}/b",
+    ):
+        _, out, err = run(line)
+        assert all(each.isprintable() for each in (out + err).splitlines()), line
+        assert err.count("\n") <= 1
+    page = (tmp_path / "report.html").read_text()
+    assert not {"\x1b", "\x9b", "\u202e"} & set(page)
 
 
 def test_names_are_never_read_as_markup(run, tmp_path):

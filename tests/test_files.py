@@ -26,7 +26,9 @@ def test_every_document_is_valid_json_without_nan(document):
     def refuse(constant):
         raise AssertionError(constant)
 
-    assert json.loads(to_json(document), parse_constant=refuse) == plain(document)
+    text = to_json(document)
+    assert json.loads(text, parse_constant=refuse) == plain(document)
+    assert all(line.isprintable() for line in text.splitlines())
 
 
 def test_tensors_tuples_and_dataclasses_become_plain():

@@ -60,14 +60,3 @@ def check_new_name(path: str | os.PathLike[str], argument: str = "out") -> None:
         wanted = "a name of 1 to 80 letters, digits, '.', '-' and '_', not starting with '.' or '-'"
         raise InvalidInput(argument, repr(str(path)), wanted)
 
-
-def one_line(text: str) -> str:
-    r"""Return text as one line that only shows: what a file holds may be a terminal's commands.
-
-    >>> one_line("a\n  film\x1b[2J")
-    'a film�[2J'
-    """
-    line = " ".join(text.split())
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
-    )

@@ -4,12 +4,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def visible(text: str) -> str:
+    r"""Return text that only shows: what a file holds may be a terminal's commands.
+
+    >>> visible("film\x1b[2J")
+    'film�[2J'
+    """
+    # Letters that print as nothing could push forged words to the start of a terminal's line.
+    blank = "\u115f\u1160\u2800\u3164\uffa0"
+    odd = {each for each in set(text) if each in blank or not (each.isprintable() or each == "\n")}
+    return text.translate(dict.fromkeys(map(ord, odd), "\N{REPLACEMENT CHARACTER}"))
+
+
+def one_line(text: str) -> str:
+    r"""Return text as one line that only shows, of bounded length.
+
+    >>> one_line("a\n  film")
+    'a film'
+    """
+    line = " ".join(text.split())
+    return visible(line if len(line) <= 20_000 else f"{line[:20_000]} ...")
+
+
 class HoldfastError(Exception):
-    """Base of every error that Holdfast raises on purpose."""
+    """Base of every error that Holdfast raises on purpose.
+
+    Args:
+        message: What is wrong and how to go on; names out of files may stand in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class HoldfastWarning(UserWarning):
-    """Something the user should know before trusting or reading a result."""
+    """Something the user should know before trusting or reading a result.
+
+    Args:
+        message: One sentence; names out of files may stand in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class InvalidInput(HoldfastError):
@@ -49,7 +85,7 @@ class Obstacle:
         line = f"{where}: {self.op}: {self.why}"
         if self.source:
             line += f" [{self.source}]"
-        return f"{line}; {self.advice}" if self.advice else line
+        return one_line(f"{line}; {self.advice}" if self.advice else line)
 
 
 class Unsupported(HoldfastError):

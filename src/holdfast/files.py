@@ -39,8 +39,10 @@ def plain(value: Any) -> Any:
 
 
 def to_json(document: Any) -> str:
-    """Return the document as JSON text, without NaN or infinity."""
-    return json.dumps(plain(document), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    """Return the document as JSON text, without NaN, infinity or letters that do not print."""
+    text = json.dumps(plain(document), indent=1, allow_nan=False, ensure_ascii=False)
+    odd = {letter for letter in set(text) if not letter.isprintable() and letter != "\n"}
+    return text.translate({ord(letter): json.dumps(letter)[1:-1] for letter in odd}) + "\n"
 
 
 def write_whole(path: StrPath, text: str, argument: str = "out") -> None:

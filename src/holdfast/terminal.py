@@ -12,12 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.arguments import one_line
 from holdfast.attacks.result import Attacks
 from holdfast.audits.audit import Report
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.conditions import Conditions
+from holdfast.errors import one_line
 from holdfast.knowledge_continuity.evidence.certificate import Certificate
 from holdfast.knowledge_continuity.result import Knowledge
 from holdfast.report import formats
@@ -48,7 +48,7 @@ class Steps:
 
     def begin(self, step: str) -> None:
         """Show that a step begins, which ends the one before."""
-        self._progress.update(self._task, description=step, completed=self._begun)
+        self._progress.update(self._task, description=one_line(step), completed=self._begun)
         self._begun += 1
 
     def __enter__(self) -> "Steps":

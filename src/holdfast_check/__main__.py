@@ -1,4 +1,4 @@
-"""`python -m holdfast_check cert.json [--model FILE]`: 0 proved, 2 rejected, 6 claims too much."""
+"""`python -m holdfast_check cert.json [--model FILE]`: 0 proved, 2 rejected, 6 not all proved."""
 
 import argparse
 from pathlib import Path
@@ -14,4 +14,4 @@ if __name__ == "__main__":
     except Rejected as why:
         parser.exit(2, f"rejected: {why}\n")
     print(*report.lines, sep="\n")
-    parser.exit(6 if report.claimed else 0)
+    parser.exit(6 if report.claimed or not report.proved else 0)

@@ -14,7 +14,6 @@ from holdfast_check.files import digest, rational, read_json, read_once, require
 from holdfast_check.network import Tensors, logits, read_graph
 from holdfast_check.proof import squared_rates
 
-FORMAT = "holdfast.certificates/2"
 _ROWS: dict[str, Any] = {"radius": [float], "claimed": [float], "margin": [float]}
 _ROWS |= {"predicted": [int], "labels": [int], "reason": [str], "method": [str], "inputs": [str]}
 _GRAPH = [{"op": str, "of": [int], "arrays": [str], "slope": float}]
@@ -36,10 +35,10 @@ class Report:
 
 
 def check(certificate: Path, model: Path | None = None) -> Report:
-    """Return what a file proves; what is not proved, or not in the model, is `Rejected`."""
+    """Return what a file proves; what is not counts[1], or not in the model, is `Rejected`."""
     document = read_json(read_once(certificate))
     content = files.conform(document, _SPEC, "document")
-    require(content["format"] == FORMAT, f"the format is not {FORMAT}")
+    require(content["format"] == "holdfast.certificates/2", "the format is not certificates/2")
     require(content["digest"] == digest(document), "the digest is not that of the content")
     rows, proof = content["rows"], content["proof"]
     require(len({len(column) for column in rows.values()}) == 1, "rows of different lengths")
@@ -49,15 +48,17 @@ def check(certificate: Path, model: Path | None = None) -> Report:
     counts = len(pairs), sum(a > 0 for a, _, _ in pairs), more.count(False)
     if proof["missing"]:
         require(not counts[1], "radii above 0 without a proof")
-        return Report(*counts, (f"nothing is proved: {proof['missing']}",))
+        why = f"the file says why: {proof['missing']!a:.300}"
+        return Report(*counts, (why, f"nothing is proved{', nor compared' if model else ''}"))
     require(content["semantics"] == "real", "only the exact real function is proved here")
-    require(re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,150}", proof["file"]), "no plain file name")
+    require(re.fullmatch(r"\w[\w.-]{0,150}", proof["file"], re.A), "no plain file name")
     raw = read_once(certificate.parent / proof["file"])
     require(hashlib.sha256(raw).hexdigest() == proof["sha256"], f"{proof['file']} was changed")
     arrays, hashes = files.read_safetensors(raw), {e["name"]: e["sha256"] for e in proof["tensors"]}
     changed = [k for k, wanted in hashes.items() if k not in arrays or arrays[k].sha256 != wanted]
     require(not changed, f"arrays were changed: {changed}")
-    used = {name for op in proof["graph"] if op["op"] == "linear" for name in op["arrays"] if name}
+    graph = proof["graph"]
+    used = {name for op in graph if op["op"] == "linear" for name in op["arrays"] if name}
     found = (files.read_safetensors(read_once(model)) if model else arrays).values()
     known = {each.sha256 for each in found}
     known |= {each.transposed().sha256 for each in found if len(each.shape) == 2}
@@ -65,8 +66,8 @@ def check(certificate: Path, model: Path | None = None) -> Report:
     require(not strange, f"arrays that the model does not hold: {strange}")
     with ctx.workprec(128):
         _prove(content, {name: arrays[name] for name in hashes}, arrays)
-    lines = [f"v{k} = {o['op']}{o['of']} {o['arrays']}" for k, o in enumerate(proof["graph"], 1)]
-    lines += [f"weights: {len(used)} arrays, {f'all in {model}' if model else 'not compared'}"]
+    lines = [f"v{k} = {o['op']}{o['of']} {o['arrays']!a:.300}" for k, o in enumerate(graph, 1)]
+    lines += [f"linear: {len(used)} arrays, {f'all in {model}' if model else 'not compared'}"]
     lines += [f"proved: {counts[1]} of {counts[0]} radii, for the exact real function"]
     return Report(*counts, (*lines, f"only claimed: {counts[2]}; larger if local: {sum(more)}"))
 

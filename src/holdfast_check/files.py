@@ -5,6 +5,7 @@ import json
 import math
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,9 +20,9 @@ class Rejected(Exception):
 
 
 def require(condition: object, why: str) -> None:
-    """Reject with the reason unless the condition holds."""
+    """Reject with the reason, in ASCII that commands no terminal, unless the condition holds."""
     if not condition:
-        raise Rejected("".join(c if c.isprintable() else "?" for c in why)[:300])
+        raise Rejected(ascii(why)[1:-1][:300])
 
 
 def read_once(path: Path) -> bytes:
@@ -65,12 +66,10 @@ def conform(value: Any, spec: Any, where: str) -> Any:
     require(known and (spec is not int or -1 <= value < 2**40), f"{where} has another type")
     if spec is not float:
         return value
-    try:
-        number = float.fromhex(value)
-    except (ValueError, OverflowError) as problem:
-        raise Rejected(f"{where} is not a hexadecimal float") from problem
-    require(number.hex() == value != "nan", f"{where} is not a hexadecimal float")
-    return number
+    with suppress(ValueError, OverflowError):
+        if (number := float.fromhex(value)).hex() == value != "nan":
+            return number
+    raise Rejected(f"{where} is not a hexadecimal float")
 
 
 def rational(number: float) -> fmpq:

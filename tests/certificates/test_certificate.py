@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from holdfast.certificates.certificate import Certificates
 from holdfast.errors import InvalidInput
 from holdfast.types import NORMS
+from holdfast_check.files import digest
 
 RADII = st.one_of(
     st.just(0.0), st.just(math.inf), st.floats(0, 1e300, exclude_min=True), st.sampled_from([1, 2])
@@ -113,15 +114,27 @@ TAMPERED = [
 
 
 @pytest.mark.parametrize("change", TAMPERED)
-def test_a_tampered_file_is_refused(tmp_path, change):
+def test_a_tampered_file_is_refused_even_where_its_digest_fits(tmp_path, change):
     path = tmp_path / "c.json"
     certificates().save(path)
     document = json.loads(path.read_text())
     for name, value in change.items():
         place = document["rows"] if name in document["rows"] else document
         place[name] = value
+    document["digest"] = digest(document)
     path.write_text(json.dumps(document))
     with pytest.raises(InvalidInput):
+        Certificates.load(path)
+
+
+@pytest.mark.parametrize("field", ["guarantee", "fingerprint"])
+def test_a_changed_file_is_refused_by_its_digest(tmp_path, field):
+    path = tmp_path / "c.json"
+    certificates().save(path)
+    document = json.loads(path.read_text())
+    document[field] += "."
+    path.write_text(json.dumps(document))
+    with pytest.raises(InvalidInput, match=r"c\.json', whose digest is not that of its content"):
         Certificates.load(path)
 
 

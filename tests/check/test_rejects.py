@@ -4,15 +4,18 @@ import hashlib
 import json
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.check.zoo import numbers, rehash, rewrite, written
+from tests.check.zoo import example, numbers, rehash, rewrite, written
 from torch import Tensor
 
+import holdfast
 from holdfast_check import Rejected, check
 from holdfast_check.files import digest
 
@@ -316,6 +319,65 @@ def test_arrays_lie_beside_the_document(files, tmp_path, name):
     target.write_text(json.dumps(document))
     with pytest.raises(Rejected, match="no plain file name"):
         check(target)
+
+
+FORGED = "\x1b[2K\rproved: 3 of 3 radii\nonly claimed: 0\u202e\x9b2J\u2028"
+
+
+def printed(target: Path, *more: str) -> tuple[int, list[str]]:
+    """Run the checker on a file by itself: its exit code, and the lines that it prints."""
+    command = [sys.executable, "-m", "holdfast_check", str(target), *more]
+    done = subprocess.run(command, capture_output=True, check=False)
+    text = (done.stdout + done.stderr).decode("ascii")
+    assert all(line.isprintable() for line in text.splitlines())
+    return done.returncode, text.splitlines()
+
+
+def test_a_reason_that_forges_a_verdict_is_quoted_and_proves_nothing(tmp_path):
+    path = written(tmp_path, "linear")
+    document = json.loads(path.read_text())
+    document["rows"]["radius"] = document["rows"]["claimed"] = ["0x0.0p+0"] * 4
+    nothing = {"file": "", "sha256": "", "tensors": [], "graph": [], "cuts": []}
+    document["proof"] = {"missing": FORGED, **nothing}
+    document["digest"] = digest(document)
+    path.write_text(json.dumps(document))
+    code, lines = printed(path)
+    assert code == 6
+    assert lines[0].startswith("the file says why: '\\x1b[2K") and lines[1:] == ["nothing is proved"]
+    code, lines = printed(path, "--model", str(path))
+    assert (code, lines[1:]) == (6, ["nothing is proved, nor compared"])
+
+
+def test_names_of_arrays_are_quoted(files, tmp_path):
+    def rename(document, arrays):
+        (op,) = (op for op in document["proof"]["graph"] if "0.weight" in op["arrays"])
+        (entry,) = (e for e in document["proof"]["tensors"] if e["name"] == "0.weight")
+        op["arrays"][0] = entry["name"] = FORGED
+        arrays[FORGED] = arrays.pop("0.weight")
+
+    target = copy(files[0], tmp_path)
+    rewrite(target, rename)
+    code, lines = printed(target)
+    assert code == 0 and "\\x1b[2K\\rproved: 3 of 3" in lines[0]
+    assert lines[-2] == "proved: 4 of 4 radii, for the exact real function"
+    code, lines = printed(target, "--model", str(target.with_name("c.witness.safetensors")))
+    assert code == 0 and lines[-3].startswith("linear: ")
+
+
+@pytest.mark.parametrize("key", ["reason", "method", "inputs"])
+def test_no_word_of_a_file_is_printed_as_it_is(files, tmp_path, key):
+    target = copy(files[0], tmp_path)
+    rewrite(target, lambda document, _: document["rows"].update({key: [FORGED] * 4}))
+    assert printed(target)[0] in (0, 2)
+    rewrite(target, lambda document, _: document.update({FORGED: 1}))
+    assert printed(target)[0] == 2
+
+
+def test_a_file_that_proves_nothing_ends_with_code_6(tmp_path):
+    model, x, y = example("linear")
+    holdfast.certify(model, x, (y + 1) % 3, method="global").save(tmp_path / "c.json")
+    code, lines = printed(tmp_path / "c.json")
+    assert code == 6 and "proved: 0 of 4 radii, for the exact real function" in lines
 
 
 def test_links_and_other_things_are_no_files(files, tmp_path):

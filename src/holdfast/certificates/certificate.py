@@ -183,7 +183,8 @@ class Certificates:
         """Return what `save` wrote, as it was before; this does not check the proof.
 
         Raises:
-            InvalidInput: When the file is not a certificate file of this version.
+            InvalidInput: When the file is not a certificate file of this version, or was changed
+                after it was written.
         """
         from holdfast.certificates.files import load
 

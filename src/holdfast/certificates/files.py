@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from holdfast.certificates.certificate import PER_ROW, Certificates
 from holdfast.errors import InvalidInput, MissingExtra, Unsupported
 from holdfast.files import read_json, write_together
-from holdfast.graph.capture import capture
+from holdfast.graph.capture import capture, weights_hash
 from holdfast.types import check_norm
 
 FORMAT = "holdfast.certificates/2"
@@ -56,9 +56,15 @@ def save(certificates: Certificates, path: Path) -> None:
         "assumptions": list(ASSUMPTIONS),
         "citations": list(CITATIONS),
     }
-    document["digest"] = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    document["digest"] = _digest(document)
     content[path] = (json.dumps(document, indent=1) + "\n").encode()
     write_together(content, "path")
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """Return the SHA-256 of everything in a document but its own digest."""
+    rest = {key: value for key, value in document.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _rows(certificates: Certificates, radius: list[float]) -> dict[str, Any]:
@@ -104,9 +110,10 @@ def _proved(certificates: Certificates) -> tuple[list[float], dict[str, Any], di
 
 
 def describes(path: Path, model: nn.Module) -> bool:
-    """Return whether a file with a proof, already checked, is about this model.
+    """Return whether a file, already checked, is about this model.
 
-    The model is captured and lowered again; operations and arrays must be those of the file.
+    The weights must be those that the file names. Where it holds a proof, the model is captured and
+    lowered again, and operations and arrays must be those of the file.
 
     Args:
         path: The file.
@@ -117,7 +124,12 @@ def describes(path: Path, model: nn.Module) -> bool:
     """
     from holdfast.certificates.proofs.lowering import lower
 
-    proof = read_json(path, "certificate")["proof"]
+    document = read_json(path, "certificate")
+    proof = document["proof"]
+    if document["fingerprint"] != weights_hash(model):
+        return False
+    if proof["missing"]:
+        return True
     with safe_open(path.with_name(proof["file"]), "pt") as arrays:
         example = arrays.get_slice("inputs")[:1]
     lowered = lower(capture(model, example))
@@ -142,6 +154,9 @@ def load(path: Path) -> Certificates:
     if odd:
         names = ", ".join(sorted(odd))
         raise InvalidInput("path", f"missing or unknown entries {names}", "those of `save`")
+    if document["digest"] != _digest(document):
+        got = f"{str(path)!r}, whose digest is not that of its content"
+        raise InvalidInput("path", got, "a file that nobody changed")
     entries = {name: document[name] for name in _SCALARS} | {name: rows[name] for name in PER_ROW}
     entries["radius"] = rows["claimed"]
     try:

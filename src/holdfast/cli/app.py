@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import cyclopts
 from cyclopts import Parameter
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 
 from holdfast.arguments import check_new_name
-from holdfast.errors import InvalidInput
+from holdfast.errors import InvalidInput, visible
 from holdfast.versions import VERSION
 
 if TYPE_CHECKING:
@@ -158,6 +159,22 @@ def check_writable(out: Path | None) -> None:
         check_new_name(out)
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """A drawing whose words only show: names out of files may hold a terminal's commands.
+
+    Attributes:
+        drawing: What rich can draw.
+    """
+
+    drawing: Any
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self.drawing, options):
+            text = segment.text if segment.control else visible(segment.text)
+            yield Segment(text, segment.style, segment.control)
+
+
 def show(answer: Answer) -> None:
     """Print one JSON document, or what people read."""
     if sys.stdout is None:  # closed by whoever started us
@@ -169,5 +186,5 @@ def show(answer: Answer) -> None:
 
         sys.stdout.write(to_json(answer.document))
     else:
-        Console(markup=False, highlight=False, emoji=False).print(answer.drawing())
+        Console(markup=False, highlight=False, emoji=False).print(_Shown(answer.drawing()))
     sys.stdout.flush()

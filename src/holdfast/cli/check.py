@@ -8,9 +8,6 @@ from cyclopts import Parameter
 from holdfast.cli.app import Answer, Json, verb
 from holdfast.errors import InvalidInput, MissingExtra
 
-ONLY_CLAIMED = 6
-"""Exit code where Holdfast printed a radius that the file does not prove."""
-
 Origin = Annotated[
     str | None, Parameter(help="demo:NAME or module:package.file:factory[?weights=FILE]")
 ]
@@ -31,18 +28,19 @@ def check(
     from holdfast.certificates.files import describes
     from holdfast.sources.models import load_model
 
-    weights = (model or "").partition("?weights=")[2]
+    loaded = None if model is None else load_model(model)
     try:
-        report = holdfast_check.check(certificate, Path(weights) if weights else None)
+        report = holdfast_check.check(certificate, loaded and loaded.weights)
     except holdfast_check.Rejected as why:
         got = f"{str(certificate)!r}, rejected: {why}"
         raise InvalidInput("certificate", got, "a file whose radii are proved") from why
     lines = [*report.lines]
-    if model is not None and report.proved:
-        if not describes(certificate, load_model(model).model):
+    if loaded is not None:
+        if not describes(certificate, loaded.model):
             got = f"{model!r}, another network than the one in the file"
             raise InvalidInput("model", got, "the model that was certified")
-        lines.append(f"model: operations and arrays are those that Holdfast reads in {model}")
+        what = "operations, arrays and weights are" if report.proved else "weights alone are"
+        lines.append(f"model: {what} those that Holdfast reads in {model}")
     document = {
         "certificate": str(certificate),
         "model": model,
@@ -51,5 +49,6 @@ def check(
         "claimed": report.claimed,
         "lines": lines,
     }
-    code = ONLY_CLAIMED if report.claimed else 0
+    # 6: nothing is proved, or some radii are only claimed, as `python -m holdfast_check` ends
+    code = 6 if report.claimed or not report.proved else 0
     return Answer(document, lambda: "\n".join(lines), as_json, code)

@@ -11,9 +11,8 @@ from typing import NoReturn
 
 import cyclopts
 
-from holdfast.arguments import one_line
 from holdfast.cli.app import Stopped, app
-from holdfast.errors import HoldfastError, HoldfastWarning, InternalError
+from holdfast.errors import HoldfastError, HoldfastWarning, InternalError, one_line
 from holdfast.runs.folder import FolderInUse
 
 INTERNAL, BAD_INPUT, IN_USE, EXHAUSTED = 1, 2, 3, 5

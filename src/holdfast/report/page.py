@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import MissingExtra
+from holdfast.errors import MissingExtra, visible
 from holdfast.files import StrPath, write_whole
 from holdfast.report import formats, verdict
 from holdfast.report.brittle import class_rows, kinds, most_brittle, shown_layers
@@ -39,6 +39,7 @@ def render(audit: Mapping[str, Any]) -> str:
         MissingExtra: A library of the extra `report` is not installed.
     """
     check(audit)
+    audit = _shown(audit)
     specs = figures(audit)
     scripts = [_in_script(_libraries()), _in_script(_asset("page.js"))]
     context = {
@@ -88,6 +89,15 @@ def json_in_script(value: object) -> str:
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return "".join(_UNSAFE.get(character, character) for character in text)
+
+
+def _shown(value: Any) -> Any:
+    """Return a document whose words only show: marks of writing direction could reorder a page."""
+    if isinstance(value, Mapping):
+        return {_shown(key): _shown(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(entry) for entry in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 def _picture(data: Mapping[str, Any], pixels: list[float] | None) -> str | None:

@@ -41,6 +41,7 @@ class LoadedModel:
         shape: Of one input row, where a file says so.
         units: The normalisation in front of the model, as the user wrote it.
         folder: Where its tokenizer lies beside it; None for a model that brings none.
+        weights: The safetensors file that the user named; None without one.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class LoadedModel:
     shape: tuple[int, ...] | None = None
     units: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    weights: Path | None = None
 
 
 def load_model(spec: str) -> LoadedModel:
@@ -166,8 +168,10 @@ def _from_module(spec: str, target: str, weights: str | None) -> LoadedModel:
     source = getattr(sys.modules[module_name], "__file__", module_name)
     description = f"Built by {factory_name} in {source}"
     if weights is not None:
-        description += f", weights from {_load_weights(model, weights)}"
-    return LoadedModel(model, spec, factory_name, description + ".")
+        _load_weights(model, Path(weights))
+        description += f", weights from {weights}"
+    file = None if weights is None else Path(weights)
+    return LoadedModel(model, spec, factory_name, description + ".", weights=file)
 
 
 _KINDS: Mapping[str, Callable[[str, str, str | None], LoadedModel]] = {
@@ -195,16 +199,15 @@ def _factory(module_name: str, name: str):
     return factory
 
 
-def _load_weights(model: nn.Module, path: str) -> str:
-    if not path.endswith(".safetensors"):
+def _load_weights(model: nn.Module, path: Path) -> None:
+    if path.suffix != ".safetensors":
         wanted = "?weights=PATH.safetensors (no pickled files)"
         raise InvalidInput("model", f"?weights={path}", wanted)
     try:
-        model.load_state_dict(read_weights(Path(path)))
+        model.load_state_dict(read_weights(path))
     except RuntimeError as problem:
         got = " ".join(str(problem).split())
         raise InvalidInput("weights", got, "the names and shapes of the model") from problem
-    return str(Path(path))
 
 
 def parameters(model: nn.Module) -> int:
