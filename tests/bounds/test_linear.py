@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import holdfast
 from holdfast.bounds.interval import interval_bounds
 from holdfast.bounds.linear import LinearBounds, Plane, linear_bounds
-from holdfast.bounds.running import Approximate
 from holdfast.errors import InvalidInput
 from holdfast.graph.comparisons import write_out
 from holdfast.graph.ir import Graph
+from holdfast.graph.running import Approximate
 from holdfast.graph.walk import run
 from holdfast.rounding import gamma
 from holdfast.sources.demo import demo_data, demo_model

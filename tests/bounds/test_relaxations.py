@@ -12,13 +12,13 @@ from tests.bounds.zoo import ACTIVATIONS
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.bounds import relaxations, running
-from holdfast.bounds.activations import slopes
-from holdfast.bounds.curves import Turn, curve
+from holdfast.bounds import relaxations
 from holdfast.bounds.relaxations import lines, range_on, slopes_on
-from holdfast.bounds.running import Approximate
+from holdfast.graph import running
 from holdfast.graph.ir import Node
-from holdfast.graph.ops import ELEMENTWISE
+from holdfast.graph.running import Approximate
+from holdfast.ops import Kind, names
+from holdfast.ops.curves import Turn
 
 ROOT = mpmath.sqrt(2 / mpmath.pi)
 EXACT = {
@@ -78,7 +78,7 @@ def grid(low: Tensor, high: Tensor, count: int) -> Tensor:
 
 def test_every_activation_is_tried() -> None:
     tried = {node_of(name).op for name in ACTIVATIONS} | {"abs"}
-    assert tried == set(ELEMENTWISE)
+    assert tried == set(names(Kind.SCALAR))
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -117,7 +117,7 @@ def test_no_secant_is_steeper(name: str) -> None:
     node = node_of(name)
     low, high = intervals(400, 1)
     least, most = slopes_on(node, low, high)
-    lowest, highest = slopes(node)
+    lowest, highest = node.facts.slopes(node.params)
     assert bool((lowest <= least).all() and (least <= most).all() and (most <= highest).all())
     at = values(node, z := grid(low, high, 301))
     step, rise = z.diff(dim=0), at.value.diff(dim=0)
@@ -169,7 +169,7 @@ def test_fifty_digits(name: str, low: float, size: float, power: int, shares: li
 def test_lines_are_close_where_the_function_is_nearly_straight(name: str) -> None:
     node = node_of(name)
     low, high = intervals(100, 3)
-    breaks = torch.tensor([*curve(node).breaks, 0.0])
+    breaks = torch.tensor([*node.facts.curve(node.params).breaks, 0.0])
     smooth = ((low[..., None] > breaks) == (high[..., None] > breaks)).all(-1)
     width = (high - low).clamp(max=1e-3)
     bounds = lines(node, low, low + width)
@@ -204,7 +204,7 @@ def test_unbounded_intervals_have_sound_answers(name: str) -> None:
     assert bool((bounds.lower_slope * z + bounds.lower_offset <= value).all())
     assert bool((bounds.upper_slope * z + bounds.upper_offset >= value).all())
     a, b = slopes_on(node, low, high)
-    lowest, highest = slopes(node)
+    lowest, highest = node.facts.slopes(node.params)
     assert bool((a >= lowest).all() and (b <= highest).all() and (a <= b).all())
 
 
@@ -215,7 +215,7 @@ def inside(turn: Turn, where: mpmath.mpf, value: mpmath.mpf) -> bool:
 
 @pytest.mark.parametrize("name", CURVED)
 def test_the_turns_to_thirty_digits(name: str) -> None:
-    known = curve(node_of(name))
+    known = node_of(name).facts.curve(node_of(name).params)
     with mpmath.workdps(40):
         function = EXACT[name]
         settings = {"solver": "anderson", "tol": 1e-30}
@@ -272,7 +272,9 @@ def test_the_derivative_turns_nowhere_else(name: str, bend) -> None:
     Beyond 12 the leading terms rule: x tanh(x / 2) of silu and x p'^2 of gelu are far above the
     rest, mish's has the sign of x + 2 towards minus infinity and of 1 - x towards infinity.
     """
-    first, second = (turn.where for turn in curve(node_of(name)).pieces[0].turns)
+    first, second = (
+        turn.where for turn in node_of(name).facts.curve(node_of(name).params).pieces[0].turns
+    )
     near = 1e-3
     signs = [
         sign_on(bend, -12.0, first[0] - near),

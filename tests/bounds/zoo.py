@@ -9,9 +9,9 @@ from tests.nets import MaxMin, Residual
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.bounds import running
-from holdfast.bounds.running import Approximate
+from holdfast.graph import running
 from holdfast.graph.ir import Graph
+from holdfast.graph.running import Approximate
 from holdfast.graph.walk import Reading, read
 from holdfast.sources.demo import GroupSort
 from holdfast.types import Ball, Box, Region

@@ -16,9 +16,9 @@ from tests.nets import Residual
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.bounds.running import evaluate
 from holdfast.certificates.float32 import execution
 from holdfast.errors import InvalidInput, Unsupported
+from holdfast.graph.running import evaluate
 from holdfast.graph.walk import run
 
 NORMS = (1.0, 2.0, math.inf)

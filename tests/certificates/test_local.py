@@ -10,8 +10,8 @@ from tests.nets import MaxMin, Residual
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.bounds.running import evaluate
 from holdfast.errors import InvalidInput, Unsupported
+from holdfast.graph.running import evaluate
 
 NORMS = (1.0, 2.0, math.inf)
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from holdfast.graph.ops import ConvGeometry, conv, conv_transpose
 from holdfast.norms.conv import conv_transpose_upper, conv_upper
+from holdfast.ops.geometry import ConvGeometry, conv, conv_transpose
 
 
 def dense(function, channels: int, size: list[int]) -> torch.Tensor:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.result import Attacks
-from holdfast.bounds.running import evaluate
 from holdfast.certificates.certificate import Certificates
 from holdfast.errors import InternalError, InvalidInput
 from holdfast.graph.ir import Graph
+from holdfast.graph.running import evaluate
 from holdfast.types import norm_name
 
 _BATCH = 256

@@ -25,19 +25,13 @@ from torch import Tensor
 
 from holdfast.bounds.interval import SMALLEST, Interval
 from holdfast.bounds.relaxations import Lines, lines
-from holdfast.bounds.running import offset as added_by
 from holdfast.bounds.windows import Rows, Windows, conv_adjoint, is_even
 from holdfast.graph.ir import Node
-from holdfast.graph.ops import (
-    ELEMENTWISE,
-    LINEAR,
-    OPS,
-    WIRING,
-    absolute,
-    homogeneous,
-    terms,
-)
+from holdfast.graph.running import offset as added_by
 from holdfast.graph.walk import execute
+from holdfast.ops import OPS, Kind, rules
+from holdfast.ops.record import Params
+from holdfast.ops.wiring import filled
 from holdfast.rounding import rows_up
 
 
@@ -58,9 +52,6 @@ class Pulled:
 
 Pull = Callable[[Tensor, Tensor | None], Pulled]
 PullWindows = Callable[[Windows], Pulled]
-
-_MOVES = ("reshape", "permute", "slice", "select", "flip", "cat", "pixel_shuffle")
-"""Wiring that repeats no entry, so that its adjoint adds nothing up."""
 
 RELU = Node("relu", "relu")
 """Stands for the ramp in max(a, b) = b + relu(a - b)."""
@@ -115,10 +106,10 @@ def affine_step(node: Node, x: Interval) -> Step:
     """Read an affine node backwards."""
     size = x.size()
     offset = execute(node, [torch.zeros_like(x.low[:1])])
-    op, params = absolute(node.op, node.params)
-    count = terms(node.op, node.params, size.shape[1:])
+    op, params = node.facts.absolute(node.params)
+    count = node.facts.roundings(node.params, size.shape[1:])
     room = SMALLEST * 4.0 * count
-    magnitude = rows_up(OPS[op]([size], params) + added_by(node, offset) + room, count + 8)
+    magnitude = rows_up(OPS[op].run([size], params) + added_by(node, offset) + room, count + 8)
     moving = bool((offset != 0).any())
 
     def pull(rows: Tensor, _: Tensor | None) -> Pulled:
@@ -152,11 +143,12 @@ def wiring_step(node: Node, parts: Sequence[Interval]) -> Step:
     """Read a node that moves entries backwards."""
     zeros = [torch.zeros_like(part.low[:1]) for part in parts]
     offset = execute(node, zeros)
-    params = {**node.params, "value": abs(node.params["value"])} if node.op == "pad" else None
-    magnitude = WIRING[node.op]([part.size() for part in parts], params or node.params)
+    params = filled(node.params, abs(node.params.get("value", 0.0)))
+    magnitude = node.facts.run([part.size() for part in parts], params)
     shapes = [part.low.shape[1:] for part in parts]
     moving = bool((offset != 0).any())
-    rounds = moving or node.op not in _MOVES
+    # Where no entry is repeated, the adjoint adds nothing up.
+    rounds = moving or node.facts.repeats(node.params)
 
     def pull(rows: Tensor, _: Tensor | None) -> Pulled:
         added = dot(rows, offset) if moving else None
@@ -171,7 +163,7 @@ def adjoint(node: Node, rows: Tensor, shapes: Sequence[Sequence[int]]) -> list[T
     """Apply the transpose of an affine or wiring node's linear part.
 
     Args:
-        node: One whose op is in `LINEAR` or `WIRING`, float64.
+        node: Affine or wiring, float64.
         rows: [R, K, *shape of the node].
         shapes: The shape of a row of each input.
 
@@ -181,11 +173,9 @@ def adjoint(node: Node, rows: Tensor, shapes: Sequence[Sequence[int]]) -> list[T
     if node.op == "linear":
         return [rows @ node.params["weight"]]
     flat = rows.flatten(0, 1)
-    op, params = homogeneous(node.op, node.params) if node.op in LINEAR else (node.op, node.params)
-    if op == "pad":
-        params = {**params, "value": 0.0}
-    if op in ("scale", "scale_channels"):
-        back = [OPS[op]([flat], params)]
+    op, params = node.facts.linear(node.params)
+    if op in ("scale", "divide", "scale_channels"):
+        back = [OPS[op].run([flat], params)]
     elif op == "conv" and is_even(params["geometry"]):
         back = [conv_adjoint(flat, params["weight"], params["geometry"], tuple(shapes[0]))]
     else:
@@ -194,12 +184,12 @@ def adjoint(node: Node, rows: Tensor, shapes: Sequence[Sequence[int]]) -> list[T
 
 
 def _pull_back(
-    op: str, params: object, flat: Tensor, shapes: Sequence[Sequence[int]]
+    op: str, params: Params, flat: Tensor, shapes: Sequence[Sequence[int]]
 ) -> list[Tensor]:
     """Differentiate <flat, T w> by w; where the rows have a gradient, so has the result."""
     with torch.enable_grad():
         zeros = [flat.new_zeros(len(flat), *shape).requires_grad_() for shape in shapes]
-        result = OPS[op](zeros, params)
+        result = OPS[op].run(zeros, params)
         return list(torch.autograd.grad(result, zeros, flat, create_graph=flat.requires_grad))
 
 
@@ -377,15 +367,19 @@ def _extreme(node: Node, parts: Sequence[Interval], result: Interval, gap: Inter
     return constant_step(result) if gap is None else extreme_step(node, parts, gap)
 
 
-_STEPS: Mapping[str, Build] = {
-    **dict.fromkeys(LINEAR, lambda node, parts, *_: affine_step(node, parts[0])),
-    **dict.fromkeys(WIRING, lambda node, parts, *_: wiring_step(node, parts)),
-    **dict.fromkeys(ELEMENTWISE, lambda node, parts, *_: elementwise_step(node, parts[0])),
-    "add": lambda node, parts, *_: add_step(node, parts),
-    "maximum": _extreme,
-    "minimum": _extreme,
-    "amax": lambda node, parts, result, _: largest_step(node, parts[0], result),
-}
+_STEPS: Mapping[str, Build] = rules(
+    {
+        Kind.AFFINE: lambda node, parts, *_: affine_step(node, parts[0]),
+        Kind.WIRING: lambda node, parts, *_: wiring_step(node, parts),
+        Kind.SUM: lambda node, parts, *_: add_step(node, parts),
+        Kind.SCALAR: lambda node, parts, *_: elementwise_step(node, parts[0]),
+    },
+    {
+        "maximum": _extreme,
+        "minimum": _extreme,
+        "amax": lambda node, parts, result, _: largest_step(node, parts[0], result),
+    },
+)
 
 
 def make_step(

@@ -4,7 +4,7 @@ The model of arithmetic (Higham, "Accuracy and Stability of Numerical Algorithms
 2.2 and 3.1): every float32 operation errs by at most `UNIT32` relatively and `FLUSH` absolutely;
 sums of products may be taken in any order, fused or not. Subnormal numbers may be flushed to zero
 where they are written and where they are read, weights included. A function of the library is
-taken to be within `holdfast.bounds.running.ULPS` units of roundoff of max(1, |x|). A part of a
+taken to be within `holdfast.graph.running.ULPS` units of roundoff of max(1, |x|). A part of a
 model that computes in float64 errs by less, and is rounded to float32 once.
 """
 
@@ -16,14 +16,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from holdfast.bounds.activations import slope_bound
 from holdfast.bounds.interval import Interval, Spread, dual_norms, over
 from holdfast.bounds.regions import middle_form
 from holdfast.bounds.relaxations import slopes_on
-from holdfast.bounds.running import ULPS, Approximate, evaluate_all, offset, settings_size
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import ELEMENTWISE, LINEAR, OPS, WIRING, Params, absolute, terms
+from holdfast.graph.running import ULPS, Approximate, evaluate_all, offset, settings_size
 from holdfast.graph.walk import Reading, Rule, execute, read
+from holdfast.ops import OPS, Kind, rules
+from holdfast.ops.record import Params
+from holdfast.ops.wiring import filled
 from holdfast.rounding import UNIT, rows_up, up
 
 UNIT32 = 2.0**-24
@@ -40,10 +41,6 @@ _SMALLEST_VARIANCE = 2.0**-100
 """Below, a flushed variance or epsilon is no longer a small relative error."""
 
 
-_SELECTING = ("relu", "abs", "hardtanh")
-"""Activations that round nothing: every value is an argument, its negative or a constant."""
-
-
 def gamma32(operations: int) -> float:
     """Return an upper bound of n u / (1 - n u), the relative error of n float32 operations."""
     nu = operations * UNIT32
@@ -56,29 +53,35 @@ def affine_rounding(node: Node, shape: Sequence[int]) -> float:
     Four operations more than in float64: batch norm folded into a factor and an offset takes 10.
 
     Args:
-        node: One whose op is in `LINEAR`.
+        node: Affine.
         shape: Shape of one row of its input.
     """
-    return gamma32(terms(node.op, node.params, shape) + 4)
+    return gamma32(node.facts.roundings(node.params, shape) + 4)
 
 
 def activation_rounding(node: Node) -> tuple[float, float]:
     """Return (relative, absolute): an activation's own rounding is their combination.
 
     Args:
-        node: One whose op is in `ELEMENTWISE`.
+        node: A scalar function.
 
     Returns:
         Units u and v: the rounding at x is at most u |x| + v, flushing to zero included.
     """
-    if node.op in _SELECTING:
+    if node.facts.exact:
         ends = [_when_stored(node.params[end]) for end in ("low", "high") if end in node.params]
         return 0.0, max(ends, default=0.0) + FLUSH
-    steep = slope_bound(node)
-    if node.op in ("leaky_relu", "prelu"):
+    steep = node.facts.steepest(node.params)
+    if _bends_in_the_origin(node):
         return 4.0 * UNIT32 * max(1.0, steep) + FLUSH, FLUSH
     units = ULPS * UNIT32 * settings_size(node, steep)
     return units, units
+
+
+def _bends_in_the_origin(node: Node) -> bool:
+    """Return whether a scalar function multiplies by one of two stored slopes, and no more."""
+    known = node.facts.curve(node.params)
+    return not known.curved and known.breaks == (0.0,)
 
 
 def softmax_rounding(node: Node) -> float:
@@ -235,10 +238,10 @@ def _affine(node: Node, parts: Sequence[Executed]) -> Found:
     (x,) = parts
     error, size = x.read
     shape = size.shape[1:]
-    op, params = absolute(node.op, node.params)
-    count = terms(node.op, node.params, shape) + 8
-    passed = OPS[op]([error], params)
-    reach = torch.minimum(OPS[op]([size], params), _in_ball(node, x) + passed)
+    op, params = node.facts.absolute(node.params)
+    count = node.facts.roundings(node.params, shape) + 8
+    passed = OPS[op].run([error], params)
+    reach = torch.minimum(OPS[op].run([size], params), _in_ball(node, x) + passed)
     reach = rows_up(reach, count) + offset(node, passed)
     lost = _total(size) + 8.0 * count
     if node.op == "batch_norm":
@@ -257,15 +260,14 @@ def _in_ball(node: Node, x: Executed) -> Tensor:
     lengths = None if x.ball is None else dual_norms(node, x.ball)
     if x.ball is None or lengths is None:
         return torch.full((), math.inf, dtype=torch.float64)
-    op, params = absolute(node.op, node.params)
+    op, params = node.facts.absolute(node.params)
     center = x.ball.center.value.abs() + x.ball.center.error
-    return OPS[op]([center], params) + lengths * over(x.ball.radius, lengths)
+    return OPS[op].run([center], params) + lengths * over(x.ball.radius, lengths)
 
 
 def _wiring(node: Node, parts: Sequence[Executed]) -> Found:
-    value = _when_stored(node.params["value"]) if node.op == "pad" else 0.0
-    params = {**node.params, "value": value} if node.op == "pad" else node.params
-    error = WIRING[node.op]([part.error for part in parts], params)
+    params = filled(node.params, _when_stored(node.params.get("value", 0.0)))
+    error = node.facts.run([part.error for part in parts], params)
     return error, _nothing(error)
 
 
@@ -281,7 +283,9 @@ def _elementwise(node: Node, parts: Sequence[Executed]) -> Found:
     low, high = slopes_on(node, *x.interval)
     slope = torch.maximum(low.abs(), high.abs())
     total = rows_up(slope * error + relative * size + least, 6)
-    settings = 1.0 if node.op in _SELECTING else settings_size(node, slope_bound(node))
+    settings = 1.0
+    if not node.facts.exact:
+        settings = settings_size(node, node.facts.steepest(node.params))
     return total, torch.full_like(_nothing(total), settings)
 
 
@@ -324,20 +328,24 @@ def _softmax(node: Node, parts: Sequence[Executed]) -> Found:
 
 FLOAT32 = Reading(
     "float32 execution",
-    {
-        "constant": _constant,
-        **dict.fromkeys(LINEAR, _affine),
-        **dict.fromkeys(WIRING, _wiring),
-        **dict.fromkeys(ELEMENTWISE, _elementwise),
-        "add": _add,
-        "maximum": _extreme,
-        "minimum": _extreme,
-        "amax": _largest_of_group,
-        "max_pool": _largest_of_group,
-        "sort": _sort,
-        "softmax": _softmax,
-        "log_softmax": _softmax,
-    },
+    rules(
+        {
+            Kind.AFFINE: _affine,
+            Kind.WIRING: _wiring,
+            Kind.SUM: _add,
+            Kind.SCALAR: _elementwise,
+        },
+        {
+            "constant": _constant,
+            "maximum": _extreme,
+            "minimum": _extreme,
+            "amax": _largest_of_group,
+            "max_pool": _largest_of_group,
+            "sort": _sort,
+            "softmax": _softmax,
+            "log_softmax": _softmax,
+        },
+    ),
     dict.fromkeys(
         ("layer_norm", "group_norm"),
         ("has no bound of its rounding in float32", "use semantics='real'"),

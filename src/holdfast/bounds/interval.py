@@ -2,14 +2,14 @@
 
 Interval arithmetic in float64, rounded outward. An affine node takes midpoints and radii: over all
 x with |x - m| <= r, T x + b lies within |T| r of T m + b, and the rounding of the evaluation is
-bounded as in `holdfast.bounds.running`, whose rule for affine nodes is used as it is. Until the
+bounded as in `holdfast.graph.running`, whose rule for affine nodes is used as it is. Until the
 first node that mixes entries the input is still known to be a ball and not only a box, so there
 the dual norm of the rows of T takes the place of |T| r. All other nodes are monotone in each input
 entry, piece by piece, and are evaluated at the ends.
 
 What is proved: for every x of region r, exact real arithmetic on the stored weights puts each
 node's value between `low[r]` and `high[r]`. What is assumed: ordinary dot products, and library
-functions within the error that `holdfast.bounds.running` states.
+functions within the error that `holdfast.graph.running` states.
 """
 
 import dataclasses
@@ -22,11 +22,12 @@ from torch import Tensor
 
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import range_on
-from holdfast.bounds.running import Approximate, affine
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import ELEMENTWISE, LINEAR, OPS, WIRING, absolute, per_channel, terms
+from holdfast.graph.running import Approximate, affine
 from holdfast.graph.walk import Env, Reading, Rule, execute, read
+from holdfast.ops import OPS, Kind, rules
+from holdfast.ops.geometry import per_channel
 from holdfast.rounding import UNIT, gamma, next_down, rows_up
 from holdfast.types import Region
 
@@ -138,18 +139,18 @@ def around(value: Tensor, error: Tensor) -> Interval:
 def _linear(node: Node, parts: Sequence[Interval]) -> Interval:
     (x,) = parts
     shape = x.low.shape[1:]
-    room = SMALLEST * 2.0 * terms(node.op, node.params, shape)
+    count = node.facts.roundings(node.params, shape)
+    room = SMALLEST * 2.0 * count
     got = affine(node, [Approximate(*middle_form(x.low, x.high))])
     boxed = around(got.value, got.error + room)
     if x.ball is None:
         return boxed
-    if node.op in ("scale", "shift", "scale_channels", "batch_norm"):
+    if node.facts.by_entry:
         return dataclasses.replace(boxed, ball=_rescaled(node, x.ball))
     reach = dual_norms(node, x.ball)
     if reach is None:
         return boxed
     got = affine(node, [x.ball.center])
-    count = terms(node.op, node.params, shape)
     moved = rows_up(reach * over(x.ball.radius, reach), count + 8)
     balled = around(got.value, rows_up(got.error + moved + room, 4))
     return boxed.meet(balled.low, balled.high)
@@ -162,10 +163,10 @@ def over(numbers: Tensor, like: Tensor) -> Tensor:
 
 def _rescaled(node: Node, ball: Spread) -> Spread:
     """Multiply every entry by a number of its own."""
-    op, params = absolute(node.op, node.params)
+    op, params = node.facts.absolute(node.params)
     center = affine(node, [ball.center])
     error = center.error + 16.0 * SMALLEST
-    scale = rows_up(OPS[op]([ball.scale], params), 16) + 16.0 * SMALLEST
+    scale = rows_up(OPS[op].run([ball.scale], params), 16) + 16.0 * SMALLEST
     return dataclasses.replace(ball, center=Approximate(center.value, error), scale=scale)
 
 
@@ -180,11 +181,11 @@ def dual_norms(node: Node, ball: Spread) -> Tensor | None:
         geometry is not None and geometry.mode != "constant"
     ):
         return None
-    op, params = absolute(node.op, node.params)
+    op, params = node.facts.absolute(node.params)
     weight = params["weight"]
     room = _ROOM * (1.0 + weight.amax()) * (1.0 + ball.scale.amax())
     if ball.norm == 2.0:
-        squares = OPS[op]([ball.scale.square()], {**params, "weight": weight.square()})
+        squares = OPS[op].run([ball.scale.square()], {**params, "weight": weight.square()})
         return squares.sqrt() * (1.0 + 8.0 * UNIT) + room
     if node.op == "linear":
         return (weight * ball.scale[..., None, :]).amax(-1) + room
@@ -193,27 +194,21 @@ def dual_norms(node: Node, ball: Spread) -> Tensor | None:
 
 
 def _wire(node: Node, parts: Sequence[Interval]) -> Interval:
+    """Move both ends. Where no entry is repeated, a ball stays one, or loses coordinates."""
     low = execute(node, [part.low for part in parts])
     high = execute(node, [part.high for part in parts])
     ball = parts[0].ball
-    if ball is None or not _moves_only(node):
+    if ball is None or len(parts) > 1 or node.facts.repeats(node.params):
         return Interval(low, high)
     center = Approximate(execute(node, [ball.center.value]), _blank(node, ball.center.error))
     moved = dataclasses.replace(ball, center=center, scale=_blank(node, ball.scale))
     return Interval(low, high, moved)
 
 
-def _moves_only(node: Node) -> bool:
-    """Return whether no entry is repeated: then a ball stays one, or loses coordinates."""
-    if node.op == "pad":
-        return node.params["mode"] == "constant"
-    return node.op in ("reshape", "permute", "slice", "select", "flip", "pixel_shuffle")
-
-
 def _blank(node: Node, values: Tensor) -> Tensor:
     """Wire deviations: what a padding adds has none."""
-    params = {**node.params, "value": 0.0} if node.op == "pad" else node.params
-    return WIRING[node.op]([values], params)
+    op, params = node.facts.linear(node.params)
+    return OPS[op].run([values], params)
 
 
 def _constant(node: Node, parts: Sequence[Interval]) -> Interval:
@@ -348,18 +343,22 @@ def _rescale_channels(node: Node, low: Tensor, high: Tensor) -> Interval:
     return Interval(low, high)
 
 
-RULES: dict[str, Rule] = {
-    "constant": _constant,
-    **dict.fromkeys(LINEAR, _linear),
-    **dict.fromkeys(WIRING, _wire),
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
-    "add": _add,
-    **dict.fromkeys(("maximum", "minimum", "amax", "max_pool", "sort"), _monotone),
-    "softmax": _softmax,
-    "log_softmax": _log_softmax,
-    "layer_norm": _normalisation,
-    "group_norm": _normalisation,
-}
+RULES: dict[str, Rule] = rules(
+    {
+        Kind.AFFINE: _linear,
+        Kind.WIRING: _wire,
+        Kind.SUM: _add,
+        Kind.SCALAR: _elementwise,
+        Kind.CHOICE: _monotone,
+    },
+    {
+        "constant": _constant,
+        "softmax": _softmax,
+        "log_softmax": _log_softmax,
+        "layer_norm": _normalisation,
+        "group_norm": _normalisation,
+    },
+)
 """How bounds of its inputs become bounds of a node."""
 
 READING: Reading[Interval] = Reading("interval bounds", RULES, {}, constants=True)

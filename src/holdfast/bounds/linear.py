@@ -34,8 +34,8 @@ from holdfast.bounds.windows import Rows, Windows, dense, mirrored_rows
 from holdfast.errors import InvalidInput
 from holdfast.graph.comparisons import write_out
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
 from holdfast.graph.walk import Env, check_covered
+from holdfast.ops import Kind
 from holdfast.rounding import gamma, next_down
 from holdfast.types import Region, dual
 
@@ -44,9 +44,6 @@ _ENTRIES = 2**20
 
 _DUST = 2.0**-900
 """Far above anything that underflows in a sum, far below everything else."""
-
-_BY_ENTRY = ("reshape", "permute", "flip", "scale", "scale_channels", "shift", "batch_norm")
-"""Every entry of the result is one entry of the input, rescaled."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +134,11 @@ class Relaxed:
 
     def _tighten(self, node: Node) -> Interval | None:
         """Tighten the intervals that a nonlinear node's rule depends on; return a - b's if any."""
-        if node.op in LINEAR or node.op in WIRING or node.op == "add":
+        if node.kind in (Kind.AFFINE, Kind.WIRING, Kind.SUM):
             return None
         if node.op in ("maximum", "minimum"):
             return self._gap(node)
-        if node.op in ELEMENTWISE:
+        if node.kind is Kind.SCALAR:
             (name,) = node.inputs
             x = self.intervals[name]
             least, most = slopes_on(node, x.low, x.high)
@@ -170,21 +167,21 @@ class Relaxed:
 
     def _is_exact(self, node: Node) -> bool:
         """Return whether interval arithmetic gives a node's range: it is read off the region."""
-        if node.op in WIRING and len(node.inputs) == 1:
+        if node.kind is Kind.WIRING and len(node.inputs) == 1:
             return self._is_exact(self.graph[node.inputs[0]])
         geometry = node.params.get("geometry")
         plain = geometry is None or (geometry.mode == "constant" and self._regions.norm != 1.0)
         if node.op not in ("linear", "conv") or not plain:
             return False
         source = self.graph[node.inputs[0]]
-        while source.op in _BY_ENTRY:
+        while source.kind is not None and source.facts.by_entry:
             source = self.graph[source.inputs[0]]
         return source.name == self._entry
 
     def _improve_source(self, name: str) -> None:
         """Tighten the node whose entries another one only moves, and move them again."""
         node = self.graph[name]
-        if node.op in WIRING and len(node.inputs) == 1:
+        if node.kind is Kind.WIRING and len(node.inputs) == 1:
             self._improve_source(node.inputs[0])
             moved = RULES[node.op](node, [self.intervals[node.inputs[0]]])
             self.intervals[name] = self.intervals[name].meet(moved.low, moved.high)
@@ -298,7 +295,7 @@ class Relaxed:
         return {
             node.name: slopes_on(node, before.low[:1], before.high[:1])
             for node in self.graph.nodes
-            if node.op in ELEMENTWISE and node.perturbed
+            if node.kind is Kind.SCALAR and node.perturbed
             for before in (self.intervals[node.inputs[0]],)
         }
 

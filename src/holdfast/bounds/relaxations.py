@@ -14,7 +14,7 @@ where the function itself turns. Everything else is the same proof for all of th
   which for ReLU is the chord above and CROWN's adaptive line below (Zhang et al., "Efficient neural
   network robustness certification with general activation functions", 2018).
 
-Values of the functions are trusted as far as `holdfast.bounds.running` states.
+Values of the functions are trusted as far as `holdfast.graph.running` states.
 """
 
 import math
@@ -23,10 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.bounds.activations import slopes
-from holdfast.bounds.curves import Piece, Turn, curve
-from holdfast.bounds.running import Approximate, elementwise
 from holdfast.graph.ir import Node
+from holdfast.graph.running import Approximate, elementwise
+from holdfast.ops.curves import Piece, Turn
 from holdfast.rounding import TINY, UNIT, next_down
 
 _INF = math.inf
@@ -75,14 +74,14 @@ def range_on(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Return bounds of an elementwise node's values on intervals.
 
     Args:
-        node: One whose op is in `holdfast.graph.ops.ELEMENTWISE`.
+        node: A scalar function.
         low: [R, ...], float64; minus infinity is allowed.
         high: Same shape, nowhere below `low`.
 
     Returns:
         Bounds below and above, as `low`.
     """
-    known = curve(node)
+    known = node.facts.curve(node.params)
     left, right = _values(node, low), _values(node, high)
     least = next_down(torch.minimum(left.value - left.error, right.value - right.error))
     most = -next_down(torch.minimum(-left.value - left.error, -right.value - right.error))
@@ -99,7 +98,7 @@ def slopes_on(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     returned.
 
     Args:
-        node: One whose op is in `holdfast.graph.ops.ELEMENTWISE`.
+        node: A scalar function.
         low: [R, ...], float64; minus infinity is allowed.
         high: Same shape, nowhere below `low`.
 
@@ -108,13 +107,13 @@ def slopes_on(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         z > z' in [low, high].
     """
     least, most = torch.full_like(low, _INF), torch.full_like(low, -_INF)
-    for piece in curve(node).pieces:
+    for piece in node.facts.curve(node.params).pieces:
         left, right = low.clamp(min=piece.low), high.clamp(max=piece.high)
         inside = (left < right) | ((low == high) & (left == right))
         bottom, top = _piece_slopes(piece, left, right)
         least = torch.where(inside, torch.minimum(least, bottom), least)
         most = torch.where(inside, torch.maximum(most, top), most)
-    lowest, highest = slopes(node)
+    lowest, highest = node.facts.slopes(node.params)
     least = torch.where(least.isnan(), lowest, least).clamp(lowest, highest)
     return least, torch.where(most.isnan(), highest, most).clamp(lowest, highest)
 
@@ -158,7 +157,7 @@ class _Cells:
 
 
 def _cells(node: Node, low: Tensor, high: Tensor) -> _Cells:
-    known = curve(node)
+    known = node.facts.curve(node.params)
     points = [low, high, *(torch.clamp(low.new_tensor(b), low, high) for b in known.breaks)]
     if known.curved:
         width = high - low
@@ -222,7 +221,7 @@ def lines(node: Node, low: Tensor, high: Tensor) -> Lines:
     """Return a line below and a line above an elementwise node on intervals.
 
     Args:
-        node: One whose op is in `holdfast.graph.ops.ELEMENTWISE`.
+        node: A scalar function.
         low: [R, ...], float64.
         high: Same shape, nowhere below `low`.
 

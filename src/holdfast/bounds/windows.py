@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from holdfast.graph.ops import ConvGeometry
+from holdfast.ops.geometry import ConvGeometry
 
 
 @dataclass(frozen=True)

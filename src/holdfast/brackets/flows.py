@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import WIRING
+from holdfast.ops.wiring import filled
 from holdfast.rounding import add_up, mul_up, sqrt_up
 
 
@@ -56,9 +56,9 @@ class Flows:
             blank.double() if flow is None else flow.entries
             for flow, blank in zip(flows, nowhere, strict=True)
         ]
-        params = {**node.params, "value": -1.0} if node.op == "pad" else node.params
         sources = {source[0]: source for flow in flows if flow for source in flow.sources}
-        return Flow(WIRING[node.op](parts, params), tuple(sources.values()))
+        moved = node.facts.run(parts, filled(node.params, -1.0))
+        return Flow(moved, tuple(sources.values()))
 
     def total(self, flow: Flow | None) -> float:
         """Return the bound of a node's norm; a node that no perturbation reaches has 0.

@@ -11,11 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.bounds.activations import slope_bound
 from holdfast.brackets.flows import Flow, Flows
-from holdfast.brackets.known import CONSTANTS
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
 from holdfast.graph.walk import Reading, Rule, read
 from holdfast.norms.node import (
     affine_run,
@@ -23,6 +20,7 @@ from holdfast.norms.node import (
     operator_norm_upper,
     worth_writing_out,
 )
+from holdfast.ops import Kind, rules
 from holdfast.rounding import add_up, mul_up
 from holdfast.types import norm_name
 
@@ -90,14 +88,20 @@ class GainReading:
         self.layers: list[LayerGain] = []
         self.own: dict[str, float] = {}
         entry = graph.perturbed_input
-        rules: dict[str, Rule] = dict.fromkeys(WIRING, self._places.move)
-        rules |= dict.fromkeys(LINEAR, self._affine)
-        rules |= dict.fromkeys(ELEMENTWISE, self._elementwise)
-        rules |= dict.fromkeys(CONSTANTS, self._constant)
-        rules |= {"add": self._add, "maximum": self._extreme, "minimum": self._extreme}
+        table: dict[str, Rule] = rules(
+            {
+                Kind.AFFINE: self._affine,
+                Kind.WIRING: self._places.move,
+                Kind.SUM: self._add,
+                Kind.SCALAR: self._elementwise,
+                Kind.CHOICE: self._constant,
+                Kind.VECTOR: self._constant,
+            },
+            {"maximum": self._extreme, "minimum": self._extreme},
+        )
         reading = Reading(
             f"global Lipschitz constant ({norm_name(norm)})",
-            {op: self._keeping(rule) for op, rule in rules.items()},
+            {op: self._keeping(rule) for op, rule in table.items()},
             _ADVICE,
         )
         self._flows[entry.name] = self._places.source(entry.shape, 1.0)
@@ -140,19 +144,17 @@ class GainReading:
 
     def _worth_writing_out(self, run: Sequence[Node], first: Node) -> bool:
         """Return whether a run of affine nodes is small enough, and more than one operator."""
-        several = sum(node.op in LINEAR and node.op != "shift" for node in run) > 1
+        several = sum(node.kind is Kind.AFFINE and node.op != "shift" for node in run) > 1
         small = worth_writing_out(math.prod(first.shape), math.prod(run[-1].shape))
         return self.norm == 2.0 and several and small and first.perturbed
 
     def _elementwise(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
-        return self._step(node, flows[0], slope_bound(node))
+        return self._step(node, flows[0], node.facts.steepest(node.params))
 
     def _constant(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
-        return self._step(node, flows[0], CONSTANTS[node.op](node, self._row(node), self.norm))
-
-    def _row(self, node: Node) -> tuple[int, ...]:
-        """Return the shape of one row of a node's input."""
-        return self.graph[node.inputs[0]].shape
+        shape = self.graph[node.inputs[0]].shape
+        gain = node.facts.constant(node.params, shape, node.shape, self.norm)
+        return self._step(node, flows[0], gain)
 
     def _add(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
         return self._places.source(node.shape, add_up(*map(self._places.total, flows)))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from holdfast.batches import check_inputs, check_labels, check_targets
 from holdfast.bounds.float32 import FLOAT32
 from holdfast.bounds.interval import READING
-from holdfast.bounds.running import Approximate, evaluate
 from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.rates import Rates
 from holdfast.certificates.certificate import Certificates
@@ -26,6 +25,7 @@ from holdfast.certificates.local import Balls, executed_radii, local_radii
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
+from holdfast.graph.running import Approximate, evaluate
 from holdfast.graph.walk import check_covered, uncovered
 from holdfast.rounding import coarse_down, coarse_up, gamma, next_down
 from holdfast.types import check_norm, norm_name

@@ -16,10 +16,10 @@ from torch import Tensor
 from holdfast.bounds.interval import Interval, over
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
-from holdfast.bounds.running import Approximate
 from holdfast.certificates.local import batches, differences
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
+from holdfast.graph.running import Approximate
 from holdfast.rounding import UNIT, gamma, next_down
 
 

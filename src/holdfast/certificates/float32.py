@@ -28,15 +28,14 @@ from holdfast.bounds.float32 import (
     gamma32,
     softmax_rounding,
 )
-from holdfast.bounds.running import Approximate
 from holdfast.brackets.flows import Flow, Flows
 from holdfast.brackets.gain import GainReading
-from holdfast.brackets.known import CONSTANTS
 from holdfast.errors import InvalidInput, Obstacle, Unsupported
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import ELEMENTWISE, LINEAR, WIRING
+from holdfast.graph.running import Approximate
 from holdfast.graph.walk import Reading, Rule, read
 from holdfast.norms.node import absolute_norm_upper
+from holdfast.ops import Kind, rules
 from holdfast.rounding import add_up, coarse_down, coarse_up, mul_up, next_down, rows_up, sqrt_up
 
 _BATCH = 256
@@ -186,14 +185,20 @@ class Growth:
         self._gains = GainReading(graph, norm)
         self._flows = Flows(graph, norm)
         self.steepest = 1.0
-        rules: dict[str, Rule] = dict.fromkeys(WIRING, self._flows.move)
-        rules |= dict.fromkeys(LINEAR, self._affine)
-        rules |= dict.fromkeys(ELEMENTWISE, self._elementwise)
-        rules |= dict.fromkeys(CONSTANTS, self._constant)
-        rules |= {"add": self._add, "maximum": self._extreme, "minimum": self._extreme}
+        table: dict[str, Rule] = rules(
+            {
+                Kind.AFFINE: self._affine,
+                Kind.WIRING: self._flows.move,
+                Kind.SUM: self._add,
+                Kind.SCALAR: self._elementwise,
+                Kind.CHOICE: self._constant,
+                Kind.VECTOR: self._constant,
+            },
+            {"maximum": self._extreme, "minimum": self._extreme},
+        )
         entry = graph.perturbed_input
         start = {entry.name: self._flows.source(entry.shape, 0.0)}
-        env = read(graph, Reading("growth of float32 errors", rules, {}), start)
+        env = read(graph, Reading("growth of float32 errors", table, {}), start)
         self.output = self._flows.total(env[graph.output])
         self.rates = {name: self._reach(name, flow) for name, flow in env.items()}
 

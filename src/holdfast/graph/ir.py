@@ -11,6 +11,7 @@ from torch import Tensor
 
 from holdfast.arguments import look_up
 from holdfast.errors import Obstacle, Unsupported
+from holdfast.ops import OPS, Kind, Op
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class Node:
 
     Attributes:
         name: Unique in its graph.
-        op: A name of `holdfast.graph.ops.OPS`, "input", "constant", or "aten" for an operation
+        op: A name of `holdfast.ops.OPS`, "input", "constant", or "aten" for an operation
             outside the vocabulary, which can be executed but not bounded.
         inputs: Names of the nodes it reads.
         params: Settings and constant tensors.
@@ -37,6 +38,16 @@ class Node:
     path: str = ""
     source: str = ""
     perturbed: bool = True
+
+    @property
+    def facts(self) -> Op:
+        """What is known about the operation; only for those of the vocabulary."""
+        return OPS[self.op]
+
+    @property
+    def kind(self) -> Kind | None:
+        """What the operation does; None for inputs, constants and what is not understood."""
+        return OPS[self.op].kind if self.op in OPS else None
 
     @property
     def title(self) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import OPS
+from holdfast.ops import OPS
 
 V = TypeVar("V")
 Env = dict[str, V]
@@ -95,7 +95,7 @@ def execute(node: Node, values: Sequence[Any]) -> Any:
         return node.params["value"]
     if node.op == "aten":
         return _execute_aten(node, values)
-    return OPS[node.op](values, node.params)
+    return node.facts.run(values, node.params)
 
 
 @dataclass(frozen=True)

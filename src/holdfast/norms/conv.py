@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.graph.ops import ConvGeometry
 from holdfast.norms.matrix import spectral_upper
+from holdfast.ops.geometry import ConvGeometry
 from holdfast.rounding import UNIT, gamma, mul_up, sqrt_up, sum_up, up
 
 _CHUNK = 2**22

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import LINEAR, OPS, WIRING, absolute, homogeneous, terms
 from holdfast.norms.conv import conv_transpose_upper, conv_upper
 from holdfast.norms.matrix import row_sums_upper, spectral_upper
+from holdfast.ops import OPS, Kind
 from holdfast.rounding import gamma, mul_up, sqrt_up, up
 
 DENSE_COLUMNS = 4096
@@ -21,21 +21,19 @@ _DENSE_SIDE = 2048
 _DENSE_ENTRIES = 2**25
 """... or it has more entries than this (256 MB in float64)."""
 
-_FACTORS = ("scale", "shift", "scale_channels", "batch_norm")
-
 
 def operator_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
     """Return a proved upper bound of the operator norm of an affine node's linear part.
 
     Args:
-        node: One whose op is in `LINEAR`.
+        node: Affine.
         shape: Shape of one row of its input.
         norm: 1, 2 or inf, on both sides.
 
     Returns:
         sup ||T x|| / ||x||.
     """
-    if norm != 2.0 or node.op in _FACTORS:
+    if norm != 2.0 or node.facts.by_entry:
         return absolute_norm_upper(node, shape, norm)
     if node.op == "linear":
         return spectral_upper(node.params["weight"].double())
@@ -48,14 +46,14 @@ def absolute_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
     """Return an upper bound of the norm of an affine node with all coefficients non-negative.
 
     Args:
-        node: One whose op is in `LINEAR`.
+        node: Affine.
         shape: Shape of one row of its input.
         norm: 1, 2 or inf, on both sides.
 
     Returns:
         sup || |T| x || / ||x||, at least that of the linear part itself.
     """
-    if node.op in _FACTORS:
+    if node.facts.by_entry:
         return _factor_norm(node)
     if norm != 2.0:
         return _absolute_norm(node, shape, norm)
@@ -66,9 +64,10 @@ def absolute_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
 
 def _factor_norm(node: Node) -> float:
     """Return the norm of a node that multiplies every entry by a factor of its own."""
-    # 4 roundings at most stand between the stored statistics and the factor.
-    factor = torch.as_tensor(homogeneous(node.op, node.params)[1]["factor"]).double()
-    return mul_up(float(factor.abs().max()), 1.0 + 2.0 * gamma(8))
+    op, params = node.facts.absolute({k: _double(v) for k, v in node.params.items()})
+    factor = OPS[op].run([torch.ones(1, *node.shape, dtype=torch.float64)], params)
+    # 5 roundings at most stand between the stored statistics and the factor.
+    return mul_up(float(factor.max()), 1.0 + 2.0 * gamma(8))
 
 
 def _conv_norm(node: Node, shape: Sequence[int]) -> float:
@@ -93,14 +92,14 @@ def _absolute_norm(node: Node, shape: Sequence[int], norm: float) -> float:
 
     Row sums are the absolute operator applied to ones, column sums its adjoint applied to ones.
     """
-    op, params = absolute(node.op, {k: _double(v) for k, v in node.params.items()})
+    op, params = node.facts.absolute({k: _double(v) for k, v in node.params.items()})
     ones = torch.ones(1, *shape, dtype=torch.float64, requires_grad=norm == 1.0)
-    result = OPS[op]([ones], params)
+    result = OPS[op].run([ones], params)
     if norm == 1.0:
         (result,) = torch.autograd.grad(result.sum(), ones)
-        operations = max(terms(op, params, shape), math.prod(node.shape))
+        operations = max(node.facts.roundings(node.params, shape), math.prod(node.shape))
     else:
-        operations = terms(op, params, shape)
+        operations = node.facts.roundings(node.params, shape)
     return mul_up(float(result.max()), 1.0 + 2.0 * gamma(operations + 2))
 
 
@@ -133,23 +132,23 @@ def _matrix(nodes: Sequence[Node], shape: Sequence[int]) -> tuple[Tensor, Tensor
     values, magnitudes, operations = basis, basis, 2
     for node in nodes:
         params = {name: _double(value) for name, value in node.params.items()}
-        if node.op in WIRING:
+        if node.kind is Kind.WIRING:
             values, magnitudes = (_wire(node, part) for part in (values, magnitudes))
             shape = node.shape
             continue
-        operations += terms(node.op, params, shape)
-        op, linear = homogeneous(node.op, params)
-        values = OPS[op]([values], linear)
-        op, linear = absolute(node.op, params)
-        magnitudes = OPS[op]([magnitudes], linear)
+        operations += node.facts.roundings(params, shape)
+        op, linear = node.facts.linear(params)
+        values = OPS[op].run([values], linear)
+        op, linear = node.facts.absolute(params)
+        magnitudes = OPS[op].run([magnitudes], linear)
         shape = node.shape
     return values.flatten(1).mT, magnitudes.flatten(1).mT, operations
 
 
 def _wire(node: Node, part: Tensor) -> Tensor:
     """Move entries; a constant of the wiring (the value of a padding) is no part of the map."""
-    params = {**node.params, "value": 0.0} if node.op == "pad" else node.params
-    return WIRING[node.op]([part], params)
+    op, params = node.facts.linear(node.params)
+    return OPS[op].run([part], params)
 
 
 def affine_run(graph: Graph, node: Node) -> tuple[Node, ...]:
@@ -157,7 +156,7 @@ def affine_run(graph: Graph, node: Node) -> tuple[Node, ...]:
     run = [node]
     while True:
         before = graph[run[0].inputs[0]]
-        wiring = before.op in WIRING and len(before.inputs) == 1
-        if not (before.op in LINEAR or wiring):
+        wiring = before.kind is Kind.WIRING and len(before.inputs) == 1
+        if not (before.kind is Kind.AFFINE or wiring):
             return tuple(run)
         run.insert(0, before)

@@ -16,27 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from holdfast.bounds.activations import slopes
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import (
-    ELEMENTWISE,
-    LINEAR,
-    OPS,
-    WIRING,
-    Params,
-    absolute,
-    homogeneous,
-    terms,
-)
 from holdfast.graph.walk import Reading, read
+from holdfast.ops import OPS, Kind, rules
+from holdfast.ops.record import Params
 from holdfast.rounding import gamma
 from holdfast.sdp.form import HEADROOM, Array, NormalForm, may_underflow, norm_rows
 
 Places = NDArray[np.int64]
-
-_EXACT = ("linear", "conv", "conv_transpose", "scale", "shift")
-"""Applied to single coordinates, these give their own coefficients, unrounded."""
 
 LARGEST_GROUP = 8
 """Groups of a sort longer than this take too many comparators to be worth it."""
@@ -93,18 +81,22 @@ class _Lift:
 
     def form(self) -> NormalForm:
         """Return the normal form of the whole graph."""
-        rules = dict.fromkeys(LINEAR, self._affine)
-        rules |= dict.fromkeys(WIRING, self._move)
-        rules |= dict.fromkeys(ELEMENTWISE, self._elementwise)
-        rules |= {
-            "add": self._add,
-            "maximum": self._extreme,
-            "minimum": self._extreme,
-            "amax": self._amax,
-            "max_pool": self._max_pool,
-            "sort": self._sort,
-        }
-        reading: Reading[Signal | None] = Reading("LipSDP", rules, {})
+        table = rules(
+            {
+                Kind.AFFINE: self._affine,
+                Kind.WIRING: self._move,
+                Kind.SUM: self._add,
+                Kind.SCALAR: self._elementwise,
+            },
+            {
+                "maximum": self._extreme,
+                "minimum": self._extreme,
+                "amax": self._amax,
+                "max_pool": self._max_pool,
+                "sort": self._sort,
+            },
+        )
+        reading: Reading[Signal | None] = Reading("LipSDP", table, {})
         start = Signal(np.eye(self.inputs), np.zeros((self.inputs, 1)))
         env = read(self.graph, reading, {self.graph.perturbed_input.name: start})
         output = self._wide(env.get(self.graph.output), self.graph[self.graph.output].shape)
@@ -140,33 +132,34 @@ class _Lift:
     def _affine(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
         signal = self._wide(signals[0], self._shape(node))
         shape = self._shape(node)
-        rows = _apply(homogeneous(node.op, node.params), signal.rows, shape)
-        bound = absolute(node.op, node.params)
+        rows = _apply(node.facts.linear(node.params), signal.rows, shape)
+        bound = node.facts.absolute(node.params)
         error = _apply(bound, signal.error, shape) * HEADROOM
-        if node.op not in _EXACT or not _single_coordinates(signal.rows):
+        # Applied to single coordinates, stored coefficients come out unrounded.
+        if not node.facts.stored or not _single_coordinates(signal.rows):
             coefficients = [part for part in bound[1].values() if isinstance(part, Tensor)]
             if may_underflow(signal.rows, *(part.double().numpy() for part in coefficients)):
                 raise Unsupported("LipSDP", [node.obstacle("weights whose products underflow")])
             sizes = _apply(bound, norm_rows(signal.rows, self.inputs), shape)
-            count = terms(node.op, node.params, shape) + 8
+            count = node.facts.roundings(node.params, shape) + 8
             error = (error + gamma(count) * sizes) * HEADROOM
         return Signal(rows, error)
 
     def _move(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
         shapes = [self._shape(node, k) for k in range(len(node.inputs))]
         wide = [self._wide(s, shape) for s, shape in zip(signals, shapes, strict=True)]
-        params = {**node.params, "value": 0.0} if node.op == "pad" else node.params
+        op, params = node.facts.linear(node.params)
 
         def moved(parts: list[Array]) -> Array:
             columns = [_columns(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-            return WIRING[node.op](columns, params).flatten(1).T.contiguous().numpy()
+            return OPS[op].run(columns, params).flatten(1).T.contiguous().numpy()
 
         return Signal(moved([s.rows for s in wide]), moved([s.error for s in wide]))
 
     def _elementwise(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
         signal = self._wide(signals[0], self._shape(node))
         if node.name not in self.ranges:
-            return self._activate(node, signal, *slopes(node))
+            return self._activate(node, signal, *node.facts.slopes(node.params))
         low, high = (side.flatten().numpy() for side in self.ranges[node.name])
         return self._activate(node, signal, low, high)
 
@@ -305,7 +298,7 @@ def _columns(rows: Array, shape: Sequence[int]) -> Tensor:
 def _apply(operation: tuple[str, Params], rows: Array, shape: Sequence[int]) -> Array:
     """Apply a linear operation to every column."""
     op, params = operation
-    return OPS[op]([_columns(rows, shape)], params).flatten(1).T.contiguous().numpy()
+    return OPS[op].run([_columns(rows, shape)], params).flatten(1).T.contiguous().numpy()
 
 
 def _single_coordinates(rows: Array) -> bool:

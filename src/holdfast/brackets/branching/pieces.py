@@ -6,43 +6,23 @@ makes units of slope 1, which hold its weights and offsets unrounded.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import OPS, WIRING, homogeneous, per_channel
 from holdfast.graph.walk import Reading, read
+from holdfast.ops import OPS, Kind, rules
 from holdfast.sdp.form import Array, NormalForm
 from holdfast.sdp.lift import LARGEST_GROUP, Ranges, sorting_rounds
 
 Places = NDArray[np.int64]
 
 _NAME = "branch and bound"
-_EXACT = ("linear", "conv", "conv_transpose", "scale", "shift")
-"""Linear maps whose coefficients are stored numbers; those of others are computed, and round."""
-
-
-def _prelu(node: Node) -> Tensor:
-    weight = node.params["weight"].double()
-    if weight.numel() == 1 or not node.shape:
-        return weight.flatten()[0].expand(1, *node.shape)
-    return per_channel(weight, len(node.shape) + 1).expand(1, *node.shape)
-
-
-_LEFT: Mapping[str, Callable[[Node], Any]] = {
-    "relu": lambda node: 0.0,
-    "leaky_relu": lambda node: node.params["negative_slope"],
-    "prelu": _prelu,
-    "abs": lambda node: -1.0,
-}
-"""Slope below 0 of the activations with two pieces that meet in the origin; above it is 1."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +94,19 @@ class _Pieces:
 
     def read(self) -> Pieces:
         """Return the pieces of the whole graph."""
-        rules = dict.fromkeys(_EXACT, self._affine)
-        rules |= dict.fromkeys(WIRING, self._move)
-        rules |= dict.fromkeys(_LEFT, self._activate)
-        rules |= {"add": self._add, "sort": self._sort}
-        rules |= {"maximum": self._extreme, "minimum": self._extreme}
+        table = rules(
+            {
+                Kind.AFFINE: self._affine,
+                Kind.WIRING: self._move,
+                Kind.SUM: self._add,
+                Kind.SCALAR: self._activate,
+            },
+            {"sort": self._sort, "maximum": self._extreme, "minimum": self._extreme},
+        )
         entry = self.graph.perturbed_input
         self._inputs = math.prod(entry.shape)
         start = np.arange(self._inputs).reshape(1, *entry.shape)
-        env = read(self.graph, Reading(_NAME, rules, {}), {entry.name: start})
+        env = read(self.graph, Reading(_NAME, table, {}), {entry.name: start})
         output = env.get(self.graph.output)
         if output is None:
             raise Unsupported(_NAME, [self.graph[self.graph.output].obstacle("does not move")])
@@ -159,13 +143,15 @@ class _Pieces:
 
     def _affine(self, node: Node, values: Sequence[Places | None]) -> Places:
         (value,) = self._moving(node, values)
+        if not node.facts.stored:
+            raise Unsupported(_NAME, [node.obstacle("its coefficients are computed, and round")])
         shape = value.shape[1:]
         if len(np.unique(value)) != value.size:
             raise Unsupported(_NAME, [node.obstacle("reads one entry twice")])
         basis = torch.eye(value.size, dtype=torch.float64).reshape(-1, *shape)
-        op, params = homogeneous(node.op, node.params)
-        weights = OPS[op]([basis], params).flatten(1).T.numpy()
-        offsets = OPS[node.op]([torch.zeros_like(basis[:1])], node.params).flatten().tolist()
+        op, params = node.facts.linear(node.params)
+        weights = OPS[op].run([basis], params).flatten(1).T.numpy()
+        offsets = node.facts.run([torch.zeros_like(basis[:1])], node.params).flatten().tolist()
         places = value.flatten()
         units = []
         for row, offset in zip(weights, offsets, strict=True):
@@ -178,12 +164,19 @@ class _Pieces:
         parts = [torch.from_numpy(v).double() for v in self._moving(node, values)]
         if node.op == "pad":
             raise Unsupported(_NAME, [node.obstacle("adds constants")])
-        return WIRING[node.op](parts, node.params).long().numpy()
+        return node.facts.run(parts, node.params).long().numpy()
 
     def _activate(self, node: Node, values: Sequence[Places | None]) -> Places:
         (value,) = self._moving(node, values)
-        left = torch.as_tensor(_LEFT[node.op](node), dtype=torch.float64).expand(1, *node.shape)
-        right = torch.ones_like(left)
+        known = node.facts.curve(node.params)
+        origin = torch.zeros(1, *node.shape, dtype=torch.float64)
+        if (
+            known.curved
+            or known.breaks != (0.0,)
+            or bool(node.facts.run([origin], node.params).any())
+        ):
+            raise Unsupported(_NAME, [node.obstacle("is not two straight pieces in the origin")])
+        left, right = (piece.slope(origin) for piece in known.pieces)
         if node.name in self.ranges:
             low, high = self.ranges[node.name]
             left, right = (torch.where(low == high, low, side) for side in (left, right))

@@ -27,7 +27,7 @@ from holdfast.brackets.lower.witness import (
     sample,
 )
 from holdfast.graph.ir import Graph
-from holdfast.graph.ops import LINEAR, WIRING
+from holdfast.ops import Kind, names
 from holdfast.types import Region
 
 _ENTRIES = 2**18
@@ -118,7 +118,7 @@ def _rounds(hunt: Hunt, points: Tensor) -> Iterator[Climbers]:
 
 def _same_everywhere(graph: Graph) -> bool:
     """Return whether the Jacobian is the same at all points."""
-    affine = {*LINEAR, *WIRING, "add", "input"}
+    affine = {*names(Kind.AFFINE, Kind.WIRING, Kind.SUM), "input"}
     return all(node.op in affine or not node.perturbed for node in graph.nodes)
 
 

@@ -7,18 +7,17 @@ with respect to x. Values stay those of the true net; the sharpness is relative 
 magnitude of each row's arguments, so that far points are treated like near ones.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import LINEAR, OPS, WIRING, homogeneous, per_channel
 from holdfast.graph.walk import Reading, Rule, execute, read
+from holdfast.ops import OPS, Kind, rules
 
 Step = Callable[[Tensor], Tensor]
 
@@ -94,62 +93,29 @@ def _scale(arguments: Tensor) -> Tensor:
     return (size.mean(dims, keepdim=True) if dims else size).clamp(min=1e-300)
 
 
-# --- slopes of kinks, out of steps ------------------------------------------------------------
-
-
-def _relu(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
-    return step(z)
-
-
-def _leaky_relu(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
-    return params["negative_slope"] + (1.0 - params["negative_slope"]) * step(z)
-
-
-def _prelu(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
-    weight = params["weight"]
-    slope = per_channel(weight, z.dim()) if weight.numel() > 1 else weight
-    return slope + (1.0 - slope) * step(z)
-
-
-def _hardtanh(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
-    return step(z - params["low"]) - step(z - params["high"])
-
-
-def _hardsigmoid(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
-    return (step(z + 3.0) - step(z - 3.0)) / 6.0
-
-
-def _abs(z: Tensor, params: Mapping[str, Any], step: Step) -> Tensor:
-    return 2.0 * step(z) - 1.0
-
-
-_KINKS = {
-    "relu": _relu,
-    "leaky_relu": _leaky_relu,
-    "prelu": _prelu,
-    "hardtanh": _hardtanh,
-    "hardsigmoid": _hardsigmoid,
-    "abs": _abs,
-}
-
-
 # --- rules ------------------------------------------------------------------------------------
 
 
 def _rules(step: Step, sharpness: float | None) -> dict[str, Rule]:
-    return {
-        "constant": _constant,
-        **dict.fromkeys((*OPS, "aten"), _any),
-        **dict.fromkeys(LINEAR, _linear),
-        **dict.fromkeys(WIRING, _wiring),
-        **dict.fromkeys(_KINKS, partial(_kink, step=step)),
-        "add": _add,
-        "maximum": partial(_extreme, step=step),
-        "minimum": partial(_extreme, step=step),
-        "sort": partial(_sort, step=step),
-        "amax": partial(_amax, sharpness=sharpness),
-        "max_pool": partial(_max_pool, sharpness=sharpness),
-    }
+    return rules(
+        {
+            Kind.AFFINE: _linear,
+            Kind.WIRING: _linear,
+            Kind.SUM: _add,
+            Kind.SCALAR: partial(_scalar, step=step),
+            Kind.CHOICE: _any,
+            Kind.VECTOR: _any,
+        },
+        {
+            "constant": _constant,
+            "aten": _any,
+            "maximum": partial(_extreme, step=step),
+            "minimum": partial(_extreme, step=step),
+            "sort": partial(_sort, step=step),
+            "amax": partial(_amax, sharpness=sharpness),
+            "max_pool": partial(_max_pool, sharpness=sharpness),
+        },
+    )
 
 
 def _constant(node: Node, parts: Sequence[Dual]) -> Dual:
@@ -192,20 +158,23 @@ def _of_values(node: Node, *values: Tensor) -> Tensor:
 
 
 def _linear(node: Node, parts: Sequence[Dual]) -> Dual:
+    op, params = node.facts.linear(node.params)
+    tangent = OPS[op].run([part.tangent for part in parts], params)
+    return Dual(execute(node, [part.value for part in parts]), tangent)
+
+
+def _scalar(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
+    """Where the pieces are straight, the slope is made of steps at the kinks."""
     (x,) = parts
-    op, params = homogeneous(node.op, node.params)
-    return Dual(execute(node, [x.value]), OPS[op]([x.tangent], params))
-
-
-def _wiring(node: Node, parts: Sequence[Dual]) -> Dual:
-    params = {**node.params, "value": 0.0} if node.op == "pad" else node.params
-    tangents = [part.tangent for part in parts]
-    return Dual(execute(node, [part.value for part in parts]), WIRING[node.op](tangents, params))
-
-
-def _kink(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
-    (x,) = parts
-    slope = _KINKS[node.op](x.value, node.params, step)
+    known = node.facts.curve(node.params)
+    if known.curved:
+        return _any(node, parts)
+    first, *later = (piece for piece in known.pieces if piece.low < piece.high)
+    slope = before = first.slope(x.value.detach())
+    for piece in later:
+        after = piece.slope(x.value.detach())
+        slope = slope + (after - before) * step(x.value - piece.low)
+        before = after
     return Dual(execute(node, [x.value]), slope * x.tangent)
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.bounds.running import evaluate
 from holdfast.graph.ir import Graph
+from holdfast.graph.running import evaluate
 from holdfast.rounding import gamma, next_down
 from holdfast.types import Box, Region
 

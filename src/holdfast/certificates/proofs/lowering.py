@@ -14,7 +14,9 @@ from torch import Tensor
 
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import WIRING, pad
+from holdfast.ops import Kind, names
+from holdfast.ops.geometry import pad
+from holdfast.ops.wiring import filled
 from holdfast.sdp.lift import LARGEST_GROUP, places_of, sorting_rounds, windows
 
 _SAME = ("relu", "tanh", "sigmoid")
@@ -67,7 +69,7 @@ class _Lowering:
         rules |= dict.fromkeys(("mean", "sum", "avg_pool"), self._pool)
         rules |= dict.fromkeys(("maximum", "minimum"), self._extreme)
         rules |= dict.fromkeys(("amax", "max_pool"), self._maxima)
-        rules |= dict.fromkeys(WIRING, self._move)
+        rules |= dict.fromkeys(names(Kind.WIRING), self._move)
         rules |= dict.fromkeys(_SAME, self._scalar)
         self.rules = rules | dict.fromkeys(("leaky_relu", "abs"), self._leaky)
         self.rules |= dict.fromkeys(("elu", "softplus", "gelu"), self._standard)
@@ -194,8 +196,7 @@ class _Lowering:
             places = places_of(self._shape(node, k)).double()
             parts.append(places + first)
             first += places.numel()
-        params = {**node.params, "value": -1.0} if node.op == "pad" else node.params
-        return self._take(node, of, WIRING[node.op](parts, params))
+        return self._take(node, of, node.facts.run(parts, filled(node.params, -1.0)))
 
     def _lanes(self, node: Node, value: int, places: Tensor) -> list[int]:
         """Return one value per column of the places."""

@@ -15,7 +15,7 @@ from holdfast.graph.aten.call import (
     reduce,
     spread,
 )
-from holdfast.graph.ops import ConvGeometry
+from holdfast.ops.geometry import ConvGeometry
 
 aten = torch.ops.aten
 

@@ -10,7 +10,7 @@ from tests.nets import Residual
 from torch import nn
 
 import holdfast
-from holdfast.bounds.running import evaluate
+from holdfast.graph.running import evaluate
 
 
 def exact_mlp(net: nn.Sequential, row: list[float]) -> list[Fraction]:

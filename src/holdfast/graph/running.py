@@ -7,24 +7,21 @@ within `ULPS` units of roundoff of max(1, |x|); dot products must be ordinary on
 Winograd), which holds for float64 on CPUs.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from holdfast.bounds.activations import slope_bound
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.ops import ELEMENTWISE, LINEAR, OPS, WIRING, absolute, per_channel, terms
 from holdfast.graph.walk import Env, Reading, Rule, execute, read
+from holdfast.ops import OPS, Kind, rules
+from holdfast.ops.geometry import per_channel
 from holdfast.rounding import UNIT, gamma, rows_up
 
 ULPS = 32.0
 """Rounding of one elementary function, in units of roundoff of max(1, |x|): several times what
 vectorised libraries state."""
-
-_EXACT = ("relu", "abs", "hardtanh")
 
 
 @dataclass(frozen=True)
@@ -78,53 +75,38 @@ def affine(node: Node, parts: Sequence[Approximate]) -> Approximate:
     """Propagate |T| error, plus gamma_n (|T| |x| + |b|) for the operation itself."""
     (x,) = parts
     value = execute(node, [x.value])
-    op, params = absolute(node.op, node.params)
-    count = terms(node.op, node.params, _row_shape(x))
-    magnitude = OPS[op]([x.value.abs() + x.error], params) + offset(node, value)
-    error = OPS[op]([x.error], params) + 2.0 * gamma(count + 8) * magnitude
+    op, params = node.facts.absolute(node.params)
+    count = node.facts.roundings(node.params, _row_shape(x))
+    magnitude = OPS[op].run([x.value.abs() + x.error], params) + offset(node, value)
+    error = OPS[op].run([x.error], params) + 2.0 * gamma(count + 8) * magnitude
     return Approximate(value, rows_up(error, count + 8))
 
 
 def offset(node: Node, value: Tensor) -> Tensor:
-    """Return the magnitude of what an affine operation adds."""
-    if node.op == "shift":
-        return torch.as_tensor(node.params["offset"]).double().abs().expand_as(value)
-    if node.op == "batch_norm":
-        op, params = absolute(node.op, node.params)
-        mean = per_channel(node.params["mean"].abs(), value.dim()).expand_as(value)
-        bias = node.params["bias"]
-        added = 0.0 if bias is None else per_channel(bias.abs(), value.dim())
-        return OPS[op]([mean], params) + added
-    bias = node.params.get("bias")
-    if bias is None:
-        return torch.zeros_like(value)
-    return bias.abs() if node.op == "linear" else per_channel(bias.abs(), value.dim())
+    """Return the magnitude of what an affine operation adds, to values like the given ones."""
+    added = node.facts.offset(node.params, value.dim())
+    return torch.zeros_like(value) if added is None else added.expand_as(value)
 
 
 def _wiring(node: Node, parts: Sequence[Approximate]) -> Approximate:
-    params = {**node.params, "value": 0.0} if node.op == "pad" else node.params
-    errors = [part.error for part in parts]
-    return Approximate(
-        execute(node, [part.value for part in parts]), WIRING[node.op](errors, params)
-    )
+    op, params = node.facts.linear(node.params)
+    value = execute(node, [part.value for part in parts])
+    return Approximate(value, OPS[op].run([part.error for part in parts], params))
 
 
 def elementwise(node: Node, parts: Sequence[Approximate]) -> Approximate:
     """Apply an activation: an error grows by the steepest slope, and its own rounding is added."""
     (x,) = parts
     value = execute(node, [x.value])
-    slope = slope_bound(node)
-    units = 0.0 if node.op in _EXACT else ULPS * UNIT * settings_size(node, slope)
+    slope = node.facts.steepest(node.params)
+    units = 0.0 if node.facts.exact else ULPS * UNIT * settings_size(node, slope)
     rounding = units * x.value.abs().clamp(min=1.0)
     return Approximate(value, rows_up(slope * x.error + rounding, 4))
 
 
 def settings_size(node: Node, slope: float) -> float:
     """Return by how much the settings of a function magnify its rounding, at least 1."""
-    settings = [abs(v) for v in node.params.values() if isinstance(v, float)]
-    if node.op == "softplus":
-        settings.append(1.0 / node.params["beta"])
-    return math.prod(max(1.0, value) for value in (*settings, slope))
+    return max(1.0, node.facts.inflation(node.params)) * max(1.0, slope)
 
 
 def _add(node: Node, parts: Sequence[Approximate]) -> Approximate:
@@ -203,19 +185,23 @@ def _groups(node: Node, x: Approximate) -> tuple[Approximate, Tensor, Tensor]:
     return flat, weight, bias
 
 
-_RULES: dict[str, Rule] = {
-    "constant": _constant,
-    **dict.fromkeys(LINEAR, affine),
-    **dict.fromkeys(WIRING, _wiring),
-    **dict.fromkeys(ELEMENTWISE, elementwise),
-    "add": _add,
-    "maximum": _extreme,
-    "minimum": _extreme,
-    "amax": _largest_of_group,
-    "max_pool": _largest_of_group,
-    "sort": _sort,
-    "softmax": _softmax,
-    "log_softmax": _softmax,
-    "layer_norm": _normalisation,
-    "group_norm": _normalisation,
-}
+_RULES: dict[str, Rule] = rules(
+    {
+        Kind.AFFINE: affine,
+        Kind.WIRING: _wiring,
+        Kind.SUM: _add,
+        Kind.SCALAR: elementwise,
+    },
+    {
+        "constant": _constant,
+        "maximum": _extreme,
+        "minimum": _extreme,
+        "amax": _largest_of_group,
+        "max_pool": _largest_of_group,
+        "sort": _sort,
+        "softmax": _softmax,
+        "log_softmax": _softmax,
+        "layer_norm": _normalisation,
+        "group_norm": _normalisation,
+    },
+)

@@ -1,0 +1,114 @@
+"""Scalar functions by their shape: where each turns, and where its derivative turns.
+
+A function is monotone between its turns, and so is its derivative between the turns of the
+derivative; `holdfast.bounds.relaxations` derives ranges, slopes and lines from that alone.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holdfast.ops.geometry import per_channel
+
+_INF = math.inf
+DERIVATIVE_ERROR = 2.0**-42
+"""Rounding of a derivative, relative to 1 + |derivative|: 2048 units of roundoff, for formulas
+of a dozen operations each within 32."""
+
+Function = Callable[[Tensor], Tensor]
+Slopes = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A point where a function turns.
+
+    Attributes:
+        where: Two numbers with the point between them.
+        value: Two numbers with the function's value between them.
+    """
+
+    where: tuple[float, float]
+    value: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the real line on which the derivative is continuous.
+
+    Attributes:
+        slope: The derivative there, also defined at the two ends.
+        low: Lower end.
+        high: Upper end.
+        turns: Where the derivative turns; between turns it is monotone.
+        error: Rounding of `slope`, relative to 1 + |slope|.
+    """
+
+    slope: Function
+    low: float = -_INF
+    high: float = _INF
+    turns: tuple[Turn, ...] = ()
+    error: float = DERIVATIVE_ERROR
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is known about one activation.
+
+    Attributes:
+        pieces: They cover the real line; the function is continuous across them.
+        turns: Where the function turns; between turns it is monotone.
+        limits: No value lies outside.
+    """
+
+    pieces: tuple[Piece, ...]
+    turns: tuple[Turn, ...] = ()
+    limits: tuple[float, float] = (-_INF, _INF)
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """The finite ends of pieces."""
+        ends = {end for piece in self.pieces for end in (piece.low, piece.high)}
+        return tuple(sorted(end for end in ends if math.isfinite(end)))
+
+    @property
+    def curved(self) -> bool:
+        """Whether a piece is not a straight line."""
+        return any(piece.error >= DERIVATIVE_ERROR for piece in self.pieces)
+
+
+def near(where: float, value: float) -> Turn:
+    """Enclose a turn given to at least 15 digits."""
+    room = 2.0**-40
+    return Turn((where - room, where + room), (value - room, value + room))
+
+
+def at(where: float, value: float) -> Turn:
+    """Name a turn that is known exactly."""
+    return Turn((where, where), (value, value))
+
+
+def flat(value: float | Tensor, low: float = -_INF, high: float = _INF) -> Piece:
+    """Make a straight piece of an exactly known slope."""
+
+    def slope(z: Tensor) -> Tensor:
+        if isinstance(value, Tensor):
+            weight = per_channel(value, z.dim()) if value.numel() > 1 else value
+            return weight.to(z.dtype).expand_as(z)
+        return torch.full_like(z, value)
+
+    return Piece(slope, low, high, error=0.0)
+
+
+def bent(slope: Function, turns: tuple[Turn, Turn], bottom: Turn) -> Curve:
+    """One smooth piece that falls to its bottom, then rises."""
+    return Curve((Piece(slope, turns=turns),), (bottom,), (bottom.value[0], _INF))
+
+
+def kinked(left: float | Tensor, right: float = 1.0) -> Curve:
+    """Two straight pieces that meet in the origin."""
+    pieces = (flat(left, high=0.0), flat(right, low=0.0))
+    return Curve(pieces, (at(0.0, 0.0),))

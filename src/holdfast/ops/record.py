@@ -1,0 +1,94 @@
+"""What is known about one operation: a record, refused at import when it is not complete."""
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from holdfast.errors import InternalError
+from holdfast.ops.curves import Curve, Slopes
+
+Params = Mapping[str, Any]
+Shape = Sequence[int]
+Evaluate = Callable[[Sequence[Tensor], Params], Tensor]
+"""Execute on tensors with a leading batch dimension; dimensions in params never name the batch."""
+Rewrite = Callable[[Params], tuple[str, Params]]
+"""From the settings of an operation to another operation, by name, and its settings."""
+
+
+def _unknown(*_: object) -> Any:
+    """Stand for a fact that an operation does not have."""
+    raise InternalError("an operation was asked for a fact that its kind does not have")
+
+
+class Kind(enum.Enum):
+    """What an operation does to its inputs; the value says it in words."""
+
+    AFFINE = "affine in its one input"
+    WIRING = "every entry is an entry of an input, or a constant"
+    SUM = "adds its inputs"
+    SCALAR = "one function of one number, applied to every entry"
+    CHOICE = "every entry is one of the entries that it is chosen from, by size"
+    VECTOR = "mixes entries in a curved way"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation. What its kind needs has no default: a fact left out is refused at import.
+
+    Attributes:
+        run: Executes it.
+        kind: What it does.
+        roundings: Affine: how many rounded operations one entry of the result takes at most, from
+            the settings and the shape of one row of the input.
+        linear: Affine: itself without what it adds. Wiring: with zeros for the constants it adds.
+        absolute: Affine: the linear part with every coefficient replaced by its absolute value,
+            so that bounds on rounding and norms come from the same execution.
+        offset: Affine: magnitudes of what is added, shaped to broadcast against values with so
+            many dimensions, batch included; None where nothing is.
+        stored: Affine: whether its coefficients are stored numbers, not results of arithmetic.
+        by_entry: Affine, wiring: entry i reads at most entry i in the order of the flattened row,
+            or another place that no other entry reads, and every entry is read.
+        repeats: Wiring: whether an entry of the input may appear more than once in the result.
+        exact: Scalar: rounds nothing, as every value is an argument, its negative or a constant.
+        curve: Scalar: pieces, turns, limits.
+        slopes: Scalar: smallest and largest slope over the real line, rounded outward.
+        inflation: Scalar: by how much the settings magnify the rounding of the function.
+        constant: Choice, vector: an upper bound of the Lipschitz constant, from the settings, the
+            shapes of one row of input and result, and the norm.
+    """
+
+    run: Evaluate
+    kind: Kind
+    roundings: Callable[[Params, Shape], int] = _unknown
+    linear: Rewrite = _unknown
+    absolute: Rewrite = _unknown
+    offset: Callable[[Params, int], Tensor | None] = _unknown
+    stored: bool = False
+    by_entry: bool = False
+    repeats: Callable[[Params], bool] = _unknown
+    exact: bool = False
+    curve: Callable[[Params], Curve] = _unknown
+    slopes: Callable[[Params], Slopes] = _unknown
+    inflation: Callable[[Params], float] = _unknown
+    constant: Callable[[Params, Shape, Shape, float], float] = _unknown
+
+    def __post_init__(self) -> None:
+        needed = {
+            Kind.AFFINE: ("roundings", "linear", "absolute", "offset"),
+            Kind.WIRING: ("linear", "repeats"),
+            Kind.SUM: (),
+            Kind.SCALAR: ("curve", "slopes", "inflation"),
+            Kind.CHOICE: ("constant",),
+            Kind.VECTOR: ("constant",),
+        }[self.kind]
+        missing = [name for name in needed if getattr(self, name) is _unknown]
+        if missing:
+            raise InternalError(f"the record of an operation lacks {', '.join(missing)}")
+
+    def steepest(self, params: Params) -> float:
+        """Return the Lipschitz constant of a scalar function: the larger |slope|."""
+        low, high = self.slopes(params)
+        return max(abs(low), abs(high))

@@ -1,0 +1,69 @@
+"""Records of operations that mix entries in a curved way: softmax, normalisations."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+
+from holdfast.ops.record import Kind, Op, Params, Shape
+from holdfast.rounding import down, mul_up, sqrt_up, up
+
+
+def _softmax(params: Params, shape: Shape, result: Shape, norm: float) -> float:
+    """Return 1/2, the constant in every lp norm.
+
+    The Jacobian diag(p) - p p^T is symmetric with absolute row sums 2 p_i (1 - p_i) <= 1/2, which
+    bounds the l1 and linf norms, and by interpolation all between (also: Nair, "Softmax is
+    1/2-Lipschitz", 2025, arXiv 2510.23012).
+    """
+    return 0.5
+
+
+def _log_softmax(params: Params, shape: Shape, result: Shape, norm: float) -> float:
+    """The Jacobian I - 1 p^T: its norms are convex in p, so largest at a corner p = e_k."""
+    n = shape[params["dim"] - 1]
+    if norm == 1.0:
+        return float(max(1, n - 1))
+    return sqrt_up(float(n)) if norm == 2.0 else 2.0
+
+
+def _normalisation(params: Params, entries: int, norm: float) -> float:
+    """Return max|gamma| / sqrt(eps), the slope at a constant vector, where the variance is 0.
+
+    With z = (x - mean) / s the Jacobian is diag(gamma) P (I - z z^T / d) / s with projections
+    P and I - z z^T / d, and s >= sqrt(eps). For l1 and linf the factor sqrt(d) between norms.
+    """
+    weight, eps = params["weight"], params["eps"]
+    # A float32 model rounds eps to float32: the smaller of the two is the safe one.
+    eps = min(eps, float(torch.tensor(eps, dtype=torch.float32)))
+    if eps <= 0.0:
+        return math.inf
+    steepest = 1.0 if weight is None else float(weight.abs().max())
+    gain = up(steepest / down(math.sqrt(eps)))
+    return gain if norm == 2.0 else mul_up(gain, sqrt_up(float(entries)))
+
+
+def _layer_norm(params: Params, shape: Shape, result: Shape, norm: float) -> float:
+    return _normalisation(params, math.prod(params["shape"]), norm)
+
+
+def _group_norm(params: Params, shape: Shape, result: Shape, norm: float) -> float:
+    return _normalisation(params, math.prod(shape) // params["groups"], norm)
+
+
+VECTOR: Mapping[str, Op] = {
+    "softmax": Op(lambda x, p: x[0].softmax(p["dim"]), Kind.VECTOR, constant=_softmax),
+    "log_softmax": Op(lambda x, p: x[0].log_softmax(p["dim"]), Kind.VECTOR, constant=_log_softmax),
+    "layer_norm": Op(
+        lambda x, p: F.layer_norm(x[0], p["shape"], p["weight"], p["bias"], p["eps"]),
+        Kind.VECTOR,
+        constant=_layer_norm,
+    ),
+    "group_norm": Op(
+        lambda x, p: F.group_norm(x[0], p["groups"], p["weight"], p["bias"], p["eps"]),
+        Kind.VECTOR,
+        constant=_group_norm,
+    ),
+}
+"""The records by name."""

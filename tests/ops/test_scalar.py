@@ -1,0 +1,73 @@
+"""Slopes of activations over the real line, recomputed with 50 digits."""
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.bounds.zoo import ACTIVATIONS
+from torch import nn
+
+import holdfast
+from holdfast.graph.ir import Node
+from holdfast.ops import OPS
+
+SQRT2 = mpmath.sqrt(2)
+FUNCTIONS = {
+    "gelu": lambda x: x * (1 + mpmath.erf(x / SQRT2)) / 2,
+    "gelu tanh": lambda x: (
+        x * (1 + mpmath.tanh(mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3))) / 2
+    ),
+    "silu": lambda x: x / (1 + mpmath.exp(-x)),
+    "mish": lambda x: x * mpmath.tanh(mpmath.log1p(mpmath.exp(x))),
+}
+
+
+def node_of(module: nn.Module) -> Node:
+    graph = holdfast.capture(module.eval(), torch.zeros(1, 8))
+    return graph[graph.output]
+
+
+def slopes(node: Node) -> tuple[float, float]:
+    return node.facts.slopes(node.params)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_extreme_slopes_to_fifty_digits(name: str) -> None:
+    with mpmath.workdps(50):
+        function = FUNCTIONS[name]
+        brackets = ((-3, -1.2), (1.2, 3))
+        turns = [
+            mpmath.findroot(
+                lambda x: mpmath.diff(function, x, 2), ends, solver="anderson", tol=1e-30
+            )
+            for ends in brackets
+        ]
+        extremes = [mpmath.diff(function, turn) for turn in turns]
+        low, high = slopes(node_of(ACTIVATIONS[name]()))
+        assert mpmath.mpf(low) < min(extremes) and max(extremes) < mpmath.mpf(high)
+        assert high - max(extremes) < 1e-8 and min(extremes) - low < 1e-7
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_no_secant_is_steeper(name: str) -> None:
+    torch.manual_seed(0)
+    module = ACTIVATIONS[name]()
+    node = node_of(module)
+    low, high = slopes(node)
+    grid = torch.linspace(-12, 12, 40_001, dtype=torch.float64)
+    wide = grid[:, None].expand(-1, 8)  # one column per channel of a PReLU
+    secants = module.double()(wide).detach().diff(dim=0) / grid.diff()[:, None]
+    room = 1e-10  # of the difference quotient itself: values of size 10 over steps of 6e-4
+    assert low - room <= float(secants.min()) and float(secants.max()) <= high + room
+    assert node.facts.steepest(node.params) == max(abs(low), abs(high))
+
+
+@given(st.lists(st.floats(-4, 4), min_size=1, max_size=3))
+def test_prelu_takes_the_steepest_channel(weight: list[float]) -> None:
+    params = {"weight": torch.tensor(weight, dtype=torch.float64)}
+    assert OPS["prelu"].steepest(params) == max(1.0, *map(abs, weight))
+
+
+def test_a_clamp_that_is_constant_has_slope_zero() -> None:
+    assert OPS["hardtanh"].steepest({"low": 1.0, "high": 1.0}) == 0.0
