@@ -59,4 +59,3 @@ def check_new_name(path: str | os.PathLike[str], argument: str = "out") -> None:
     if not path.exists() and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", path.name):
         wanted = "a name of 1 to 80 letters, digits, '.', '-' and '_', not starting with '.' or '-'"
         raise InvalidInput(argument, repr(str(path)), wanted)
-

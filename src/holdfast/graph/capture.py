@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ def capture(model: nn.Module, example: Example) -> Graph:
     fingerprint = weights_hash(model)
     program = _export(model, example)
     graph = dataclasses.replace(
-        translate(program, model), fingerprint=fingerprint, precision=_precision(model)
+        translate(program, model), fingerprint=fingerprint, precision=_precision(model, tensors)
     )
     check_replay(graph, model, example, tensors)
     check_unchanged(graph, model)
@@ -181,7 +181,8 @@ def _export_obstacle(error: Exception) -> Obstacle:
     return Obstacle("", "torch.export", f"{type(error).__name__}: {first.strip()}")
 
 
-def _precision(model: nn.Module) -> torch.dtype:
-    """Return float64 for a model with float64 weights, float32 for any other."""
-    types = {value.dtype for value in _state(model).values() if value.is_floating_point()}
+def _precision(model: nn.Module, inputs: Iterable[Tensor]) -> torch.dtype:
+    """Return float64 for a model with float64 weights or rows, float32 for any other."""
+    values = [*_state(model).values(), *inputs]
+    types = {value.dtype for value in values if value.is_floating_point()}
     return torch.float64 if torch.float64 in types else torch.float32

@@ -128,10 +128,11 @@ def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any], path: str)
         return _fold(node, args, kwargs)
     complete = _complete(node, args, kwargs)
     shape = _row_shape(value)
-    call = Call(node.target, complete, shape or (), path, _source(node))
+    dtype = value.dtype if isinstance(value, Tensor) else None
+    call = Call(node.target, complete, shape or (), path, _source(node), dtype)
     translate = TRANSLATIONS.get(node.target)
     in_rows = shape is not None or isinstance(value, list | tuple)
-    if translate and in_rows and all(r.in_rows for r in refs) and not _narrows(complete):
+    if translate and in_rows and all(r.in_rows for r in refs) and not _narrows(node, complete):
         result = translate(b, call)
         if result is not None:
             return result
@@ -158,10 +159,15 @@ def _complete(node: torch.fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any
     return [*args, *(kwargs.get(item.name, item.default_value) for item in rest)]
 
 
-def _narrows(args: Sequence[Any]) -> bool:
-    """Return whether a call asks for a type other than float32 or float64."""
+def _narrows(node: torch.fx.Node, args: Sequence[Any]) -> bool:
+    """Return whether a call rounds its operands to a narrower type: a step, not a smooth map."""
     wide = (torch.float32, torch.float64)
-    return any(isinstance(item, torch.dtype) and item not in wide for item in args)
+    if any(isinstance(item, torch.dtype) and item not in wide for item in args):
+        return True
+    result = node.meta.get("val")
+    operands = [item.meta.get("val") for item in node.all_input_nodes]
+    sizes = [v.dtype.itemsize for v in operands if isinstance(v, Tensor) and v.is_floating_point()]
+    return isinstance(result, Tensor) and any(size > result.dtype.itemsize for size in sizes)
 
 
 def _fold(node: torch.fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object:

@@ -65,7 +65,7 @@ class _Lowering:
         self.graph, self.result = graph, Lowered()
         self.values = {graph.perturbed_input.name: 0}
         rules = {"linear": self._linear, "conv": self._conv, "add": self._add, "sort": self._sort}
-        rules |= dict.fromkeys(("shift", "scale"), self._diagonal)
+        rules |= dict.fromkeys(("shift", "scale", "divide"), self._diagonal)
         rules |= dict.fromkeys(("mean", "sum", "avg_pool"), self._pool)
         rules |= dict.fromkeys(("maximum", "minimum"), self._extreme)
         rules |= dict.fromkeys(("amax", "max_pool"), self._maxima)
@@ -164,11 +164,13 @@ class _Lowering:
         return sizes[0]
 
     def _diagonal(self, node: Node, of: list[int]) -> int:
-        key = "factor" if node.op == "scale" else "offset"
+        key = {"scale": "factor", "divide": "divisor", "shift": "offset"}[node.op]
         number = node.params[key]
         number = number if isinstance(number, Tensor) else torch.tensor(number, dtype=torch.float64)
         wide = number if number.numel() == 1 else number.expand(1, *node.shape)
         name = self._keep(f"{node.path or node.name}.{key}", wide.flatten())
+        if node.op == "divide":
+            return self._emit("quotient", of, [name])
         return self._emit("diagonal", of, [name] if key == "factor" else ["", name])
 
     def _add(self, node: Node, of: list[int]) -> int:

@@ -118,12 +118,7 @@ def _add(sign: float) -> Translate:
         if isinstance(right, Ref) and right.at_one is not None:
             return None
         if not isinstance(right, Ref):
-            offset = per_row(right, left)
-            return (
-                None
-                if offset is None
-                else b.emit("shift", [left], call, left.shape, offset=offset * factor)
-            )
+            return _add_constant(b, call, left, per_row(right, left), factor)
         if len(left.shape) != len(right.shape):
             return None  # of another rank, a row would line up with the batch
         if factor != 1:
@@ -132,6 +127,21 @@ def _add(sign: float) -> Translate:
         return b.emit("add", terms, call, call.shape)
 
     return translate
+
+
+def _add_constant(
+    b: Builder, call: Call, x: Ref, offset: Tensor | float | None, factor: float
+) -> Translation:
+    """Emit x + factor * offset; a product that rounds is left to nodes that carry its error."""
+    if offset is None:
+        return None
+    if abs(factor) == 1:
+        return b.emit("shift", [x], call, x.shape, offset=offset * factor)
+    if not isinstance(offset, Tensor):
+        return None
+    constant = b.constant(offset.expand(1, *x.shape), call)
+    scaled = b.emit("scale", [constant], call, x.shape, factor=factor)
+    return b.emit("add", [x, scaled], call, x.shape)
 
 
 def _broadcast(b: Builder, call: Call, ref: Ref) -> Ref:
@@ -171,8 +181,13 @@ def _div(b: Builder, call: Call) -> Translation:
     divisor = per_row(divisor, x)
     if divisor is None:
         return None
-    factor = 1.0 / divisor.double() if isinstance(divisor, Tensor) else 1.0 / divisor
-    return b.emit("scale", [x], call, x.shape, factor=factor)
+    number = torch.as_tensor(divisor, dtype=torch.float64)
+    if bool((number == 0).any()):
+        return None
+    if bool((number.frexp().mantissa.abs() == 0.5).all()):  # powers of two: the factor is exact
+        factor = 1.0 / divisor
+        return b.emit("scale", [x], call, x.shape, factor=factor)
+    return b.emit("divide", [x], call, x.shape, divisor=divisor)
 
 
 def _avg_pool(rank: int) -> Translate:

@@ -1,5 +1,6 @@
 """One ATen call, and the builder that its translation adds nodes to."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ class Call:
         shape: Shape of one row of the result; empty for a call with several results.
         path: Module path.
         source: Line of the user's code.
+        dtype: Of the result; None for a call with several results.
     """
 
     target: Any
@@ -46,6 +48,7 @@ class Call:
     shape: tuple[int, ...]
     path: str
     source: str
+    dtype: torch.dtype | None = None
 
 
 @dataclass
@@ -131,7 +134,7 @@ def spread(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 def with_args(call: Call, args: Sequence[Any]) -> Call:
     """Return the call with other arguments."""
-    return Call(call.target, args, call.shape, call.path, call.source)
+    return dataclasses.replace(call, args=args)
 
 
 def reduce(op: str) -> Translate:

@@ -52,9 +52,16 @@ def _gelu(b: Builder, call: Call) -> Translation:
 
 
 def _softplus(b: Builder, call: Call) -> Translation:
+    """Take torch's switch to the identity for rounding where it hides in half a unit of it."""
+    # Above `threshold / beta` torch returns x, less than the function by up to `jump`. A jump that
+    # the type of the result shows is part of the function, and such a function has no bound.
     x, beta, threshold = call.args
-    if beta <= 0 or threshold < 15:
-        return None  # torch's switch to the identity would then be a visible jump
+    if beta <= 0 or threshold <= 0 or call.dtype is None:
+        return None
+    jump, where = math.log1p(math.exp(-threshold)) / beta, threshold / beta
+    half_unit = torch.finfo(call.dtype).eps / 2 * 2.0 ** math.floor(math.log2(where))
+    if jump > half_unit:
+        return None
     return b.emit("softplus", [x], call, x.shape, beta=float(beta))
 
 
