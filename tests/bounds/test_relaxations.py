@@ -38,6 +38,7 @@ EXACT = {
     "hardtanh": lambda x: min(max(x, -0.5), 0.25),
     "tanh": mpmath.tanh,
     "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "atan": mpmath.atan,
     "logsigmoid": lambda x: -mpmath.log1p(mpmath.exp(-x)),
     "softplus": lambda x: mpmath.log1p(mpmath.exp(3 * x)) / 3,
 }

@@ -48,6 +48,13 @@ class Sums(nn.Module):
         return torch.minimum(y[:, 0], -y[:, 1]).abs()
 
 
+class Atan(nn.Module):
+    """The one activation here that is no module of torch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.atan(x)
+
+
 def _dense(activation: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(
         nn.Linear(6, 8), activation(), nn.Linear(8, 8), activation(), nn.Linear(8, 3)
@@ -89,6 +96,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "hardtanh": lambda: nn.Hardtanh(-0.5, 0.25),
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
+    "atan": Atan,
     "logsigmoid": nn.LogSigmoid,
     "softplus": lambda: nn.Softplus(beta=3.0),
 }

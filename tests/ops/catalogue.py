@@ -92,6 +92,7 @@ CATALOGUE: dict[str, list[Use]] = {
     "hardtanh": [one((8,), low=-0.5, high=0.25)],
     "tanh": [one((8,))],
     "sigmoid": [one((8,))],
+    "atan": [one((8,))],
     "logsigmoid": [one((8,))],
     "softplus": [one((8,), beta=3.0), one((8,), beta=1e-3)],
     "abs": [one((8,))],

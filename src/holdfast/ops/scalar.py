@@ -248,6 +248,15 @@ SCALAR: Mapping[str, Op] = {
         ),
         (0.0, 0.25),
     ),
+    "atan": _scalar(
+        lambda x, p: torch.atan(x),
+        Curve(
+            (Piece(lambda z: 1.0 / (1.0 + z.square()), turns=(at(0.0, 1.0),)),),
+            (),
+            (-up(math.pi / 2), up(math.pi / 2)),
+        ),
+        (0.0, 1.0),
+    ),
     "logsigmoid": _scalar(
         lambda x, p: F.logsigmoid(x),
         Curve((Piece(lambda z: torch.sigmoid(-z)),), (), (-_INF, 0.0)),

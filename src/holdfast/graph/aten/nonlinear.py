@@ -164,6 +164,7 @@ NONLINEAR: Mapping[object, Translate] = {
     ),
     aten.tanh.default: unary("tanh"),
     aten.sigmoid.default: unary("sigmoid"),
+    aten.atan.default: unary("atan"),
     aten.log_sigmoid.default: unary("logsigmoid"),
     aten.softplus.default: _softplus,
     aten.abs.default: unary("abs"),
