@@ -121,3 +121,13 @@ def test_the_switch_of_softplus_is_rounding_or_refused(dtype, beta, threshold, h
         else:
             with pytest.raises(holdfast.Unsupported, match="threshold"):
                 holdfast.certify(model, rows, LABELS, method=method)
+
+
+def test_sums_along_a_row_are_bounded_in_every_norm() -> None:
+    """The matrix of a sum of 2 is [[1, 0], [1, 1]]: l1 and linf constant 2, l2 (1 + sqrt 5) / 2."""
+    model = Of(lambda x, c: x.cumsum(1), torch.zeros(1)).eval()
+    exact = {1: 2.0, 2: (1 + 5**0.5) / 2, float("inf"): 2.0}
+    for norm, constant in exact.items():
+        bracket = holdfast.lipschitz(model, ROWS, norm=norm, seconds=0.0)
+        assert bracket.lower <= constant * (1 + 1e-15) and constant <= bracket.upper
+        assert bracket.upper <= constant * (1 + 1e-9)

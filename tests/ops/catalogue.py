@@ -62,6 +62,7 @@ CATALOGUE: dict[str, list[Use]] = {
     "adaptive_avg_pool": [one((2, 5), size=(3,))],
     "mean": [one((3, 5), dims=(2,), keepdim=False), one((3, 5), dims=(1, 2), keepdim=True)],
     "sum": [one((3, 5), dims=(1,), keepdim=True)],
+    "cumsum": [one((3, 5), dim=2), one((9,), dim=1)],
     "reshape": [one((2, 3), shape=(6,))],
     "permute": [one((2, 3), dims=(0, 2, 1))],
     "expand": [one((1, 3), shape=(2, 3))],

@@ -224,6 +224,9 @@ AFFINE: Mapping[str, Op] = {
         "adaptive_avg_pool", _adaptive_avg_pool, lambda p, shape: math.prod(shape[1:]) + 2
     ),
     "mean": _positive("mean", lambda x, p: x.mean(p["dims"], p["keepdim"]), _over_dims),
+    "cumsum": _positive(
+        "cumsum", lambda x, p: x.cumsum(p["dim"]), lambda p, shape: shape[p["dim"] - 1] + 2
+    ),
     "sum": _positive("sum", lambda x, p: x.sum(p["dims"], p["keepdim"]), _over_dims),
 }
 """The records by name."""

@@ -11,6 +11,7 @@ from holdfast.graph.aten.call import (
     Ref,
     Translate,
     Translation,
+    feature_dim,
     per_row,
     reduce,
     spread,
@@ -190,6 +191,12 @@ def _div(b: Builder, call: Call) -> Translation:
     return b.emit("divide", [x], call, x.shape, divisor=divisor)
 
 
+def _cumsum(b: Builder, call: Call) -> Translation:
+    x, dim, _ = call.args
+    feature = feature_dim(x, dim)
+    return None if feature is None else b.emit("cumsum", [x], call, x.shape, dim=feature)
+
+
 def _avg_pool(rank: int) -> Translate:
     def translate(b: Builder, call: Call) -> Translation:
         x, kernel, stride, padding, ceil_mode, count_include_pad, *rest = call.args
@@ -248,6 +255,7 @@ AFFINE: Mapping[object, Translate] = {
     aten.div.Scalar: _div,
     aten.mean.dim: reduce("mean"),
     aten.sum.dim_IntList: reduce("sum"),
+    aten.cumsum.default: _cumsum,
     aten.amax.default: reduce("amax"),
     aten.avg_pool1d.default: _avg_pool(1),
     aten.avg_pool2d.default: _avg_pool(2),
