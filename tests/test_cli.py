@@ -188,7 +188,7 @@ BAD = {
     f"knowledge {NET} npz:good.npz --layer nope": "layer: got 'nope', wanted one of 0, 1, 2",
     f"knowledge {NET} npz:good.npz --loss nope": "loss: got 'nope', wanted one of cross_entropy",
     f"knowledge {NET} npz:good.npz --delta 1": "delta, eta: got (1.0, None), wanted both",
-    f"knowledge {NET} npz:good.npz --delta 0 --eta 1": "delta, eta: got (0.0, 1.0), wanted a dis",
+    f"knowledge {NET} npz:good.npz --delta 0 --eta 1": "delta: got 0.0, wanted a distance above 0",
     f"knowledge {NET} npz:good.npz --distance far": "distance: got 'far', wanted one of euclid",
     f"descent {NET} npz:good.npz --step 0": "step: got 0.0, wanted a finite number above 0",
     f"descent {NET} npz:good.npz --step nan": "step: got nan, wanted a finite number above 0",

@@ -7,26 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.arguments import check_distance, check_norm, check_tensor
 from holdfast.errors import InvalidInput
-
-NORMS = (1.0, 2.0, math.inf)
-
-
-def check_norm(norm: float) -> float:
-    """Return the norm as a float, or say which norms there are.
-
-    Args:
-        norm: 1, 2 or `math.inf`.
-
-    Returns:
-        The same norm as a float.
-
-    Raises:
-        InvalidInput: For any other value.
-    """
-    if isinstance(norm, bool) or norm not in NORMS:
-        raise InvalidInput("norm", repr(norm), "1, 2 or inf")
-    return float(norm)
 
 
 def dual(norm: float) -> float:
@@ -51,6 +33,9 @@ class Ball:
         center: One input without batch dimension.
         radius: In input units, at least 0.
         norm: 1, 2 or inf.
+
+    Raises:
+        InvalidInput: When one of them is not that.
     """
 
     center: Tensor
@@ -59,8 +44,9 @@ class Ball:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
-        if not (math.isfinite(self.radius) and self.radius >= 0):
-            raise InvalidInput("radius", self.radius, "a finite number, at least 0")
+        object.__setattr__(self, "radius", check_distance("radius", self.radius))
+        center = check_tensor("center", self.center, "one input without batch dimension")
+        object.__setattr__(self, "center", center)
         if not torch.isfinite(self.center).all():
             raise InvalidInput("center", "values that are not finite", "finite values")
 
@@ -72,12 +58,18 @@ class Box:
     Attributes:
         low: One input without batch dimension.
         high: Same shape, nowhere below `low`.
+
+    Raises:
+        InvalidInput: When they are not.
     """
 
     low: Tensor
     high: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            corner = check_tensor(name, getattr(self, name), "one input without batch dimension")
+            object.__setattr__(self, name, corner)
         if self.low.shape != self.high.shape:
             raise InvalidInput("high", tuple(self.high.shape), f"shape {tuple(self.low.shape)}")
         if not bool((self.low <= self.high).all()):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import holdfast
+from holdfast.arguments import NORMS
 from holdfast.attacks.agreement import check_agreement
 from holdfast.errors import InternalError, InvalidInput
-from holdfast.types import NORMS
 
 
 def net() -> nn.Module:

@@ -10,13 +10,14 @@ from tests.nets import Residual
 from torch import nn
 
 import holdfast
+from holdfast.arguments import NORMS
 from holdfast.attacks.attack import attack_captured
 from holdfast.attacks.geometry import distance_up
 from holdfast.attacks.search import search
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture
 from holdfast.sources.demo import demo_data, demo_model
-from holdfast.types import NORMS, dual
+from holdfast.types import dual
 
 
 def linear(rows: list[list[float]]) -> nn.Linear:

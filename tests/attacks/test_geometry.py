@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.arguments import NORMS
 from holdfast.attacks.geometry import distance_up, into_ball, spread, steepest
-from holdfast.types import NORMS, dual
+from holdfast.types import dual
 
 ENTRIES = st.floats(-1e200, 1e200, allow_subnormal=True)
 PAIRS = st.lists(st.tuples(ENTRIES, ENTRIES), min_size=1, max_size=9)

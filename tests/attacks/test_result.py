@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.arguments import NORMS
 from holdfast.attacks.result import Attacks
 from holdfast.errors import InvalidInput
-from holdfast.types import NORMS
 
 DISTANCES = st.one_of(st.just(0.0), st.just(math.inf), st.floats(1e-300, 1e300))
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.arguments import NORMS
 from holdfast.certificates.certificate import Certificates
 from holdfast.errors import InvalidInput
-from holdfast.types import NORMS
 from holdfast_check.files import digest
 
 RADII = st.one_of(

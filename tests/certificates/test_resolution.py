@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.arguments import NORMS
 from holdfast.certificates import resolution
 from holdfast.certificates.resolution import neighbour_distance, quantisation_step
-from holdfast.types import NORMS
 
 
 def by_hand(inputs: torch.Tensor, labels: torch.Tensor, norm: float) -> float | None:

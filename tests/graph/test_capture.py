@@ -253,7 +253,7 @@ def test_cut_gives_two_parts_that_compose() -> None:
 
 
 @pytest.mark.parametrize(
-    "example", [torch.zeros(0, 3), torch.tensor(1.0), [1.0], {"x": torch.zeros(0)}]
+    "example", [torch.zeros(0, 3), torch.tensor(1.0), ["one"], {"x": torch.zeros(0)}]
 )
 def test_examples_that_are_no_batch(example) -> None:
     with pytest.raises(InvalidInput, match="at least one row"):

@@ -215,13 +215,13 @@ def test_a_real_encoder_from_a_package_loads_offline(monkeypatch):
         ((ROWS, LABELS), "0", "a sequence of module paths"),
         ((ROWS, LABELS), [], "a sequence of module paths"),
         ((ROWS, LABELS[:5]), None, r"labels: got shape \(5,\), wanted \[300\]"),
-        ((ROWS, None), None, "labels: got NoneType, wanted a tensor, one label for 300 rows"),
+        ((ROWS, None), None, r"labels: got None, wanted \[300\], one per input"),
         (ROWS, None, "data: got Tensor"),
-        (5, None, "data: got int"),
+        (5, None, "data: got 5"),
         ([], None, "no batch"),
         ((ROWS[:, :1], LABELS), None, "rows that the model takes"),
-        (({"a": ROWS, "b": ROWS[:2]}, LABELS), None, "the same number in every tensor"),
-        (({"a": 1}, LABELS), None, "a mapping of tensors"),
+        (({"a": ROWS, "b": ROWS[:2]}, LABELS), None, "the same number of rows in every tensor"),
+        (({"a": 1}, LABELS), None, "a: got 1, wanted a tensor with at least one row"),
     ],
 )
 def test_what_does_not_fit_is_refused(data, layers, message):

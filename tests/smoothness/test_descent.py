@@ -243,7 +243,7 @@ BAD = {
     "images": ({"inputs": torch.zeros(8, 2, 4)}, "model: got outputs of shape (8, 2, 3)"),
     "targets": ({"loss": "mse"}, "labels: got shape (8,), wanted (8, 3)"),
     "labels": ({"labels": torch.zeros(3)}, "labels: got shape (3,), wanted a tensor of 8 rows"),
-    "no label": ({"labels": None}, "labels: got <class 'NoneType'>"),
+    "no label": ({"labels": None}, "labels: got None"),
     "bytes": ({"inputs": torch.zeros(8, 4).byte()}, "inputs: got uint8 values"),
 }
 

@@ -6,14 +6,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from holdfast.arguments import (
+    check_classes,
+    check_distance,
+    check_inputs,
+    check_labels,
+    check_model,
+    check_norm,
+    fit_inputs,
+)
 from holdfast.attacks.result import Attacks
 from holdfast.attacks.search import Found, search
-from holdfast.batches import check_inputs, check_labels
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import only_tensor
-from holdfast.types import check_norm
 
 
 def attack(
@@ -32,11 +39,12 @@ def attack(
 
     Args:
         model: A classifier in eval mode: [N, ...] to [N, classes].
-        inputs: [N, ...], in the floating-point type of the model.
-        labels: [N], class numbers.
-        norm: Norm of the distance between inputs: 1, 2 or inf.
+        inputs: [N, ...], floating point; taken in the precision of the weights, with a warning
+            where that rounds them.
+        labels: [N] or [N, 1], class numbers.
+        norm: Norm of the distance between inputs: 1, 2 or inf; or "l1", "l2", "linf".
         epsilon: Look for any adversarial within this distance, in input units, which is faster;
-            None looks for the nearest ones.
+            also as text such as "2/255". None looks for the nearest ones.
 
     Returns:
         One attack per row, in input order: each adversarial was run through the model, and its
@@ -57,14 +65,14 @@ def attack(
     >>> attacks.reason
     ('found', 'misclassified')
     """
-    norm = check_norm(norm)
-    if epsilon is not None and not 0 <= epsilon < math.inf:
-        raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0, or None")
-    check_inputs(inputs)
+    model, norm = check_model(model), check_norm(norm)
+    if epsilon is not None:
+        epsilon = check_distance("epsilon", epsilon, ", or None")
+    inputs = check_inputs(inputs)
     if not inputs.is_floating_point():
         wanted = "floating-point inputs: without a distance between inputs, use holdfast.knowledge"
         raise InvalidInput("inputs", f"values of type {inputs.dtype}", wanted)
-    inputs = inputs.detach()
+    inputs, labels = fit_inputs(inputs, model), check_labels(labels, len(inputs))
     finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
     # Rows that are not finite are run as zeros and reported apart.
     safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
@@ -107,7 +115,7 @@ def attack_captured(
     if graph.perturbed_input.shape != inputs.shape[1:]:
         got = f"rows of shape {list(inputs.shape[1:])}"
         raise InvalidInput("inputs", got, f"{list(graph.perturbed_input.shape)}")
-    labels = check_labels(labels, len(inputs), output.shape[0])
+    labels = check_classes(labels, len(inputs), output.shape[0])
     reach = math.inf if epsilon is None else float(epsilon)
     found = search(lambda x: only_tensor(model(x)), inputs, labels, norm, reach, spent)
     reason = tuple(_reasons(found))

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.arguments import check_norm, check_number
 from holdfast.errors import InvalidInput
 from holdfast.files import StrPath, read_json, write_whole
-from holdfast.types import check_norm
 
 _FORMAT = "holdfast.attacks/1"
 _PER_ROW = ("distance", "adversarial", "predicted", "labels", "reason")
@@ -69,8 +69,8 @@ class Attacks:
         Raises:
             InvalidInput: When it is not.
         """
-        if not 0 <= epsilon <= self.epsilon:
-            raise InvalidInput("epsilon", epsilon, f"a distance from 0 to {self.epsilon:g}")
+        wanted = f"a distance from 0 to {self.epsilon:g}"
+        epsilon = check_number("epsilon", epsilon, lambda e: 0 <= e <= self.epsilon, wanted)
         return float((self._surviving() > epsilon).double().mean())
 
     def curve(self) -> tuple[Tensor, Tensor]:

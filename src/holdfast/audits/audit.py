@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from holdfast.arguments import check_model, check_norm
 from holdfast.audits.citations import citations_for
 from holdfast.audits.parts import attacks_part, certificates_part, data_part, headline_distance
 from holdfast.audits.study import Progress, Settings, Study, steps_of, study
@@ -29,7 +30,7 @@ from holdfast.smoothness.records import read_measurements
 from holdfast.sources.data import LoadedData, checked
 from holdfast.sources.models import LoadedModel
 from holdfast.sources.tokens import Batch, LoadedTokens
-from holdfast.types import check_norm, norm_name
+from holdfast.types import norm_name
 from holdfast.versions import VERSION
 
 __all__ = ["Report", "Settings", "audit", "run_audit", "steps_of"]
@@ -75,7 +76,7 @@ def audit(
         InvalidInput: When data or `out` are not usable.
         InternalError: When an attack lies inside a certified ball, which must never be.
     """
-    name = type(model).__name__
+    name = type(check_model(model)).__name__
     loaded = LoadedModel(model, name, name)
     return run_audit([loaded], _given(data), out, settings or Settings())
 

@@ -2,12 +2,13 @@
 
 from torch import Tensor, nn
 
+from holdfast.arguments import check_example, check_model, check_norm
 from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.search import Search
 from holdfast.errors import Unsupported
-from holdfast.graph.capture import Example, capture, check_example, check_unchanged
+from holdfast.graph.capture import Example, capture, check_unchanged
 from holdfast.graph.ir import Graph
-from holdfast.types import Region, check_norm
+from holdfast.types import Region
 
 
 def lipschitz(
@@ -47,8 +48,9 @@ def lipschitz(
     >>> print(f"{bracket.lower:.6f} <= L <= {bracket.upper:.6f}: {bracket.outcome.name}")
     3.000000 <= L <= 3.000000: CLOSED
     """
+    model, norm, example = check_model(model), check_norm(norm), check_example(example)
     graph = capture(model, example)
-    search = Search(graph, check_norm(norm), region, seconds, tolerance)
+    search = Search(graph, norm, region, seconds, tolerance)
     bracket = search.run(_points(graph, example))
     check_unchanged(graph, model)
     return bracket
@@ -60,7 +62,6 @@ def _points(graph: Graph, example: Example) -> Tensor:
     Raises:
         Unsupported: When there are other inputs, which would have to be held fixed.
     """
-    check_example(example)
     moving = graph.perturbed_input
     others = [node for node in graph.inputs if node is not moving]
     if others:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from holdfast.arguments import check_number, shown
 from holdfast.brackets.bracket import Bracket, Step
 from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.gain import GainReading
@@ -17,7 +18,7 @@ from holdfast.brackets.lower.witness import Witness, sample
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
 from holdfast.errors import InternalError, InvalidInput
 from holdfast.graph.ir import Graph
-from holdfast.types import Box, Outcome, Region, norm_name
+from holdfast.types import Ball, Box, Outcome, Region, norm_name
 
 Report = Callable[[Step], None]
 
@@ -54,9 +55,12 @@ class Search:
 
     def __post_init__(self) -> None:
         for name in ("seconds", "tolerance"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise InvalidInput(name, value, "a finite number, at least 0")
+            wanted = "a finite number, at least 0"
+            value = check_number(name, getattr(self, name), lambda v: 0 <= v < math.inf, wanted)
+            setattr(self, name, value)
+        if not isinstance(self.region, Ball | Box | None):
+            wanted = "a holdfast.Ball, a holdfast.Box, or None for everywhere"
+            raise InvalidInput("region", shown(self.region), wanted)
         if self.region is not None:
             corner = self.region.low if isinstance(self.region, Box) else self.region.center
             shape, wanted = tuple(corner.shape), self.graph.perturbed_input.shape

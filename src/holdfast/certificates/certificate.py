@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from holdfast.arguments import check_distance, check_number
 from holdfast.certificates.change import Changes
 from holdfast.errors import InvalidInput
 from holdfast.files import StrPath
@@ -77,7 +78,8 @@ class Certificates:
         Raises:
             InvalidInput: When epsilon is negative or NaN, or labels are targets.
         """
-        _check_epsilon(epsilon)
+        wanted = "a distance, at least 0"
+        epsilon = check_number("epsilon", epsilon, lambda distance: distance >= 0, wanted)
         self._check_classes()
         return float((self.radius > epsilon).double().mean())
 
@@ -122,7 +124,7 @@ class Certificates:
         Raises:
             InvalidInput: When epsilon is negative or NaN.
         """
-        _check_epsilon(epsilon)
+        epsilon = check_distance("epsilon", epsilon)
         everywhere = self.radius.new_full((len(self),), mul_up(self.constant, epsilon))
         return self._nearer(everywhere, self.changes and self.changes.output(epsilon))
 
@@ -143,7 +145,7 @@ class Certificates:
             InvalidInput: When epsilon is negative or NaN, or labels are targets and the model is
                 not at hand.
         """
-        _check_epsilon(epsilon)
+        epsilon = check_distance("epsilon", epsilon)
         around = None if self.changes is None else self.changes.loss(epsilon)
         if not self.has_classes:
             if around is None:
@@ -199,8 +201,3 @@ class Certificates:
         labels = bool(((self.labels >= 0) & (self.labels < self.classes)).all())
         pairs = zip(self.radius.tolist(), self.reason, strict=True)
         return numbers and labels and all((r > 0) == (why == "certified") for r, why in pairs)
-
-
-def _check_epsilon(epsilon: float) -> None:
-    if not epsilon >= 0:
-        raise InvalidInput("epsilon", epsilon, "a distance, at least 0")

@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.batches import check_inputs, check_labels, check_targets
+from holdfast.arguments import (
+    check_choice,
+    check_classes,
+    check_inputs,
+    check_labels,
+    check_model,
+    check_norm,
+    check_targets,
+    fit_inputs,
+)
 from holdfast.bounds.float32 import FLOAT32
 from holdfast.bounds.interval import READING
 from holdfast.brackets.gain import gain_upper
@@ -22,13 +31,13 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.change import Changes
 from holdfast.certificates.float32 import EXECUTION, check_float32, execution
 from holdfast.certificates.local import Balls, executed_radii, local_radii
-from holdfast.errors import InvalidInput, Unsupported
+from holdfast.errors import Unsupported
 from holdfast.graph.capture import capture, check_unchanged
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import Approximate, evaluate
 from holdfast.graph.walk import check_covered, uncovered
 from holdfast.rounding import coarse_down, coarse_up, gamma, next_down
-from holdfast.types import check_norm, norm_name
+from holdfast.types import norm_name
 
 METHODS = ("auto", "global", "local")
 SEMANTICS = ("real", "float32")
@@ -50,10 +59,12 @@ def certify(
     Args:
         model: A classifier in eval mode: [N, ...] to [N, classes]; or any model with one row of
             outputs, where labels are targets.
-        inputs: [N, ...], floating point; each row is taken as the exact centre of its ball.
-        labels: [N], class numbers; or floating-point targets, [N] or [N, outputs], for which
-            only `output_change` and `loss_change` promise something.
-        norm: Norm of the distance between inputs: 1, 2 or inf.
+        inputs: [N, ...], floating point; each row is taken as the exact centre of its ball. Rows
+            in another precision than the weights are taken in that of the weights, with a warning
+            where that rounds them.
+        labels: [N] or [N, 1], class numbers, as a tensor, array or list; or floating-point targets,
+            [N] or [N, outputs], for which only `output_change` and `loss_change` promise something.
+        norm: Norm of the distance between inputs: 1, 2 or inf; or "l1", "l2", "linf".
         method: `global` (one constant for all rows), `local` (bounds on a ball around each row)
             or `auto`, the larger radius of the two, row by row.
         semantics: What the claim is about. `real`: the exact real function of the stored weights.
@@ -78,10 +89,11 @@ def certify(
     >>> certificates.reason
     ('certified', 'tie')
     """
-    norm = check_norm(norm)
-    _check_choice("method", method, METHODS)
-    _check_choice("semantics", semantics, SEMANTICS)
-    check_inputs(inputs)
+    model, norm = check_model(model), check_norm(norm)
+    check_choice("method", method, METHODS)
+    check_choice("semantics", semantics, SEMANTICS)
+    inputs = fit_inputs(check_inputs(inputs), model)
+    labels = check_labels(labels, len(inputs))
     if semantics == "float32":
         check_float32(model, inputs)
     graph = capture(model, inputs[:1].nan_to_num(0.0, 0.0, 0.0))
@@ -129,7 +141,7 @@ def certify_graph(graph: Graph, inputs: Tensor, labels: Tensor, asked: Asked) ->
     if labels.is_floating_point():
         labels = check_targets(labels, len(inputs), classes)
     else:
-        labels = check_labels(labels, len(inputs), classes)
+        labels = check_classes(labels, len(inputs), classes)
     if asked.semantics == "float32":
         check_covered(graph, FLOAT32)
     rates = None if labels.is_floating_point() else _rates(graph, asked)
@@ -257,11 +269,6 @@ def _no_radii(graph: Graph, rows: _Rows, asked: Asked) -> dict[str, Any]:
         "method": (asked.method,) * count,
         "constant": constant,
     }
-
-
-def _check_choice(argument: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InvalidInput(argument, repr(value), f"one of {', '.join(known)}")
 
 
 def _guarantee(asked: Asked, labels: Tensor) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.batches import check_inputs
+from holdfast.arguments import check_inputs, check_labels, check_model, check_norm, shown
 from holdfast.brackets.lipschitz import lipschitz
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.certify import certify
 from holdfast.certificates.resolution import neighbour_distance, quantisation_step
-from holdfast.errors import Unsupported
+from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture
-from holdfast.types import check_norm, norm_name
+from holdfast.types import norm_name
 
 VACUOUS_BELOW = 0.1
 """Share of the half distance between neighbours below which the median certified radius says next
@@ -97,10 +97,13 @@ def conditions(
     >>> f"{verdict.median_radius:.3f} of {verdict.resolution:.3f}"
     '1.414 of 1.414'
     """
-    norm = check_norm(norm)
+    model, norm = check_model(model), check_norm(norm)
+    if metric is not None and not isinstance(metric, str):
+        raise InvalidInput("metric", shown(metric), "the name of a distance, or None")
     rows = _numbers(inputs)
     if rows is None:
         return _without_metric(norm)
+    labels = check_labels(labels, len(rows))
     capture(model, rows[:1])  # a model that cannot be captured is refused, not called unbounded
     try:
         certificates = certify(model, rows, labels, norm)
@@ -156,8 +159,7 @@ def _numbers(inputs: Any) -> Tensor | None:
     """
     if _whole(inputs):
         return None
-    check_inputs(inputs)
-    return inputs
+    return check_inputs(inputs)
 
 
 def _whole(inputs: object) -> bool:

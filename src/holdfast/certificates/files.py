@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save as pack
 from torch import Tensor, nn
 
+from holdfast.arguments import check_norm
 from holdfast.certificates.certificate import PER_ROW, Certificates
 from holdfast.errors import InvalidInput, MissingExtra, Unsupported
 from holdfast.files import read_json, write_together
 from holdfast.graph.capture import capture, weights_hash
-from holdfast.types import check_norm
 
 FORMAT = "holdfast.certificates/2"
 _SCALARS = ("norm", "semantics", "guarantee", "fingerprint", "constant", "classes")

@@ -17,7 +17,6 @@ from cyclopts import Parameter
 from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 
-from holdfast.arguments import check_new_name
 from holdfast.errors import InvalidInput, visible
 from holdfast.versions import VERSION
 
@@ -145,14 +144,15 @@ def load_numbers(models: Sequence[str], data: str) -> "tuple[_Models, LoadedData
 
 def norm_of(text: str) -> float:
     """Return a norm from its name on the command line."""
-    known = {"1": 1.0, "2": 2.0, "inf": float("inf")}
-    if text not in known:
-        raise InvalidInput("norm", repr(text), "1, 2 or inf")
-    return known[text]
+    from holdfast.arguments import check_norm
+
+    return check_norm(text)
 
 
 def check_writable(out: Path | None) -> None:
     """Refuse a file that cannot be written before the work, not after it."""
+    from holdfast.arguments import check_new_name
+
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK)):
         raise InvalidInput("out", repr(str(out)), "a file in a folder that can be written to")
     if out is not None:

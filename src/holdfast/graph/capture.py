@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import InvalidInput, Obstacle, Unsupported
+from holdfast.arguments import check_example, check_model
+from holdfast.errors import Obstacle, Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import check_replay
 from holdfast.graph.translate import translate
@@ -44,7 +45,8 @@ def capture(model: nn.Module, example: Example) -> Graph:
     >>> [node.op for node in graph.nodes]
     ['input', 'linear']
     """
-    tensors = check_example(example)
+    model, example = check_model(model), check_example(example)
+    tensors = tuple(example.values()) if isinstance(example, dict) else (example,)
     obstacles = [*training_modes(model), *_weights(model)]
     if obstacles:
         raise Unsupported("capture", obstacles)
@@ -56,23 +58,6 @@ def capture(model: nn.Module, example: Example) -> Graph:
     check_replay(graph, model, example, tensors)
     check_unchanged(graph, model)
     return graph
-
-
-def check_example(example: Example) -> tuple[Tensor, ...]:
-    """Return the tensors of an example.
-
-    Raises:
-        InvalidInput: When one is not a tensor with at least one row, or rows differ in number.
-    """
-    named = example if isinstance(example, Mapping) else {"example": example}
-    for name, value in named.items():
-        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] == 0:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise InvalidInput(name, got, "a tensor with at least one row (batch dimension first)")
-    if len({value.shape[0] for value in named.values()}) > 1:
-        rows = {name: value.shape[0] for name, value in named.items()}
-        raise InvalidInput("example", f"rows {rows}", "the same number of rows in every tensor")
-    return tuple(named.values())
 
 
 def weights_hash(model: nn.Module) -> str:

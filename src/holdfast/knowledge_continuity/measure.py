@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from holdfast.arguments import look_up
+from holdfast.arguments import check_number, check_whole, look_up
 from holdfast.errors import InvalidInput
 from holdfast.knowledge_continuity.evidence.evidence import (
     Edges,
@@ -82,12 +82,12 @@ class Plan:
     def __post_init__(self) -> None:
         resolve_distance(self.distance)
         resolve_kernel(self.kernel, self.clip)
-        if self.pairs != "all" and not (_is_whole(self.pairs) and self.pairs >= 1):
-            raise InvalidInput("pairs", repr(self.pairs), "'all', or a number of rounds")
-        if not isinstance(self.near, int | float) or not 0 < self.near <= 1:
-            raise InvalidInput("near", repr(self.near), "a share of pairs, above 0 and at most 1")
-        if not _is_whole(self.seed):
-            raise InvalidInput("seed", repr(self.seed), "an integer")
+        if self.pairs != "all":
+            check_whole("pairs", self.pairs, "'all', or a number of rounds", 1)
+        wanted = "a share of pairs, above 0 and at most 1"
+        near = check_number("near", self.near, lambda share: 0 < share <= 1, wanted)
+        object.__setattr__(self, "near", near)
+        check_whole("seed", self.seed, "an integer")
         if self.grid is not None:
             check_levels(self.grid)
 
@@ -95,10 +95,6 @@ class Plan:
     def weigh(self) -> Kernel:
         """The kernel of this name and clip."""
         return resolve_kernel(self.kernel, self.clip)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def measure(

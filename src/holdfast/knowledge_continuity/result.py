@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from holdfast.arguments import look_up
+from holdfast.arguments import check_whole, look_up
 from holdfast.errors import InvalidInput
 from holdfast.files import StrPath, plain, to_json, write_whole
 from holdfast.knowledge_continuity.evidence.certificate import (
@@ -105,8 +105,7 @@ class Knowledge:
         Raises:
             InvalidInput: If the layer was not measured, or k is below 1.
         """
-        if k < 1:
-            raise InvalidInput("k", k, "at least 1")
+        k = check_whole("k", k, "a whole number, at least 1", 1)
         values, rows = look_up("layer", layer, self.pointwise).sort(descending=True, stable=True)
         return list(zip(rows[:k].tolist(), values[:k].tolist(), strict=True))
 

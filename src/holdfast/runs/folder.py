@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from holdfast.errors import HoldfastError, InvalidInput
-from holdfast.arguments import check_new_name
 
 
 class FolderInUse(HoldfastError):
@@ -32,6 +31,8 @@ def claim(folder: str | os.PathLike[str]) -> Iterator[Path]:
         InvalidInput: When it cannot be made or written to.
         OSError: When the disk is full.
     """
+    from holdfast.arguments import check_new_name
+
     path = Path(folder)
     check_new_name(path)
     try:

@@ -18,8 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from holdfast.arguments import look_up
-from holdfast.batches import check_labels
+from holdfast.arguments import check_classes, check_model, check_number, check_whole, look_up
 from holdfast.errors import InvalidInput
 from holdfast.files import plain
 from holdfast.smoothness.eigen import top_eigenvalue
@@ -29,7 +28,7 @@ from holdfast.smoothness.objective import Evaluation, Loss, Objective
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.ndim != 2:
         raise InvalidInput("model", f"outputs of shape {tuple(logits.shape)}", "[N, classes]")
-    return functional.cross_entropy(logits, check_labels(labels, len(logits), logits.shape[1]))
+    return functional.cross_entropy(logits, check_classes(labels, len(logits), logits.shape[1]))
 
 
 def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -179,9 +178,12 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
     >>> result.holds
     True
     """
-    check_step(step)
-    if not (0 <= momentum < 1):
-        raise InvalidInput("momentum", momentum, "a number from 0 to below 1")
+    model, step = check_model(model), check_step(step)
+    wanted = "a number from 0 to below 1"
+    momentum = check_number("momentum", momentum, lambda share: 0 <= share < 1, wanted)
+    if batch_size is not None:
+        wanted = "a positive number of rows, or None for all"
+        batch_size = check_whole("batch_size", batch_size, wanted, 1)
     function = loss if callable(loss) else look_up("loss", loss, LOSSES)
     objective = Objective(model, function, inputs, labels, batch_size)
     before = _finite(objective.evaluate(objective.point), "loss", "at the present parameters")
@@ -213,14 +215,9 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
     )
 
 
-def check_step(step: float) -> None:
-    """Check a learning rate.
-
-    Raises:
-        InvalidInput: When it is not a finite number above 0.
-    """
-    if not (0 < step < math.inf):
-        raise InvalidInput("step", step, "a finite number above 0")
+def check_step(step: object) -> float:
+    """Return a learning rate; see `check_number`."""
+    return check_number("step", step, lambda s: 0 < s < math.inf, "a finite number above 0")
 
 
 def promised(constant: float, square: float) -> Callable[[float], float]:

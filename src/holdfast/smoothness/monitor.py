@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from holdfast.arguments import check_whole
 from holdfast.errors import HoldfastWarning, InvalidInput
 from holdfast.files import StrPath
 from holdfast.smoothness.metric import rule_of, scales
@@ -113,8 +114,7 @@ class DescentMonitor:
         loss: Callable[[], Tensor] | None = None,
         out: StrPath | None = None,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InvalidInput("every", repr(every), "a whole number of steps, at least 1")
+        every = check_whole("every", every, "a whole number of steps, at least 1", 1)
         if not isinstance(optimizer, Optimizer):
             raise InvalidInput("optimizer", type(optimizer).__name__, "a torch.optim.Optimizer")
         if any(group.get("maximize") for group in optimizer.param_groups):

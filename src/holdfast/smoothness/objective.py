@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from holdfast.batches import check_inputs
+from holdfast.arguments import check_inputs, check_tensor
 from holdfast.errors import InvalidInput, Obstacle, Unsupported
 from holdfast.smoothness.twice import check_twice
 
@@ -209,13 +209,12 @@ def _split(
     Raises:
         InvalidInput: When rows and labels do not belong together, or the size is not positive.
     """
-    check_inputs(inputs)
-    if not isinstance(labels, Tensor) or labels.dim() == 0 or len(labels) != len(inputs):
-        got = f"shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels)
-        raise InvalidInput("labels", got, f"a tensor of {len(inputs)} rows, one per input")
-    if size is not None and not size > 0:
-        raise InvalidInput("batch_size", size, "a positive number of rows, or None for all")
-    inputs, labels = (_double(value.detach()).to(device) for value in (inputs, labels))
+    inputs = check_inputs(inputs)
+    wanted = f"a tensor of {len(inputs)} rows, one per input"
+    labels = check_tensor("labels", labels, wanted)
+    if labels.dim() == 0 or len(labels) != len(inputs):
+        raise InvalidInput("labels", f"shape {tuple(labels.shape)}", wanted)
+    inputs, labels = (_double(value).to(device) for value in (inputs, labels))
     size = size or len(inputs)
     pairs = zip(inputs.split(size), labels.split(size), strict=True)
     return [(len(rows) / len(inputs), (rows, targets)) for rows, targets in pairs]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.batches import check_inputs
+from holdfast.arguments import check_inputs
 from holdfast.errors import HoldfastWarning, InvalidInput
 from holdfast.sources.arrays import read_npz
 from holdfast.sources.demo import demo_data, demo_image_shape

@@ -6,6 +6,7 @@ distances in units of their own mean (else the network just inflates its states)
 the true cross entropy, clipped, and no division by small distances.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, Unpack
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import nn as distributed
 from torch.nn import functional
 
-from holdfast.arguments import known_names, look_up
+from holdfast.arguments import check_number, known_names, look_up
 from holdfast.errors import InvalidInput
 from holdfast.graph.layers import Calls, module_path
 from holdfast.knowledge_continuity.states.states import POOLING, Pooling
@@ -85,13 +86,12 @@ class KnowledgePenalty:
             if path is None:
                 raise InvalidInput("layer", repr(layer), known_names(str(layer), modules))
             paths[path] = modules[path]
-        alpha, beta = options.get("alpha", 2.0), options.get("beta", 1.0)
-        self.layers, self.weight = tuple(layers), weight
-        self.clip = options.get("clip", 10.0)
-        wanted = {"weight": weight, "alpha": alpha, "beta": beta, "clip": self.clip}
-        for name, value in wanted.items():
-            if not 0 < value < float("inf"):
-                raise InvalidInput(name, value, "a finite number above 0")
+        given = {"weight": weight, "alpha": 2.0, "beta": 1.0, "clip": 10.0, **options}
+        self.weight, alpha, beta, self.clip = (
+            check_number(name, given[name], lambda v: 0 < v < math.inf, "a finite number above 0")
+            for name in ("weight", "alpha", "beta", "clip")
+        )
+        self.layers = tuple(layers)
         pooling = options.get("pooling", "mean")
         self.pool = pooling if callable(pooling) else look_up("pooling", pooling, POOLING)
         self.one_sided = options.get("one_sided", False)

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from scipy import special
 
-from holdfast.errors import InvalidInput
+from holdfast.arguments import check_share
 
 # What the tails of the binomial distribution (incomplete beta functions) may be wrong by, of
 # themselves; scipy's are right to about 1e-13.
@@ -23,17 +23,6 @@ TAIL_ERROR = 1e-9
 # Hinges that are tried: any set of them gives a valid bound, the best one lies near the count.
 HINGES = 64
 BISECTIONS = 60
-
-
-def check_alpha(alpha: float) -> float:
-    """Return alpha.
-
-    Raises:
-        InvalidInput: Unless it is strictly between 0 and 1.
-    """
-    if not 0 < alpha < 1:
-        raise InvalidInput("alpha", alpha, "a probability between 0 and 1")
-    return alpha
 
 
 def binomial_upper(hits: int, trials: int, alpha: float) -> float:
@@ -53,7 +42,7 @@ def binomial_upper(hits: int, trials: int, alpha: float) -> float:
     >>> round(binomial_upper(0, 100, 0.05), 6)  # 1 - 0.05 ** (1 / 100)
     0.029513
     """
-    check_alpha(alpha)
+    check_share("alpha", alpha)
     if hits >= trials:
         return 1.0
     bound = float(special.betaincinv(hits + 1, trials - hits, 1 - alpha))
@@ -88,7 +77,7 @@ def pairs_upper(mean: float, rows: int, alpha: float) -> float:
     >>> round(pairs_upper(0.0, 200, 0.05), 6) >= round(1 - 0.05 ** (1 / 100), 6)
     True
     """
-    check_alpha(alpha)
+    check_share("alpha", alpha)
     m = rows // 2
     if m == 0 or not mean < 1:
         return 1.0
@@ -133,7 +122,7 @@ def mean_upper(mean: float, square: float, rows: int, alpha: float) -> float:
     >>> round(mean_upper(0.1, 0.01, 2000, 0.05), 4), round(pairs_upper(0.1, 2000, 0.05), 4)
     (0.113, 0.1208)
     """
-    check_alpha(alpha)
+    check_share("alpha", alpha)
     m = rows // 2
     if m == 0:
         return 1.0

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from holdfast.arguments import look_up
+from holdfast.arguments import check_number, check_share, check_whole, look_up
 from holdfast.errors import InvalidInput
 from holdfast.knowledge_continuity.evidence.binomial import binomial_upper, pairs_lower, pairs_upper
 from holdfast.knowledge_continuity.evidence.evidence import Evidence, Tally
@@ -19,7 +19,6 @@ from holdfast.knowledge_continuity.evidence.statements import (
     LIMITS,
     at_most,
     check_front,
-    check_share,
 )
 from holdfast.rounding import mul_up
 
@@ -137,6 +136,11 @@ class Place:
     anchor: int | None = None
     front_upper: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "confidence", check_share("confidence", self.confidence))
+        if self.front_upper is not None:
+            object.__setattr__(self, "front_upper", check_front(self.front_upper))
+
 
 def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> Certificate:
     """Certify one distance and loss change from the counts of the grid.
@@ -159,10 +163,10 @@ def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> 
     Raises:
         InvalidInput: If the method has no counts, or an argument is out of range.
     """
-    if not delta > 0 or not eta >= 0 or not eta < math.inf:
-        raise InvalidInput("delta, eta", (delta, eta), "a distance above 0 and a loss change")
+    delta = check_number("delta", delta, lambda distance: distance > 0, "a distance above 0")
+    eta = check_number("eta", eta, lambda e: 0 <= e < math.inf, "a loss change, at least 0")
     edges, front = evidence.edges, place.front_upper
-    reach = delta if front is None else mul_up(check_front(front), delta)
+    reach = delta if front is None else mul_up(front, delta)
     at = bisect.bisect_left(edges.deltas, reach), bisect.bisect_right(edges.etas, eta) - 1
     tally, bounds = _tally(evidence, place), _BOUNDS[place.method]
     multiplicity = 2 * place.layers * len(edges.deltas) * len(edges.etas)
@@ -202,15 +206,15 @@ def _tally(evidence: Evidence, place: Place) -> Tally:
         InvalidInput: If there are none.
     """
     look_up("method", place.method, _BOUNDS)
-    check_share(place.confidence)
     tallies = {"nearest": evidence.nearest, "anchor": evidence.anchors, "pairs": evidence.pairs}
     tally = tallies[place.method]
     if tally is None:
         raise InvalidInput("method", "'pairs'", "at least 2 certification rows, or 'nearest'")
     if place.method == "anchor":
         known = len(tally.bad)
-        if place.anchor is None or not 0 <= place.anchor < known:
-            raise InvalidInput("anchor", place.anchor, f"one of the {known} anchors, from 0")
+        wanted = f"one of the {known} anchors, from 0"
+        if check_whole("anchor", place.anchor, wanted, 0) >= known:
+            raise InvalidInput("anchor", place.anchor, wanted)
     return tally
 
 

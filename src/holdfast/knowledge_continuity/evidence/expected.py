@@ -11,6 +11,7 @@ inputs with the floor divided by K, pairs that the layer maps to one point inclu
 import math
 from dataclasses import dataclass
 
+from holdfast.arguments import check_share
 from holdfast.errors import InvalidInput
 from holdfast.knowledge_continuity.evidence.binomial import mean_upper
 from holdfast.knowledge_continuity.evidence.evidence import Evidence
@@ -18,7 +19,6 @@ from holdfast.knowledge_continuity.evidence.statements import (
     LIMITS,
     at_most,
     check_front,
-    check_share,
 )
 from holdfast.rounding import mul_up, up
 
@@ -76,7 +76,7 @@ def certify_slope(
     Raises:
         InvalidInput: If there are fewer than 2 certification rows, or an argument is out of range.
     """
-    check_share(confidence)
+    confidence = check_share("confidence", confidence)
     slopes = evidence.slopes
     if slopes is None:
         raise InvalidInput("data", f"{evidence.rows} certification rows", "at least 2")

@@ -2,7 +2,7 @@
 
 import math
 
-from holdfast.errors import InvalidInput
+from holdfast.arguments import check_number
 
 LIMITS = (
     "It is not a statement about all inputs within delta. It says nothing about adversarial "
@@ -21,23 +21,7 @@ def at_most(bound: float) -> str:
     return f"{math.ceil(bound / unit) * unit:.4g}"
 
 
-def check_share(confidence: float) -> float:
-    """Return a confidence.
-
-    Raises:
-        InvalidInput: Unless it is strictly between 0 and 1.
-    """
-    if not 0 < confidence < 1:
-        raise InvalidInput("confidence", confidence, "a probability between 0 and 1")
-    return confidence
-
-
-def check_front(front_upper: float) -> float:
-    """Return a Lipschitz constant.
-
-    Raises:
-        InvalidInput: Unless it is finite and above 0.
-    """
-    if not 0 < front_upper < math.inf:
-        raise InvalidInput("front_upper", front_upper, "a finite Lipschitz constant above 0")
-    return front_upper
+def check_front(front_upper: object) -> float:
+    """Return a Lipschitz constant, finite and above 0; see `check_number`."""
+    wanted = "a finite Lipschitz constant above 0"
+    return check_number("front_upper", front_upper, lambda k: 0 < k < math.inf, wanted)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from holdfast.arguments import look_up
-from holdfast.errors import InvalidInput
+from holdfast.arguments import check_number, look_up
 
 OFFSETS = {"inverse": 0.0, "one_plus": 1.0}
 
@@ -69,7 +68,7 @@ def resolve_kernel(name: str, clip: float | None = None) -> Kernel:
         InvalidInput: For an unknown name, or a clip that is not finite and above 0.
     """
     offset = look_up("kernel", name, OFFSETS)
-    number = isinstance(clip, int | float) and not isinstance(clip, bool)
-    if clip is not None and not (number and 0 < clip < math.inf):
-        raise InvalidInput("clip", repr(clip), "a finite distance above 0, or None")
-    return Kernel(offset, clip or 0.0)
+    if clip is None:
+        return Kernel(offset, 0.0)
+    wanted = "a finite distance above 0, or None"
+    return Kernel(offset, check_number("clip", clip, lambda c: 0 < c < math.inf, wanted))

@@ -11,8 +11,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import known_names, look_up
-from holdfast.batches import check_inputs
+from holdfast.arguments import (
+    check_example,
+    check_inputs,
+    check_labels,
+    check_model,
+    known_names,
+    look_up,
+    shown,
+)
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import training_modes
 from holdfast.graph.layers import layer_results, module_path
@@ -76,15 +83,14 @@ def batches_of(data: Batches) -> Iterator[tuple[Inputs, Tensor]]:
         InvalidInput: When there are no rows, or inputs and labels do not belong together.
     """
     if not isinstance(data, Iterable) or isinstance(data, Mapping):
-        raise InvalidInput("data", type(data).__name__, PAIRS)
+        raise InvalidInput("data", shown(data), PAIRS)
     pair = data if isinstance(data, list | tuple) and len(data) == 2 else (None, None)
-    whole = isinstance(pair[0], Tensor | Mapping) or isinstance(pair[1], Tensor)
+    whole = isinstance(pair[0], Tensor | Mapping) or hasattr(pair[1], "__array__")
     empty, batches = True, cast(Iterable[object], [data] if whole else data)
     for batch in batches:
         if not isinstance(batch, list | tuple) or len(batch) != 2:
-            raise InvalidInput("data", type(batch).__name__, PAIRS)
-        inputs, labels = batch
-        rows = _check_batch(inputs, labels)
+            raise InvalidInput("data", shown(batch), PAIRS)
+        inputs, labels, rows = _check_batch(*batch)
         for start in range(0, rows, BATCH):
             empty = False
             yield _rows(inputs, slice(start, start + BATCH)), labels[start : start + BATCH]
@@ -92,29 +98,18 @@ def batches_of(data: Batches) -> Iterator[tuple[Inputs, Tensor]]:
         raise InvalidInput("data", "no batch", "at least one row")
 
 
-def _check_batch(inputs: object, labels: object) -> int:
-    """Return the number of rows.
+def _check_batch(inputs: object, labels: object) -> tuple[Inputs, Tensor, int]:
+    """Return inputs, labels, and the number of rows.
 
     Raises:
         InvalidInput: When inputs and labels do not belong together.
     """
-    if isinstance(inputs, Mapping):
-        if not inputs or not all(isinstance(value, Tensor) for value in inputs.values()):
-            raise InvalidInput("inputs", f"a mapping of {list(inputs)}", "a mapping of tensors")
-        rows = {name: value.shape[:1] for name, value in inputs.items()}
-        if len(set(rows.values())) > 1 or not all(rows.values()):
-            raise InvalidInput("inputs", f"rows {rows}", "the same number in every tensor")
-        n = len(next(iter(inputs.values())))
-    elif isinstance(inputs, Tensor):
-        check_inputs(inputs)
-        n = len(inputs)
-    else:
-        raise InvalidInput("data", type(inputs).__name__, PAIRS)
-    if not isinstance(labels, Tensor):
-        raise InvalidInput("labels", type(labels).__name__, f"a tensor, one label for {n} rows")
-    if labels.shape != (n,):
-        raise InvalidInput("labels", f"shape {tuple(labels.shape)}", f"[{n}]")
-    return n
+    rows = check_example(inputs) if isinstance(inputs, Mapping) else check_inputs(inputs)
+    count = len(rows if isinstance(rows, Tensor) else next(iter(rows.values())))
+    targets = check_labels(labels, count)
+    if targets.dim() > 1:
+        raise InvalidInput("labels", f"shape {tuple(targets.shape)}", f"[{count}]")
+    return rows, targets, count
 
 
 def _rows(inputs: Inputs, place: slice) -> Inputs:
@@ -144,9 +139,7 @@ def collect(
         Unsupported: When a module is in training mode that makes its output depend on chance.
         InvalidInput: When a layer does not exist or is not run, or its output is no tensor.
     """
-    if not isinstance(model, nn.Module):
-        raise InvalidInput("model", type(model).__name__, "a torch.nn.Module")
-    if obstacles := training_modes(model):
+    if obstacles := training_modes(check_model(model)):
         raise Unsupported("knowledge continuity", obstacles)
     pool = pooling if callable(pooling) else look_up("pooling", pooling, POOLING)
     outputs, labels, chosen, parts = [], [], tuple(layers or ()), {}
