@@ -20,6 +20,14 @@ def load(tmp_path, **arrays) -> LoadedData:
     return load_data(f"npz:{tmp_path}/x.npz")
 
 
+def test_two_pairs_of_usual_names_ask_which_one_is_meant(tmp_path):
+    arrays = {"x": ROWS, "y": LABELS, "inputs": ROWS, "labels": LABELS}
+    np.savez(tmp_path / "two.npz", **arrays)
+    with pytest.raises(InvalidInput, match=r"inputs=inputs&labels=labels or \?inputs=x&labels=y$"):
+        load_data(f"npz:{tmp_path}/two.npz")
+    assert len(load_data(f"npz:{tmp_path}/two.npz?inputs=x&labels=y").labels) == len(LABELS)
+
+
 @pytest.mark.parametrize("names", [("inputs", "labels"), ("x", "y"), ("x_test", "y_test")])
 def test_arrays_are_found_by_their_names(tmp_path, names):
     data = load(tmp_path, **dict(zip(names, (ROWS, LABELS), strict=True)), other=LABELS)

@@ -1,5 +1,7 @@
 """Exported programs: the same answers, and nothing in them that runs."""
 
+import copy
+import functools
 import io
 import json
 import pickle
@@ -214,6 +216,73 @@ def test_weights_that_reach_beyond_their_bytes_are_refused(tmp_path, archive):
 
         with pytest.raises(InvalidInput, match=r"0\.weight of shape|a size"):
             read_exported(write(_edit(archive, WEIGHTS, change), tmp_path / "net.pt2"))
+
+
+class Grown(nn.Module):
+    """A linear layer, and the sum of something that grew in small steps."""
+
+    def __init__(self, grow):
+        super().__init__()
+        self.linear, self.grow = nn.Linear(4, 3), grow
+
+    def forward(self, x):
+        return self.linear(x) + self.grow(x).flatten(1).sum(1, keepdim=True)
+
+
+def _repeated(step, times: int):
+    return lambda x: functools.reduce(lambda value, _: step(value), range(times), x)
+
+
+GROWING = {
+    "cat": _repeated(lambda x: torch.cat([x, x], 1), 28),
+    "repeat": _repeated(lambda x: x.repeat(1, 64), 5),
+    "expand": lambda x: x[:, :, None].expand(-1, -1, 2**28).relu(),
+    "pad": lambda x: nn.functional.pad(x, (0, 2**30)),
+    "interpolate": _repeated(
+        lambda x: nn.functional.interpolate(x.view(-1, 1, *[2] * 2) if x.dim() < 4 else x, None, 2),
+        14,
+    ),
+    "full": lambda x: x + torch.full((2**31,), 0.5)[:4],
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_chain_that_grows_beyond_all_measure_is_refused(tmp_path, name):
+    path = save(Grown(GROWING[name]), (4,), tmp_path / "net.pt2")
+    with pytest.raises(InvalidInput, match=r"net\.pt2' \(too large: more than"):
+        read_exported(path)
+
+
+def test_a_value_that_is_given_twice_is_refused(tmp_path, archive):
+    def rename(document):
+        first, second, *_ = _graph(document)["nodes"]
+        second["outputs"] = first["outputs"]
+
+    with pytest.raises(InvalidInput, match="value 'linear' comes twice"):
+        read_exported(write(_edit(archive, GRAPH, rename), tmp_path / "net.pt2"))
+
+
+def _shared(path: Path, content: bytes, count: int) -> Path:
+    """Write an archive with so many names for one member."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as stored:
+        stored.writestr("net/0", content)
+        for k in range(1, count):
+            again = copy.copy(stored.filelist[0])
+            again.filename = f"net/{k}"
+            stored.filelist.append(again)
+    return path
+
+
+def test_members_that_share_their_bytes_are_measured_together(tmp_path):
+    path = _shared(tmp_path / "net.pt2", bytes(range(256)) * 2**12, 1000)
+    with pytest.raises(InvalidInput, match=r"an archive, which unpacks .* bytes to 1048576000"):
+        read_exported(path)
+
+
+def test_absurdly_many_members_are_refused(tmp_path):
+    path = _shared(tmp_path / "net.pt2", b"", 70_000)
+    with pytest.raises(InvalidInput, match="an archive of 70000 members, wanted at most 65536"):
+        read_exported(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 99, b"PK\x05\x06" + bytes(18)])

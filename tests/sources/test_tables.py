@@ -49,6 +49,10 @@ BAD = {
     "a,label\n": "at least one row|no row",
     "a,b\n1.5,2\n": r"columns a, b, wanted \?labels=COLUMN",
     "a,a,label\n1.5,2,0\n": "comes twice",
+    "a,label,y\n1.5,2,0\n": r"columns label, y, .*, wanted \?labels=label or \?labels=y$",
+    "Class,a,Target\n1,2.5,0\n": r"wanted \?labels=Class or \?labels=Target$",
+    ",a,b,label\n0,1.5,2.5,0\n": r"a column '', which .*, wanted \?inputs=a,b, or",
+    "Unnamed: 0,a,label\n0,1.5,0\n": r"index of the rows, wanted \?inputs=a, or",
     "a,label\n1.5,cat\n": "row 0 has the field 'cat'",
     "a,label\n1.5,0,3\n": "row 0 has 3 fields",
     "a,label\n1_0.5,0\n": "row 0 has the field",
@@ -122,6 +126,8 @@ def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
         ({"a": [[0.5], [1.0, 2.0]], "label": [0, 1]}, "t.parquet"),
         ({"a": [[0.5], [1.0]], "b": [0.5, 1.0], "label": [0, 1]}, "column a of type list"),
         ({"a": [0.5, 1.0]}, "columns a, wanted"),
+        ({"a": [0.5], "y": [1], "label": [0]}, r"wanted \?labels=y or \?labels=label$"),
+        ({"a": [0.5], "__index_level_0__": [1], "y": [0]}, r"wanted \?inputs=a, or"),
     ],
 )
 def test_columns_that_hold_no_numbers_are_refused(parquet, columns, said):

@@ -35,6 +35,16 @@ def parquet(tmp_path):
     return write
 
 
+def test_a_checkpoint_without_its_head_is_refused(tmp_path):
+    """Its head would be drawn at random, at every run another one."""
+    transformers = pytest.importorskip("transformers")
+    folder = save_classifier(tmp_path / "tiny")
+    config = transformers.BertConfig.from_pretrained(folder)
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    with pytest.raises(InvalidInput, match=r"the weights .*classifier.weight are missing"):
+        load_model(f"hf:{folder}")
+
+
 def test_sentences_and_labels_keep_their_order(model, tmp_path):
     texts, labels = sentences(150)
     data = load_sentences(f"csv:{write_csv(tmp_path / 't.csv', 150)}", model)

@@ -9,10 +9,9 @@ import numpy as np
 
 from holdfast.errors import InvalidInput
 from holdfast.sources.files import MOST_BYTES, open_file, reason
-from holdfast.sources.zips import check_member
+from holdfast.sources.zips import checked_members
 
 _WANTED = "an .npz file of plain arrays"
-_PAIRS = (("inputs", "labels"), ("x", "y"), ("x_test", "y_test"))
 _HEADER = 2**14
 
 
@@ -40,7 +39,11 @@ def read_npz(
             raise InvalidInput("data", f"{str(path)!r}, which is something else", _WANTED)
         try:
             with zipfile.ZipFile(file) as archive:
-                members = _members(archive)
+                members = {
+                    name.removesuffix(".npy"): info
+                    for name, info in checked_members(archive, "data").items()
+                    if name.endswith(".npy")
+                }
                 names = _chosen(members, inputs, labels)
                 found = [_read(archive, members[name], name, rows) for name in names]
         except (InvalidInput, MemoryError):
@@ -50,33 +53,29 @@ def read_npz(
     return found[0], found[1]
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Return the arrays' members by name.
-
-    Raises:
-        ValueError: When a name comes twice.
-    """
-    infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-    members = {info.filename.removesuffix(".npy"): info for info in infos}
-    if len(members) < len(infos):
-        raise ValueError("an array that comes twice")
-    return members
-
-
 def _chosen(
     members: dict[str, zipfile.ZipInfo], inputs: str | None, labels: str | None
 ) -> tuple[str, str]:
     """Return the names of the two arrays.
 
     Raises:
-        InvalidInput: When there are none of the usual names, or none of those asked for.
+        InvalidInput: When there are none of the usual names, several, or none of those asked for.
     """
-    usual = next((pair for pair in _PAIRS if {*pair} <= members.keys()), ("", ""))
+    pairs = (("inputs", "labels"), ("x", "y"), ("x_test", "y_test"))
+    found = [pair for pair in pairs if {*pair} <= members.keys()]
+    if len(found) > 1 and not (inputs and labels):
+        got = (
+            f"arrays {', '.join(' and '.join(pair) for pair in found)}, each of which may be meant"
+        )
+        wanted = " or ".join(f"?inputs={x}&labels={y}" for x, y in found)
+        raise InvalidInput("data", got, wanted)
+    usual = found[0] if found else ("", "")
     names = (inputs or usual[0], labels or usual[1])
     if not {*names} <= members.keys():
-        pairs = ", ".join(" and ".join(pair) for pair in _PAIRS)
-        wanted = f"{pairs}, or ?inputs=NAME&labels=NAME"
-        raise InvalidInput("data", f"arrays {', '.join(members)}", wanted)
+        known = ", ".join(" and ".join(pair) for pair in pairs)
+        wanted = f"{known}, or ?inputs=NAME&labels=NAME"
+        shown = [name[:40] for name in members][:12]
+        raise InvalidInput("data", f"arrays {', '.join(shown)}", wanted)
     return names
 
 
@@ -89,7 +88,6 @@ def _read(
         InvalidInput: When it does not hold plain numbers.
         ValueError: When header and length contradict each other.
     """
-    check_member(info, "data")
     with archive.open(info) as member:
         head = io.BytesIO(member.read(_HEADER))
     shape, fortran, dtype = _header(head)

@@ -6,7 +6,8 @@ Nothing here unpickles, evaluates or imports what a file says.
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,6 +113,40 @@ def reason(problem: BaseException) -> str:
     return " ".join(str(text).split())[:300]
 
 
+def check_unpacked(what: str, packed: int, unpacked: int, argument: str) -> None:
+    """Refuse what unpacks to far more than it is.
+
+    Args:
+        what: What it is, for the message.
+        packed: Bytes in the file.
+        unpacked: Bytes that they stand for.
+        argument: Name of the user's argument, for the message.
+
+    Raises:
+        InvalidInput: When it does.
+    """
+    # Arrays of few different numbers pack well; a small one may unpack to 16 MiB in any case.
+    most = 200
+    if unpacked > MOST_BYTES or (unpacked > 2**24 and unpacked > most * packed):
+        got = f"{what}, which unpacks {packed} bytes to {unpacked}"
+        raise InvalidInput(argument, got, f"at most {most} times as many, and {MOST_BYTES}")
+
+
+def check_once(kind: str, names: Iterable[str]) -> None:
+    """Refuse names of which one is given twice: readers differ in which one they take.
+
+    Args:
+        kind: What the names are of, for the message.
+        names: As a file gives them.
+
+    Raises:
+        ValueError: When one comes twice.
+    """
+    name, count = next(iter(Counter(names).most_common(1)), ("", 0))
+    if count > 1:
+        raise ValueError(f"{kind} {name!r} comes twice")
+
+
 def strict_json(content: bytes) -> Any:
     """Return what JSON says, as every reader would understand it.
 
@@ -128,11 +163,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object.
 
     Raises:
-        ValueError: When a key comes twice: readers differ in which one they take.
+        ValueError: When a key comes twice.
     """
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key!r} comes twice")
-        found[key] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        check_once("key", [key for key, _ in pairs])
     return found

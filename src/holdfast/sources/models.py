@@ -121,33 +121,40 @@ def _from_folder(spec: str, target: str, weights: str | None) -> LoadedModel:
     except ImportError:
         raise MissingExtra("transformers", "hf", "a model from hf:FOLDER") from None
     try:
-        with _without_progress():
-            model = AutoModelForSequenceClassification.from_pretrained(
+        with silently():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-                dtype=torch.float32,
+                dtype=torch.float32, output_loading_info=True,
             )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
         got = f"{folder} ({' '.join(str(problem).split())})"
         wanted = "a sequence classifier in safetensors, of a kind that transformers knows"
         raise InvalidInput("model", got, wanted) from problem
+    missing = sorted({*info["missing_keys"]})
+    if missing:  # transformers draws them at random: another model at every run
+        got = f"{folder}, in whose files the weights {', '.join(missing[:6])} are missing"
+        wanted = "a classifier that was trained and saved with its head"
+        raise InvalidInput("model", got, wanted)
     kind = type(model).__name__
     return LoadedModel(model.eval(), spec, folder.name, f"{kind} from {folder}.", folder=folder)
 
 
 @contextmanager
-def _without_progress() -> Iterator[None]:
-    """Keep transformers from drawing bars on stderr.
+def silently() -> Iterator[None]:
+    """Keep transformers from drawing bars, and names out of files, on stderr.
 
     Yields:
         Once.
     """
     from transformers import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

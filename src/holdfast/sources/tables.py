@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from holdfast.errors import InvalidInput, MissingExtra
-from holdfast.sources.files import open_file, reason
+from holdfast.sources.files import check_unpacked, open_file, reason
 
-_LABELS = ("label", "labels", "y", "target", "class")
-_TEXTS = ("text", "sentence")
 _MOST_ENTRIES = 2**28
 _CSV, _PARQUET = "a CSV file", "a Parquet file"
 
@@ -37,10 +36,11 @@ class TextColumns:
         """Return the columns of sentences, labels and, where named, perturbed sentences.
 
         Raises:
-            InvalidInput: When a name comes twice, or one that is asked for does not exist.
+            InvalidInput: When a name comes twice, one that is asked for does not exist, or two
+                columns may be meant.
         """
         label = _label(columns, self.labels)
-        text = self.text or next((name for name in columns if name.lower() in _TEXTS), None)
+        text = self.text or _usual("text", columns, ("text", "sentence"))
         asked = {"text": text, "perturbed": self.perturbed}
         for option, name in asked.items():
             missing = name is None and option == "text"
@@ -197,10 +197,17 @@ def _columns(columns: Sequence[str], inputs: str | None, labels: str | None) -> 
     """Return the columns of the features, and last the one of the label.
 
     Raises:
-        InvalidInput: When a name comes twice, or one that is asked for does not exist.
+        InvalidInput: When a name comes twice, one that is asked for does not exist, several columns
+            may be the label's, or one is no feature.
     """
     label = _label(columns, labels)
     features = inputs.split(",") if inputs else [name for name in columns if name != label]
+    # Where pandas wrote a table with its index, the index has such a name.
+    index = {"", "Unnamed: 0", "__index_level_0__"} & {*features}
+    if index and not inputs:
+        rest = ",".join(name for name in features if name not in index)
+        got = f"a column {index.pop()!r}, which may be the index of the rows"
+        raise InvalidInput("data", got, f"?inputs={rest}, or a table written without its index")
     missing = [name for name in features if name not in columns]
     if missing or not features:
         raise InvalidInput("data", f"no column {', '.join(missing)}", "?inputs=COLUMN,COLUMN")
@@ -211,11 +218,11 @@ def _label(columns: Sequence[str], labels: str | None) -> str:
     """Return the column of the label.
 
     Raises:
-        InvalidInput: When a name comes twice, or there is no such column.
+        InvalidInput: When a name comes twice, there is no such column, or several may be meant.
     """
     if len({*columns}) < len(columns):
         raise InvalidInput("data", "a column name that comes twice", "different names")
-    label = labels or next((name for name in columns if name.lower() in _LABELS), None)
+    label = labels or _usual("labels", columns, ("label", "labels", "y", "target", "class"))
     if label is None or label not in columns:
         asked = "" if labels is None else f"labels={labels} in "
         wanted = "?labels=COLUMN, one of these"
@@ -223,8 +230,22 @@ def _label(columns: Sequence[str], labels: str | None) -> str:
     return label
 
 
+def _usual(option: str, columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the one column with a usual name; None where there is none.
+
+    Raises:
+        InvalidInput: When there are several.
+    """
+    found = [name for name in columns if name.lower() in names]
+    if len(found) > 1:
+        wanted = " or ".join(f"?{option}={name}" for name in found)
+        raise InvalidInput("data", f"columns {_shown(found)}, each of which may be meant", wanted)
+    return found[0] if found else None
+
+
 def _shown(columns: Sequence[str]) -> str:
-    return ", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "")
+    names = (name if len(name) <= 40 else f"{name[:40]}..." for name in columns[:12])
+    return ", ".join(names) + (", ..." if len(columns) > 12 else "")
 
 
 def _checked(
@@ -295,7 +316,7 @@ def read_parquet(
         if taken * len(names) > _MOST_ENTRIES:
             got = f"{taken} rows of {len(names) - 1} columns"
             raise InvalidInput("data", got, "fewer: ?rows=...")
-        found = _numbers(_first_rows(source, names, taken))
+        found = _numbers(_first_rows(source, names, taken, os.fstat(file.fileno()).st_size))
         *features, label = (found[name] for name in names)
         lists = features[0].dtype == object
         joined = np.array(features[0].tolist()) if lists else np.stack(features, 1)
@@ -317,7 +338,7 @@ def read_parquet_text(path: Path, columns: TextColumns, rows: int | None) -> Sen
         source = parquet.ParquetFile(file)
         names = columns.among(source.schema_arrow.names)
         taken = source.metadata.num_rows if rows is None else rows
-        table = _first_rows(source, names, taken)
+        table = _first_rows(source, names, taken, os.fstat(file.fileno()).st_size)
         words, numbers, *others = (table.column(k).to_pylist() for k in range(len(names)))
     return _checked(words, numbers, others[0] if others else ())
 
@@ -338,14 +359,20 @@ def _parquet() -> Any:
     return parquet
 
 
-def _first_rows(source: Any, names: list[str], rows: int) -> Any:
-    """Return a table of the first rows, its columns in the order of the names."""
+def _first_rows(source: Any, names: list[str], rows: int, packed: int) -> Any:
+    """Return a table of the first rows, its columns in the order of the names.
+
+    Raises:
+        InvalidInput: When a few bytes stand for very many.
+    """
     import pyarrow
 
-    batches, count = [], 0
-    for batch in source.iter_batches(columns=names):
+    batches, count, held = [], 0, 0
+    # Few rows at a time: a page may hold one value and say that it is repeated.
+    for batch in source.iter_batches(2**10, columns=names):
         batches.append(batch)
-        count += len(batch)
+        count, held = count + len(batch), held + batch.nbytes
+        check_unpacked("a table", packed, held, "data")
         if count >= rows:
             break
     return pyarrow.Table.from_batches(batches).slice(0, rows).select(names)

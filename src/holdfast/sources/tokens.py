@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
-from holdfast.sources.models import LoadedModel
+from holdfast.sources.models import LoadedModel, silently
 from holdfast.sources.query import split_query, whole
 from holdfast.sources.tables import Sentences, TextColumns, read_csv_text, read_parquet_text
 
@@ -122,9 +122,10 @@ def read_tokenizer(folder: Path) -> Any:
         raise MissingExtra("transformers", "hf", "sentences as data") from None
     wanted = "a tokenizer beside the model, as tokenizer.save_pretrained writes it"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        with silently():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
     except Exception as problem:  # a damaged file can break its reader anywhere
         got = f"{folder} ({' '.join(str(problem).split())[:300]})"
         raise InvalidInput("model", got, wanted) from problem

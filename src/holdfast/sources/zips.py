@@ -3,32 +3,35 @@
 import zipfile
 
 from holdfast.errors import InvalidInput
-from holdfast.sources.files import MOST_BYTES
-
-_MOST_RATIO, _SMALL = 200, 2**24
-_ENCRYPTED = 1
+from holdfast.sources.files import check_once, check_unpacked
 
 
-def check_member(info: zipfile.ZipInfo, argument: str) -> None:
-    """Refuse a member that unpacks to far more than it is, or in a way that is not expected.
+def checked_members(archive: zipfile.ZipFile, argument: str) -> dict[str, zipfile.ZipInfo]:
+    """Return the members by name, once none of them unpacks to far more than it is.
 
     Args:
-        info: The member.
+        archive: The archive.
         argument: Name of the user's argument, for the message.
 
     Raises:
-        InvalidInput: When its header says so.
+        InvalidInput: When there are too many, or a header says that one, or all together, are too
+            large or packed in a way that is not expected.
+        ValueError: When a name comes twice.
     """
-    if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
-        raise InvalidInput(argument, f"{info.filename!r} packed in another way", "a plain archive")
-    swollen = info.file_size > _SMALL and info.file_size > _MOST_RATIO * info.compress_size
-    if swollen or info.file_size > MOST_BYTES:
-        got = f"{info.filename!r}, which unpacks {info.compress_size} bytes to {info.file_size}"
-        wanted = f"at most {_MOST_RATIO} times as many, and {MOST_BYTES}"
-        raise InvalidInput(argument, got, wanted)
-
-
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    infos = archive.infolist()
+    if len(infos) > 2**16:  # no model and no data set has so many arrays
+        raise InvalidInput(argument, f"an archive of {len(infos)} members", f"at most {2**16}")
+    check_once("member", [info.filename for info in infos])
+    for info in infos:
+        encrypted = info.flag_bits & 1
+        if encrypted or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            got = f"{info.filename!r} packed in another way"
+            raise InvalidInput(argument, got, "a plain archive")
+        check_unpacked(f"{info.filename!r}", info.compress_size, info.file_size, argument)
+    # Members may share their bytes, so what all of them unpack to is held against the file itself.
+    end = archive.start_dir
+    check_unpacked("an archive", end, sum(info.file_size for info in infos), argument)
+    return {info.filename: info for info in infos}
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

@@ -146,6 +146,12 @@ def test_rows_that_influence_each_other_are_refused(tmp_path):
     ]
     with pytest.raises(Unsupported, match="two rows together give another result"):
         build(read_onnx(save(make_model(mixing, ["n", 4]), tmp_path)))
+    mask = constant("mask", np.float32([0.0, 0.0, 0.0, -1e9]))
+    masked = make_model(
+        [node("ReduceMean", "x", "m", axes=[0]), node("Add", "m mask", "y")], ["n", 4], [mask]
+    )
+    with pytest.raises(Unsupported, match="two rows together give another result"):
+        build(read_onnx(save(masked, tmp_path)))
     # With the batch fixed to one, there is only one row to take the mean of.
     built, _ = build(read_onnx(save(make_model(mixing, [1, 4]), tmp_path)))
     assert built(torch.randn(3, 4)).abs().max() == 0

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidInput
-from holdfast.sources.files import MOST_BYTES, open_file, reason, strict_json
-from holdfast.sources.zips import check_member, read_member
+from holdfast.sources.files import open_file, reason, strict_json
+from holdfast.sources.zips import checked_members, read_member
 
 _WANTED = "an exported program (torch.export.save)"
 _SCHEMA = 8
@@ -100,18 +100,12 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Return the members by their names below the one folder that all lie in.
 
     Raises:
-        InvalidInput: When names repeat, or the whole is too large.
+        InvalidInput: When they lie in several, or are too many or too large.
     """
-    infos = archive.infolist()
-    members = {info.filename.partition("/")[2]: info for info in infos}
-    roots = {info.filename.partition("/")[0] for info in infos}
-    if len(members) < len(infos) or len(roots) != 1:
-        raise InvalidInput("model", "an archive with repeated or scattered names", _WANTED)
-    for info in infos:
-        check_member(info, "model")
-    if sum(info.file_size for info in infos) > MOST_BYTES:
-        raise InvalidInput("model", "an archive too large", f"at most {MOST_BYTES} bytes")
-    return members
+    members = checked_members(archive, "model")
+    if len({name.partition("/")[0] for name in members}) != 1:
+        raise InvalidInput("model", "an archive with scattered names", _WANTED)
+    return {name.partition("/")[2]: info for name, info in members.items()}
 
 
 def _tensor(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidInput, Obstacle, Unsupported
 from holdfast.graph.aten import TRANSLATIONS
 from holdfast.sources.exported.archive import TYPES, read_archive
-from holdfast.sources.files import reason
+from holdfast.sources.files import check_once, reason
+from holdfast.sources.sizes import check_activations
 from holdfast.sources.wired import Wire, Wired, module_name
 
 WHAT = "exported program"
@@ -132,7 +133,12 @@ def _build(
         steps.append(_step(node, target, constants, path))
     if obstacles:
         raise Unsupported(WHAT, obstacles)
-    return Wired(entry, steps, result).eval(), _row(graph["tensor_values"][entry])
+    written = [name for wire, _ in steps for name in wire.writes if name]
+    check_once("value", [entry, *constants, *written])
+    module, meta = Wired(entry, steps, result).eval(), graph["tensor_values"][entry]
+    row = _row(meta)
+    check_activations(module, row, TYPES[meta["dtype"]])
+    return module, row
 
 
 def _target(name: str) -> Callable[..., Any] | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidInput, MissingExtra, Obstacle, Unsupported
-from holdfast.sources.files import read_beside, read_file, reason
+from holdfast.sources.files import MOST_BYTES, check_once, read_beside, read_file, reason
 from holdfast.sources.onnx.build import WHAT, OnnxGraph, OnnxNode
 
 if TYPE_CHECKING:
@@ -68,9 +68,15 @@ def read_onnx(path: Path) -> OnnxGraph:
 
 def _decode(model: "ModelProto", path: Path) -> OnnxGraph:
     graph = model.graph
-    opset = next((each.version for each in model.opset_import if each.domain in _OWN), 0)
+    written = [name for node in graph.node for name in node.output if name]
+    # Readers differ in which of two values of one name they take: a name is given once.
+    check_once("initialiser", [each.name for each in graph.initializer])
+    check_once("input", [each.name for each in graph.input])
+    check_once("value", [*{each.name for each in (*graph.input, *graph.initializer)}, *written])
+    opsets = {each.version for each in model.opset_import if each.domain in _OWN}
+    opset = opsets.pop() if len(opsets) == 1 else 0
     obstacles = [*_obstacles(model, opset)]
-    constants = {each.name: _tensor(each, path) for each in graph.initializer}
+    constants = _constants(graph, path)
     inputs = [each for each in graph.input if each.name not in constants]
     for kind, found in (("input", inputs), ("output", list(graph.output))):
         if len(found) != 1:
@@ -84,6 +90,21 @@ def _decode(model: "ModelProto", path: Path) -> OnnxGraph:
 
 
 _OWN = ("", "ai.onnx")
+
+
+def _constants(graph: "GraphProto", path: Path) -> dict[str, Tensor]:
+    """Return the initialisers by name.
+
+    Raises:
+        ValueError: When they are too large together: several may be read from one place.
+    """
+    found, held = {}, 0
+    for each in graph.initializer:
+        found[each.name] = value = _tensor(each, path)
+        held += value.nbytes
+        if held > MOST_BYTES:
+            raise ValueError(f"constants of more than {MOST_BYTES} bytes")
+    return found
 
 
 def _obstacles(model: "ModelProto", opset: int) -> Iterator[Obstacle]:
@@ -123,6 +144,7 @@ def _input_type(value: "ValueInfoProto") -> tuple[torch.dtype, tuple[int | None,
 
 
 def _node(node: Any, path: Path) -> OnnxNode:
+    check_once("attribute", [each.name for each in node.attribute])
     attributes = {each.name: _attribute(each, path) for each in node.attribute}
     return OnnxNode(node.op_type, node.name, tuple(node.input), tuple(node.output), attributes)
 
@@ -160,10 +182,11 @@ def _tensor(tensor: "TensorProto", path: Path) -> Tensor:
     if any(size < 0 for size in shape):
         raise ValueError(f"constant {tensor.name!r} of shape {list(shape)}")
     expected = math.prod(shape)
-    if tensor.data_location == tensor.EXTERNAL:
-        raw = _external(tensor, path, expected * little.itemsize)
-    else:
-        raw = tensor.raw_data
+    external = tensor.data_location == tensor.EXTERNAL
+    lists = ("float", "double", "int32", "int64", "uint64", "string", "raw")
+    if sum(bool(getattr(tensor, f"{kind}_data")) for kind in lists) > (0 if external else 1):
+        raise ValueError(f"constant {tensor.name!r} has its data in several places")
+    raw = _external(tensor, path, expected * little.itemsize) if external else tensor.raw_data
     values = np.frombuffer(raw, little) if raw else _listed(tensor, kind)
     if len(values) != expected:
         got = f"{len(values)} entries for shape {list(shape)}"
@@ -189,6 +212,7 @@ def _external(tensor: "TensorProto", path: Path, expected: int) -> bytes:
     Raises:
         ValueError: When its length is not that of the constant.
     """
+    check_once("entry", [each.key for each in tensor.external_data])
     entries = {each.key: each.value for each in tensor.external_data}
     start = int(entries.get("offset", "0"))
     length = int(entries.get("length", str(expected)))

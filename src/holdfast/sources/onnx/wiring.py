@@ -119,10 +119,16 @@ def _place(place: int, size: int) -> int:
 def split(
     x: Rows, split: Static = None, *, axis: int = 0, num_outputs: int = 0, outputs: int
 ) -> list[Rows]:
-    """Return consecutive parts of an axis."""
+    """Return consecutive parts of an axis.
+
+    Raises:
+        ValueError: When their number is not that of the node's outputs.
+    """
     moved, (dim,) = along(x, [axis])
     size = moved.tensor.shape[dim]
-    each = -(-size // (num_outputs or outputs))
+    if {num_outputs or outputs, len(_list(split)) or outputs} != {outputs}:
+        raise ValueError(f"another number of parts than the {outputs} outputs")
+    each = -(-size // outputs)
     sizes = _list(split) or [min(each, size - start) for start in range(0, size, each)]
     return [renewed(moved, part) for part in moved.tensor.split(sizes, dim)]
 
