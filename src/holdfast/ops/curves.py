@@ -7,13 +7,13 @@ derivative; `holdfast.bounds.relaxations` derives ranges, slopes and lines from 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
 from holdfast.ops.geometry import per_channel
 
-_INF = math.inf
 DERIVATIVE_ERROR = 2.0**-42
 """Rounding of a derivative, relative to 1 + |derivative|: 2048 units of roundoff, for formulas
 of a dozen operations each within 32."""
@@ -48,8 +48,8 @@ class Piece:
     """
 
     slope: Function
-    low: float = -_INF
-    high: float = _INF
+    low: float = -inf
+    high: float = inf
     turns: tuple[Turn, ...] = ()
     error: float = DERIVATIVE_ERROR
 
@@ -66,7 +66,7 @@ class Curve:
 
     pieces: tuple[Piece, ...]
     turns: tuple[Turn, ...] = ()
-    limits: tuple[float, float] = (-_INF, _INF)
+    limits: tuple[float, float] = (-inf, inf)
 
     @property
     def breaks(self) -> tuple[float, ...]:
@@ -91,7 +91,7 @@ def at(where: float, value: float) -> Turn:
     return Turn((where, where), (value, value))
 
 
-def flat(value: float | Tensor, low: float = -_INF, high: float = _INF) -> Piece:
+def flat(value: float | Tensor, low: float = -inf, high: float = inf) -> Piece:
     """Make a straight piece of an exactly known slope."""
 
     def slope(z: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def flat(value: float | Tensor, low: float = -_INF, high: float = _INF) -> Piece
 
 def bent(slope: Function, turns: tuple[Turn, Turn], bottom: Turn) -> Curve:
     """One smooth piece that falls to its bottom, then rises."""
-    return Curve((Piece(slope, turns=turns),), (bottom,), (bottom.value[0], _INF))
+    return Curve((Piece(slope, turns=turns),), (bottom,), (bottom.value[0], inf))
 
 
 def kinked(left: float | Tensor, right: float = 1.0) -> Curve:

@@ -26,8 +26,6 @@ from holdfast.ops.curves import (
 from holdfast.ops.record import Kind, Op, Params
 from holdfast.rounding import UNIT, mul_up, up
 
-_INF = math.inf
-
 
 def _by_settings(params: Params) -> float:
     """Return the product of all settings above 1: the most that their rounding is magnified by."""
@@ -114,7 +112,7 @@ def _elu_slopes(params: Params) -> Slopes:
     """Slopes of scale * x above 0 and scale * alpha * (exp(input_scale x) - 1) below."""
     alpha, scale, input_scale = (params[name] for name in ("alpha", "scale", "input_scale"))
     if scale < 0 or input_scale < 0:
-        return -math.inf, math.inf
+        return -inf, inf
     steepest = mul_up(abs(alpha), scale, input_scale)
     # Below 0 the slope lies between 0 and alpha * scale * input_scale.
     below = (-steepest, 0.0) if alpha < 0 else (0.0, steepest)
@@ -155,7 +153,7 @@ def _softplus(x: Tensor, params: Params) -> Tensor:
 def _softplus_curve(params: Params) -> Curve:
     beta = params["beta"]
     error = DERIVATIVE_ERROR * max(1.0, beta)
-    return Curve((Piece(lambda z: torch.sigmoid(z * beta), error=error),), (), (0.0, _INF))
+    return Curve((Piece(lambda z: torch.sigmoid(z * beta), error=error),), (), (0.0, inf))
 
 
 def _softplus_inflation(params: Params) -> float:
@@ -165,7 +163,7 @@ def _softplus_inflation(params: Params) -> float:
 SCALAR: Mapping[str, Op] = {
     "relu": _scalar(
         lambda x, p: F.relu(x),
-        Curve((flat(0.0, high=0.0), flat(1.0, low=0.0)), (), (0.0, _INF)),
+        Curve((flat(0.0, high=0.0), flat(1.0, low=0.0)), (), (0.0, inf)),
         (0.0, 1.0),
         exact=True,
     ),
@@ -214,7 +212,7 @@ SCALAR: Mapping[str, Op] = {
                 flat(1.0, low=3.0),
             ),
             (at(-1.5, -0.375),),
-            (-0.375, _INF),
+            (-0.375, inf),
         ),
         (-0.5, 1.5),
     ),
@@ -259,7 +257,7 @@ SCALAR: Mapping[str, Op] = {
     ),
     "logsigmoid": _scalar(
         lambda x, p: F.logsigmoid(x),
-        Curve((Piece(lambda z: torch.sigmoid(-z)),), (), (-_INF, 0.0)),
+        Curve((Piece(lambda z: torch.sigmoid(-z)),), (), (-inf, 0.0)),
         (0.0, 1.0),
     ),
     "softplus": _scalar(_softplus, _softplus_curve, (0.0, 1.0), inflation=_softplus_inflation),
