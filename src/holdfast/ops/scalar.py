@@ -7,6 +7,7 @@ interval arithmetic that there is no other turn.
 
 import math
 from collections.abc import Callable, Mapping
+from math import inf
 
 import torch
 import torch.nn.functional as F
