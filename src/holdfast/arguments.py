@@ -228,7 +228,8 @@ def fit_inputs(inputs: Tensor, model: nn.Module) -> Tensor:
 
     Args:
         inputs: [N, ...].
-        model: One whose weights are all of one type; rows stay as they are for any other.
+        model: One whose weights are all of one type, and which takes rows of that type alone; rows
+            stay as they are for any other.
 
     Warns:
         HoldfastWarning: When that rounds them, because then all that is said is about other rows.
@@ -240,10 +241,22 @@ def fit_inputs(inputs: Tensor, model: nn.Module) -> Tensor:
     rounded = inputs.to(*types)
     ends = (rows.double().nan_to_num(0.0, 0.0, 0.0) for rows in (inputs, rounded))
     if not torch.equal(*ends):
+        if _takes(model, inputs[:1]):
+            return inputs  # it rounds them itself, a step function that `capture` refuses
         before, after = (str(rows.dtype).removeprefix("torch.") for rows in (inputs, rounded))
         said = f"inputs: {before} rows were rounded to {after}, the type of the model's weights"
         warnings.warn(f"{said}; the results are about these", HoldfastWarning, stacklevel=3)
     return rounded
+
+
+def _takes(model: nn.Module, row: Tensor) -> bool:
+    """Return whether a model runs on a row in the type that the row has."""
+    try:
+        with torch.no_grad():
+            model(row)
+    except Exception:
+        return False
+    return True
 
 
 def check_labels(labels: object, rows: int) -> Tensor:

@@ -131,3 +131,25 @@ def test_sums_along_a_row_are_bounded_in_every_norm() -> None:
         bracket = holdfast.lipschitz(model, ROWS, norm=norm, seconds=0.0)
         assert bracket.lower <= constant * (1 + 1e-15) and constant <= bracket.upper
         assert bracket.upper <= 2.0 * (1 + 1e-9)
+
+
+class Cast(nn.Module):
+    """Float32 weights behind a cast: the class flips where the rounding of the row does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 2)
+        self.layer.weight.data = torch.tensor([[1.0], [-1.0]])
+        self.layer.bias.data = torch.tensor([-1.0, 1.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.float())
+
+
+def test_a_model_that_rounds_its_rows_is_not_certified_for_other_rows() -> None:
+    model, rows = Cast().eval(), torch.tensor([[1 + 3e-8], [1 + 6.1e-8]], dtype=torch.float64)
+    logits = model(rows[1:] - 2e-9)
+    assert logits[0, 0] == logits[0, 1]  # a tie, 2e-9 away
+    with pytest.raises(holdfast.Unsupported, match="narrower"):
+        holdfast.certify(model, rows, torch.zeros(2, dtype=torch.int64))
+    assert len(holdfast.certify(model, rows.float(), torch.zeros(2, dtype=torch.int64))) == 2
