@@ -14,8 +14,9 @@ import torch
 from tests.ops.catalogue import CATALOGUE, USES, draw
 from torch import Tensor
 
+from holdfast.bounds.float32 import execution_error
 from holdfast.errors import InternalError
-from holdfast.graph.ir import Node
+from holdfast.graph.ir import Graph, Node
 from holdfast.graph.running import _RULES, Approximate
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.record import Op, Params
@@ -192,3 +193,33 @@ def test_a_rule_by_name_comes_before_one_by_kind() -> None:
     table = rules({Kind.AFFINE: 1, Kind.WIRING: 2}, {"linear": 3, "constant": 4})
     assert (table["linear"], table["conv"], table["pad"], table["constant"]) == (3, 1, 2, 4)
     assert "relu" not in table
+
+
+def in_float32(params: Params) -> Params:
+    """Return the settings as a float32 model stores them."""
+    return {
+        name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in params.items()
+    }
+
+
+@pytest.mark.parametrize(("name", "params", "shapes"), AFFINE, ids=named(AFFINE))
+def test_the_float32_error_of_an_affine_operation_is_bounded(name, params, shapes) -> None:
+    (shape,) = shapes
+    params = in_float32(params)
+    stored = {k: v.double() if isinstance(v, Tensor) else v for k, v in params.items()}
+    matrix, offset = exact_matrix(name, stored, shape), exact_offset(name, stored, shape)
+    result = node_of(name, stored, shapes).shape
+    nodes = (Node("x", "input", shape=shape), Node("y", name, ("x",), params, result))
+    graph = Graph(nodes, "y", {})
+    for seed in range(5):
+        rows = (draw(1, *shape, seed=seed) * 10.0 ** (3 * draw(1, *shape, seed=seed + 100))).float()
+        still = {"x": 0.0, "y": 0.0}
+        known = execution_error(graph, rows, torch.zeros(1, dtype=torch.float64), still)
+        truth = [Fraction(v) for v in rows.flatten().tolist()]
+        exact = [
+            sum((c * x for c, x in zip(row, truth, strict=True)), added)
+            for row, added in zip(matrix, offset, strict=True)
+        ]
+        executed = OPS[name].run([rows], params)
+        assert max(errors(Approximate(executed, known.error), exact)) <= 0
