@@ -198,7 +198,7 @@ BAD = {
     f"descent {NET} npz:good.npz --step 1e300": "step: got a loss of",
     f"{AUDIT} --step -1 --out x": "step: got -1.0, wanted a finite number above 0",
     f"{AUDIT} --training none.jsonl --out x": "training: got 'none.jsonl' (No such file",
-    f"{AUDIT} --training factories.py --out x": "training: got 'factories.py' (Expecting value",
+    f"{AUDIT} --training factories.py --out x": "training: got 'factories.py' (line 1: Expecting",
     "audit --training factories.py --out x": "training: got one file for 2 models, wanted one",
     f"knowledge {NET} npz:good.npz --out folder": "out: got 'folder', wanted a file in a folder",
     "certify module:nowhere:net npz:good.npz": "model: got nowhere (ModuleNotFoundError",

@@ -1,6 +1,7 @@
 """Imports run only downward, every module has its floor, and files stay one idea."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ FLOORS = {
     "errors": 0,
     "arguments": 0,
     "files": 0,
+    "documents": 0,
     "types": 0,
     "rounding": 0,
     "threads": 0,
@@ -70,6 +72,29 @@ def test_same_floor_rooms_know_each_other_one_way_only() -> None:
         own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
         edges |= {(own, other) for other in imported(path) - {own, "holdfast"}}
     assert not {(a, b) for a, b in edges if (b, a) in edges}
+
+
+def modules_imported(path: Path, every: set[str]) -> set[str]:
+    """Return the modules of the library that a file imports, inside of functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & every or {str(node.module)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & every
+
+
+def test_no_two_files_import_each_other() -> None:
+    names = {
+        ".".join(["holdfast", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(
+            ".__init__"
+        ): path
+        for path in MODULES
+    }
+    edges = {name: modules_imported(path, {*names}) - {name} for name, path in names.items()}
+    graphlib.TopologicalSorter(edges).prepare()  # raises CycleError, which names the circle
 
 
 def test_the_front_door_is_only_used_by_the_top_floors() -> None:

@@ -61,7 +61,7 @@ def test_success_counts_and_summary():
     result = attacks((0.0, 0.5, 0.25, math.inf))
     assert result.success.tolist() == [True, True, True, False]
     assert result.counts() == {"found": 2, "misclassified": 1, "none_found": 1}
-    assert "adversarial" not in result.summary() and len(result) == 4
+    assert "adversarial" not in result.document() and len(result) == 4
 
 
 @pytest.mark.parametrize("epsilon", [-1.0, math.nan, 0.6])
@@ -75,11 +75,11 @@ TAMPERED = [
     pytest.param({"more": 1}, id="unknown key"),
     pytest.param({"distance": None}, id="no list"),
     pytest.param({"distance": ["nan"] * 3}, id="distance NaN"),
-    pytest.param({"distance": ["-0x1p+0"] * 3}, id="distance negative"),
-    pytest.param({"distance": ["0x1p+0"]}, id="distance short"),
-    pytest.param({"epsilon": "0x1p-9"}, id="farther than epsilon"),
+    pytest.param({"distance": ["-0x1.0000000000000p+0"] * 3}, id="distance negative"),
+    pytest.param({"distance": ["0x1.0000000000000p+0"]}, id="distance short"),
+    pytest.param({"epsilon": "0x1.0000000000000p-9"}, id="farther than epsilon"),
     pytest.param({"epsilon": "nan"}, id="epsilon NaN"),
-    pytest.param({"norm": "0x1.8p+1"}, id="norm 3"),
+    pytest.param({"norm": "0x1.8000000000000p+1"}, id="norm 3"),
     pytest.param({"labels": ["a"] * 3}, id="labels text"),
     pytest.param({"labels": [0, 0, 0]}, id="labels as predicted"),
     pytest.param({"reason": "text"}, id="reason text"),
@@ -93,6 +93,9 @@ TAMPERED = [
         id="adversarial shape",
     ),
     pytest.param(
+        {"adversarial": {"dtype": "float32", "shape": [], "base64": "AAAAAA=="}}, id="one number"
+    ),
+    pytest.param(
         {"adversarial": {"dtype": "float32", "shape": [1], "base64": "AAAA****"}},
         id="adversarial text",
     ),
@@ -104,7 +107,7 @@ def test_a_tampered_file_is_refused(tmp_path, change):
     path = tmp_path / "a.json"
     attacks().save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match=r"^path: got .*a\.json'"):
         Attacks.load(path)
 
 

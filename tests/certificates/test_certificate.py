@@ -102,14 +102,17 @@ TAMPERED = [
     pytest.param({"labels": ["a", "b", "c", "d"]}, id="labels text"),
     pytest.param({"classes": "three"}, id="classes text"),
     pytest.param({"claimed": ["nan"] * 4}, id="radius NaN"),
-    pytest.param({"claimed": ["-0x1p+0"] * 4}, id="radius negative"),
-    pytest.param({"claimed": ["0x1p+0"]}, id="radius short"),
-    pytest.param({"claimed": ["0x1p+0"] * 4}, id="radius of a wrong row"),
+    pytest.param({"claimed": ["-0x1.0000000000000p+0"] * 4}, id="radius negative"),
+    pytest.param({"claimed": ["0x1.0000000000000p+0"]}, id="radius short"),
+    pytest.param({"claimed": ["0x1.0000000000000p+0"] * 4}, id="radius of a wrong row"),
     pytest.param({"labels": [0.5] * 4}, id="labels floats"),
     pytest.param({"labels": [9] * 4}, id="labels outside"),
     pytest.param({"constant": "nan"}, id="constant NaN"),
     pytest.param({"constant": "0x1p+9999"}, id="constant too large"),
     pytest.param({"reason": "text"}, id="reason text"),
+    pytest.param({"predicted": [0] * 4}, id="another class"),
+    pytest.param({"semantics": "Real"}, id="semantics"),
+    pytest.param({"guarantee": "It holds.\x1b[2K"}, id="a command in words"),
 ]
 
 
@@ -123,7 +126,7 @@ def test_a_tampered_file_is_refused_even_where_its_digest_fits(tmp_path, change)
         place[name] = value
     document["digest"] = digest(document)
     path.write_text(json.dumps(document))
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match=r"^path: got .*c\.json'"):
         Certificates.load(path)
 
 
@@ -148,6 +151,8 @@ def test_a_missing_entry_is_refused_by_name(tmp_path, name):
     certificates().save(path)
     document = json.loads(path.read_text())
     del (document["rows"] if name in COLUMNS else document)[name]
+    if name != "digest":
+        document["digest"] = digest(document)
     path.write_text(json.dumps(document))
     with pytest.raises(InvalidInput, match=f"missing or unknown entries .*{name}"):
         Certificates.load(path)

@@ -90,7 +90,7 @@ def test_a_layer_in_files_gives_what_it_gives_in_memory(monkeypatch):
     monkeypatch.setattr(
         "holdfast.knowledge_continuity.knowledge.open_store", lambda: open_store(limit=100)
     )
-    assert holdfast.knowledge(plain(), (ROWS, LABELS)).summary() == plainly.summary()
+    assert holdfast.knowledge(plain(), (ROWS, LABELS)).document() == plainly.document()
 
 
 transformers = pytest.mark.skipif(

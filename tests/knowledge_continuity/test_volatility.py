@@ -243,7 +243,7 @@ def test_two_rows_have_a_value_and_no_interval():
     knowledge = one_layer(torch.tensor([[0.0], [2.0]]), torch.tensor([0.0, 1.0]))
     estimate = knowledge.volatility["layer"]
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, math.inf)
-    assert knowledge.summary()["volatility"]["layer"]["high"] is None
+    assert knowledge.document()["volatility"]["layer"]["high"] is None
     assert any("one pair" in note for note in knowledge.notes)
 
 
@@ -255,7 +255,7 @@ def test_what_is_saved_is_strict_json_with_all_rows(tmp_path):
     saved = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert saved["pointwise"]["layer"] == knowledge.pointwise["layer"].tolist()
     assert saved["one_sided"]["layer"] == knowledge.one_sided["layer"].tolist()
-    assert {key: saved[key] for key in knowledge.summary()} == knowledge.summary()
+    assert {key: saved[key] for key in knowledge.document()} == knowledge.document()
     assert (saved["n"], saved["distance"], saved["loss"]) == (4, "cdist", "given")
     assert saved["volatility"]["layer"]["value"] == knowledge.volatility["layer"].value
     assert list(tmp_path.iterdir()) == [path]

@@ -211,7 +211,7 @@ def test_a_loss_that_is_linear_in_the_weights_allows_every_step():
     assert found.smoothness.top_eigenvalue == 0.0
     assert found.smoothness.along_step == pytest.approx(0.0, abs=1e-9)
     assert found.largest_safe_step == math.inf or found.largest_safe_step > 1e6
-    assert found.summary()["holds"] is True
+    assert found.document()["holds"] is True
 
 
 def test_the_path_runs_from_nothing_to_beyond_the_safe_step():

@@ -1,23 +1,17 @@
 """The nearest adversarials of every row, with what exactly they show."""
 
-import base64
-import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from holdfast.arguments import check_norm, check_number
-from holdfast.errors import InvalidInput
-from holdfast.files import StrPath, read_json, write_whole
+from holdfast.arguments import NORMS, check_number
+from holdfast.documents import load_result, save_result
+from holdfast.files import StrPath, plain_fields
 
 _FORMAT = "holdfast.attacks/1"
-_PER_ROW = ("distance", "adversarial", "predicted", "labels", "reason")
-_SCALARS = ("norm", "epsilon", "fingerprint")
-_TYPES = {"float32": torch.float32, "float64": torch.float64}
-REASONS = ("found", "misclassified", "none_found", "not_finite", "not_attacked")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +34,10 @@ class Attacks:
         fingerprint: SHA-256 of the model's weights.
     """
 
-    distance: Tensor
+    distance: Annotated[Tensor, torch.float64]
     adversarial: Tensor
-    predicted: Tensor
-    labels: Tensor
+    predicted: Annotated[Tensor, torch.int64]
+    labels: Annotated[Tensor, torch.int64]
     reason: tuple[str, ...]
     norm: float
     epsilon: float
@@ -96,20 +90,20 @@ class Attacks:
         every = sorted(set(self.reason), key=lambda reason: -self.reason.count(reason))
         return {reason: self.reason.count(reason) for reason in every}
 
-    def summary(self) -> dict[str, Any]:
-        """Return everything but the adversarials, for a JSON document."""
-        names = ("distance", "predicted", "labels", "reason", *_SCALARS)
-        return {name: getattr(self, name) for name in names}
+    def document(self) -> dict[str, Any]:
+        """Return everything but the adversarials, as JSON knows it; None for infinity."""
+        return plain_fields(self, "adversarial")
 
     def save(self, path: StrPath) -> None:
         """Write the attacks as JSON, all or nothing; every number is kept exactly.
 
         Args:
             path: The file; one that is there is replaced.
+
+        Raises:
+            InvalidInput: When the path cannot be written.
         """
-        document = {"format": _FORMAT} | {name: _write(getattr(self, name)) for name in _SCALARS}
-        document |= {name: _write(getattr(self, name)) for name in _PER_ROW}
-        write_whole(path, json.dumps(document, indent=1) + "\n", "path")
+        save_result(self, _FORMAT, path)
 
     @classmethod
     def load(cls, path: StrPath) -> "Attacks":
@@ -124,31 +118,18 @@ class Attacks:
         Raises:
             InvalidInput: When the file is not an attack file of this version.
         """
-        document = read_json(path, "path")
-        wanted = {"format", *_SCALARS, *_PER_ROW}
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise InvalidInput("path", f"{str(path)!r}", f"a file with format {_FORMAT}")
-        if set(document) != wanted:
-            odd = ", ".join(sorted(set(document) ^ wanted))
-            raise InvalidInput("path", f"missing or unknown entries {odd}", "those of `save`")
-        del document["format"]
-        try:
-            loaded = cls(**{name: _read(name, value) for name, value in document.items()})
-        except (TypeError, ValueError, LookupError, OverflowError, RuntimeError) as problem:
-            raise InvalidInput("path", f"{str(path)!r} ({problem})", "valid entries") from problem
-        if not loaded._coherent():
-            wanted = "entries that do not contradict each other"
-            raise InvalidInput("path", f"{str(path)!r}", wanted)
-        return loaded
+        return load_result(cls, _FORMAT, path)
 
-    def _coherent(self) -> bool:
+    def coherent(self) -> bool:
         """Return whether every row has all its entries, and they agree with its reason."""
         rows = len(self.distance)
-        if any(len(getattr(self, name)) != rows for name in _PER_ROW) or not self.epsilon >= 0:
+        per_row = (self.adversarial, self.predicted, self.labels, self.reason)
+        if not self.adversarial.dim() or any(len(entries) != rows for entries in per_row):
             return False
         wrong = self.predicted != self.labels
         each = zip(self.distance.tolist(), wrong.tolist(), self.reason, strict=True)
-        return all(_row_coherent(*row, self.epsilon) for row in each)
+        known = self.norm in NORMS and self.epsilon >= 0
+        return known and all(_row_coherent(*row, self.epsilon) for row in each)
 
 
 def _row_coherent(distance: float, wrong: bool, reason: str, epsilon: float) -> bool:
@@ -156,35 +137,4 @@ def _row_coherent(distance: float, wrong: bool, reason: str, epsilon: float) -> 
         return wrong and 0 < distance <= epsilon and distance < math.inf
     if reason == "misclassified":
         return wrong and distance == 0
-    return reason in REASONS and distance == math.inf
-
-
-def _write(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dim() > 1:
-        kind = str(value.dtype).removeprefix("torch.")
-        content = base64.b64encode(value.contiguous().numpy().tobytes()).decode("ascii")
-        return {"dtype": kind, "shape": list(value.shape), "base64": content}
-    if isinstance(value, Tensor):
-        return [_write(entry) for entry in value.tolist()]
-    return value.hex() if isinstance(value, float) else value
-
-
-def _read(name: str, value: Any) -> Any:
-    if name == "adversarial":
-        content = bytearray(base64.b64decode(value["base64"], validate=True))
-        flat = torch.frombuffer(content, dtype=_TYPES[value["dtype"]])
-        return flat.reshape(value["shape"])
-    if name == "distance":
-        return torch.tensor([float.fromhex(entry) for entry in value], dtype=torch.float64)
-    if name in ("predicted", "labels"):
-        if not all(isinstance(entry, int) for entry in value):
-            raise TypeError(f"{name} are not whole numbers")
-        return torch.tensor(value, dtype=torch.int64)
-    if name == "reason":
-        if not isinstance(value, list):
-            raise TypeError(f"{name} is not a list")
-        return tuple(map(str, value))
-    if name in ("norm", "epsilon"):
-        number = float.fromhex(value)
-        return check_norm(number) if name == "norm" else number
-    return str(value)
+    return reason in ("none_found", "not_finite", "not_attacked") and distance == math.inf

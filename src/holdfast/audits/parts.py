@@ -149,7 +149,7 @@ def knowledge_part(knowledge: Knowledge, data: LoadedData | LoadedTokens) -> dic
         f"not a certificate. Changes of loss below {knowledge.loss_resolution:.2g} cannot be told "
         "from the rounding of the model's outputs."
     )
-    found = knowledge.summary() | worst_part(knowledge, data) | frontier_part(knowledge)
+    found = knowledge.document() | worst_part(knowledge, data) | frontier_part(knowledge)
     return found | {"statement": statement}
 
 
@@ -179,7 +179,7 @@ def descent_part(descent: Descent, training: Sequence[Measurement] | None) -> di
     run = None
     if training is not None:
         run = {"improved": share_improved(training), "measurements": training}
-    return descent.summary() | {"statement": statement, "training": plain(run)}
+    return descent.document() | {"statement": statement, "training": plain(run)}
 
 
 def data_part(data: LoadedData | LoadedTokens, digest: str) -> dict[str, Any]:

@@ -3,17 +3,18 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from holdfast.arguments import check_distance, check_number
+from holdfast.arguments import NORMS, check_distance, check_number
 from holdfast.certificates.change import Changes
+from holdfast.certificates.files import load_fields, save
+from holdfast.documents import checked_result, encode
 from holdfast.errors import InvalidInput
-from holdfast.files import StrPath
+from holdfast.files import StrPath, plain_fields
 from holdfast.rounding import mul_up, sqrt_up
-
-PER_ROW = ("radius", "margin", "predicted", "labels", "reason", "method")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,10 @@ class Certificates:
             file; None once loaded from a file.
     """
 
-    radius: Tensor
-    margin: Tensor
-    predicted: Tensor
-    labels: Tensor
+    radius: Annotated[Tensor, torch.float64]
+    margin: Annotated[Tensor, torch.float64]
+    predicted: Annotated[Tensor, torch.int64]
+    labels: Annotated[Tensor, torch.int64]
     reason: tuple[str, ...]
     method: tuple[str, ...]
     norm: float
@@ -166,6 +167,10 @@ class Certificates:
         every = sorted(set(self.reason), key=lambda reason: -self.reason.count(reason))
         return {reason: self.reason.count(reason) for reason in every}
 
+    def document(self) -> dict[str, Any]:
+        """Return all fields, as JSON knows them; None for infinity."""
+        return plain_fields(self)
+
     def save(self, path: StrPath) -> None:
         """Write a certificate file with its proof, for `holdfast check`; see `docs/check.md`.
 
@@ -175,10 +180,8 @@ class Certificates:
         Raises:
             InvalidInput: When labels are targets, or the path cannot be written.
         """
-        from holdfast.certificates.files import save
-
         self._check_classes()
-        save(self, Path(path))
+        save(encode(self), self.radius, self.changes, Path(path))
 
     @classmethod
     def load(cls, path: StrPath) -> "Certificates":
@@ -188,16 +191,19 @@ class Certificates:
             InvalidInput: When the file is not a certificate file of this version, or was changed
                 after it was written.
         """
-        from holdfast.certificates.files import load
-
-        return load(Path(path))
+        return checked_result(cls, load_fields(Path(path)), {}, path)
 
     def coherent(self) -> bool:
         """Return whether every row has all its entries, and radii and reasons agree."""
         rows = len(self.radius)
-        if any(len(getattr(self, name)) != rows for name in PER_ROW) or not self.constant >= 0:
+        per_row = (self.margin, self.predicted, self.labels, self.reason, self.method)
+        if any(len(entries) != rows for entries in per_row) or not self.constant >= 0:
             return False
+        certified = torch.tensor([why == "certified" for why in self.reason])
+        agree = torch.equal(self.radius > 0, certified) and not bool(
+            (certified & (self.predicted != self.labels)).any()
+        )
         numbers = bool((self.radius >= 0).all()) and not bool(self.margin.isnan().any())
         labels = bool(((self.labels >= 0) & (self.labels < self.classes)).all())
-        pairs = zip(self.radius.tolist(), self.reason, strict=True)
-        return numbers and labels and all((r > 0) == (why == "certified") for r, why in pairs)
+        known = self.norm in NORMS and self.semantics in ("real", "float32")
+        return agree and numbers and labels and known

@@ -32,7 +32,6 @@ def attack(
     as_json: Json = False,
 ) -> Answer:
     """Look for the nearest input around each row that gets another answer."""
-    from holdfast.files import plain
     from holdfast.terminal import attacks_table, working
 
     check_writable(out)
@@ -41,7 +40,7 @@ def attack(
         attacks = holdfast.attack(loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon)
     if out is not None:
         attacks.save(out)
-    document = {"model": model, "data": data, **plain(attacks.summary())}
+    document = {"model": model, "data": data, **attacks.document()}
     if epsilon is not None:
         document["accuracy_under_attack"] = attacks.accuracy_under_attack(epsilon)
     return Answer(document, lambda: attacks_table(attacks), as_json)

@@ -30,6 +30,6 @@ def descent(
             loaded.model, "cross_entropy", rows.inputs, rows.labels, step, momentum,
             batch_size=batch,
         )  # fmt: skip
-    part = result.summary()
+    part = result.document()
     document = {"model": model, "data": data, "answer": descent_sentence(part), **part}
     return Answer(document, lambda: descent_table(part), as_json)

@@ -46,7 +46,7 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
             loaded.model, rows.batches, layer, loss, distance, perturbations=rows.perturbations
         )
     worst = worst_part(result, rows)
-    document = {"model": model, "data": data, **rows.treatment, **result.summary(), **worst}
+    document = {"model": model, "data": data, **rows.treatment, **result.document(), **worst}
     if isinstance(rows, LoadedData):
         del document["rows"]  # pixels are for the page of an audit
     certificates = []

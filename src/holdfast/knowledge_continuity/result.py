@@ -1,6 +1,5 @@
 """What `holdfast.knowledge` returns: volatility by layer, the rows behind it, and certificates."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from holdfast.arguments import check_whole, look_up
 from holdfast.errors import InvalidInput
-from holdfast.files import StrPath, plain, to_json, write_whole
+from holdfast.files import StrPath, plain, plain_fields, to_json, write_whole
 from holdfast.knowledge_continuity.evidence.certificate import (
     Certificate,
     Frontier,
@@ -20,8 +19,6 @@ from holdfast.knowledge_continuity.evidence.evidence import Evidence
 from holdfast.knowledge_continuity.evidence.expected import VolatilityCertificate, certify_slope
 from holdfast.knowledge_continuity.pairs.localise import Brittle
 from holdfast.types import Estimate
-
-PER_ROW = ("pointwise", "one_sided")
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +197,7 @@ class Knowledge:
             raise InvalidInput("layer", repr(layer), wanted)
         return found
 
-    def summary(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return everything but the values of single rows, ready for JSON.
 
         Returns:
@@ -208,15 +205,13 @@ class Knowledge:
             estimate is a dictionary of `value`, `low`, `high` and `level`; a bound that is not
             finite is None.
         """
-        left_out = (*PER_ROW, "evidence", "neighbours")
-        fields = (field.name for field in dataclasses.fields(self) if field.name not in left_out)
-        return {name: plain(getattr(self, name)) for name in fields} | {"rank": self.rank()}
+        return plain_fields(self, "pointwise", "one_sided") | {"rank": self.rank()}
 
     def save(self, path: StrPath) -> None:
-        """Write `summary()` and the values of single rows as JSON, all or nothing.
+        """Write `document()` and the values of single rows as JSON, all or nothing.
 
         Args:
             path: The file to write; a file that is there is replaced in one step.
         """
-        rows = {name: plain(getattr(self, name)) for name in (*PER_ROW, "neighbours")}
-        write_whole(path, to_json(self.summary() | rows), "path")
+        rows = plain_fields(self) | {"neighbours": plain(self.neighbours), "rank": self.rank()}
+        write_whole(path, to_json(rows), "path")

@@ -128,7 +128,7 @@ class Descent:
         """Whether the loss is lower in the updated variables."""
         return self.actual_change < 0
 
-    def summary(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return all fields and `improved`, ready for JSON; what is not finite is None."""
         return plain(self) | {"improved": self.improved}
 

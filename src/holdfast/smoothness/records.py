@@ -1,14 +1,13 @@
 """What was measured along a training run, and the file of JSON lines that holds it."""
 
-import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.documents import decode
 from holdfast.errors import InvalidInput
-from holdfast.files import StrPath, plain
+from holdfast.files import StrPath, plain, read_file, reason, strict_json
 
 
 @dataclass(frozen=True)
@@ -75,44 +74,13 @@ def read_measurements(path: StrPath) -> list[Measurement]:
     Raises:
         InvalidInput: When it cannot be read, or holds something else.
     """
-    wanted = "a file that holdfast.DescentMonitor wrote"
-    names = {field.name for field in dataclasses.fields(Measurement)}
-    found = []
-    try:
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            record = json.loads(line, parse_constant=_refuse)
-            if not isinstance(record, dict) or set(record) != names:
-                raise InvalidInput("training", f"{str(path)!r}, which is something else", wanted)
-            found.append(_checked(Measurement(**record)))
-    except OSError as problem:
-        got = f"{str(path)!r} ({problem.strerror})"
-        raise InvalidInput("training", got, "a file that can be read") from problem
-    except ValueError as problem:
-        raise InvalidInput("training", f"{str(path)!r} ({problem})", wanted) from problem
+    wanted, found = "a file that holdfast.DescentMonitor wrote", []
+    for number, line in enumerate(read_file(Path(path), "training", wanted).splitlines(), 1):
+        try:
+            found.append(decode(Measurement, strict_json(line), exact=False))
+        except ValueError as problem:
+            got = f"{str(path)!r} (line {number}: {reason(problem)})"
+            raise InvalidInput("training", got, wanted) from problem
     if not found:
         raise InvalidInput("training", f"{str(path)!r}, which is empty", wanted)
     return found
-
-
-def _checked(one: Measurement) -> Measurement:
-    """Return a measurement whose numbers are numbers.
-
-    Raises:
-        ValueError: When they are not.
-    """
-    for field in dataclasses.fields(Measurement):
-        value = getattr(one, field.name)
-        if field.name in ("metric", "same_batch"):
-            fits = isinstance(value, str if field.name == "metric" else bool)
-        elif value is None:
-            fits = field.name not in ("step", "learning_rate")
-        else:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            fits = number and math.isfinite(value)
-        if not fits:
-            raise ValueError(f"{field.name} {value!r}")
-    return one
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)

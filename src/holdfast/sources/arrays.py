@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.errors import InvalidInput
-from holdfast.sources.files import MOST_BYTES, open_file, reason
+from holdfast.files import MOST_BYTES, open_file, reason
 from holdfast.sources.zips import checked_members
 
 _WANTED = "an .npz file of plain arrays"

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from holdfast.errors import InvalidInput, MissingExtra
-from holdfast.sources.files import check_unpacked, open_file, reason
+from holdfast.files import open_file, reason
+from holdfast.sources.files import check_unpacked
 
 _MOST_ENTRIES = 2**28
 _CSV, _PARQUET = "a CSV file", "a Parquet file"

@@ -8,7 +8,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from holdfast.errors import InvalidInput
-from holdfast.sources.files import read_file, reason, strict_json
+from holdfast.files import read_file, reason, strict_json
 
 _WANTED = "a safetensors file"
 _MOST_TENSORS = 2**16

@@ -3,7 +3,8 @@
 import zipfile
 
 from holdfast.errors import InvalidInput
-from holdfast.sources.files import check_once, check_unpacked
+from holdfast.files import check_once
+from holdfast.sources.files import check_unpacked
 
 
 def checked_members(archive: zipfile.ZipFile, argument: str) -> dict[str, zipfile.ZipInfo]:

@@ -8,11 +8,10 @@ import torch
 from flint import arb, ctx, fmpq
 from torch import Tensor
 
-from holdfast.certificates.certificate import Certificates
+from holdfast.certificates.change import Changes
 from holdfast.certificates.proofs.lowering import cut_points, lower
 from holdfast.certificates.proofs.witness import choose_cuts, witnesses
 from holdfast.errors import Unsupported
-from holdfast.graph.ir import Graph
 from holdfast.rounding import coarse_down
 from holdfast_check.files import Tensor as Array
 from holdfast_check.network import Step, logits, read_graph
@@ -42,18 +41,17 @@ class Proof:
     radius: list[float]
 
 
-def prove(graph: Graph, inputs: Tensor, certificates: Certificates) -> Proof:
-    """Return a proof of as much of the certificates as the checker can follow.
+def prove(known: Changes, certified: Tensor) -> Proof:
+    """Return a proof of as much of the certified radii as the checker can follow.
 
     Args:
-        graph: The classifier.
-        inputs: [N, ...], its rows.
-        certificates: Of these rows.
+        known: The classifier, its rows and their classes.
+        certified: [N], radii of the rows; inf where every input has the row's class.
 
     Raises:
         Unsupported: When the network holds what the checker does not know, or is too large for it.
     """
-    lowered = lower(graph)
+    inputs, lowered = known.inputs, lower(known.graph)
     arrays = {"inputs": inputs}
     steps = read_graph(
         [op | {"slope": float.fromhex(op["slope"])} for op in lowered.ops],
@@ -61,14 +59,14 @@ def prove(graph: Graph, inputs: Tensor, certificates: Certificates) -> Proof:
         {name: as_array(tensor) for name, tensor in lowered.arrays.items()},
     )
     cuts = choose_cuts(steps, cut_points(lowered.ops))
-    for name, witness in witnesses(steps, cuts, certificates.norm):
+    for name, witness in witnesses(steps, cuts, known.norm):
         for part in "qlr":
             values = {"q": witness.q, "l": witness.lam, "r": witness.r}[part]
             arrays[f"{name}.{part}"] = torch.from_numpy(values)
     rates = squared_rates(
-        steps, cuts, certificates.norm, {name: as_array(arrays[name]) for name in arrays}
+        steps, cuts, known.norm, {name: as_array(arrays[name]) for name in arrays}
     )
-    radius = _radii(steps, rates, inputs, certificates)
+    radius = _radii(steps, rates, known, certified.tolist())
     return Proof(lowered.ops, cuts, lowered.arrays, arrays, radius)
 
 
@@ -83,21 +81,20 @@ def as_array(tensor: Tensor) -> Array:
 def _radii(
     steps: list[Step],
     rates: dict[tuple[int, int], fmpq],
-    inputs: Tensor,
-    certificates: Certificates,
+    known: Changes,
+    certified: list[float],
 ) -> list[float]:
     """Return per row what margins and rates prove, rounded down, at most what was certified."""
-    radius = [0.0] * len(inputs)
-    rows = [k for k, claimed in enumerate(certificates.radius.tolist()) if claimed > 0]
-    labels = certificates.labels.tolist()
+    radius = [0.0] * len(certified)
+    rows = [k for k, claimed in enumerate(certified) if claimed > 0]
+    labels = known.labels.tolist()
     with ctx.workprec(128):
         roots = {pair: arb(square).sqrt() for pair, square in rates.items()}
         for start in range(0, len(rows), _TOGETHER):
             some = rows[start : start + _TOGETHER]
-            outputs = logits(steps, [as_array(inputs[k]).numbers() for k in some])
+            outputs = logits(steps, [as_array(known.inputs[k]).numbers() for k in some])
             for k, output in zip(some, outputs, strict=True):
-                claimed = min(float(certificates.radius[k]), _LARGEST)
-                radius[k] = min(claimed, _radius(output, labels[k], roots))
+                radius[k] = min(certified[k], _radius(output, labels[k], roots))
     return radius
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidInput
-from holdfast.sources.files import open_file, reason, strict_json
+from holdfast.files import open_file, reason, strict_json
 from holdfast.sources.zips import checked_members, read_member
 
 _WANTED = "an exported program (torch.export.save)"

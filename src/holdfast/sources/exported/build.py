@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidInput, Obstacle, Unsupported
+from holdfast.files import check_once, reason
 from holdfast.graph.aten import TRANSLATIONS
 from holdfast.sources.exported.archive import TYPES, read_archive
-from holdfast.sources.files import check_once, reason
 from holdfast.sources.sizes import check_activations
 from holdfast.sources.wired import Wire, Wired, module_name
 

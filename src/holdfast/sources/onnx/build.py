@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import Obstacle, Unsupported
-from holdfast.sources.files import reason
+from holdfast.files import reason
 from holdfast.sources.onnx.rows import Rows, settle, shape_of, stored_shape
 from holdfast.sources.onnx.step import OPERATORS, Coming, Known, Step, make_step
 from holdfast.sources.sizes import Budget, activations

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidInput, MissingExtra, Obstacle, Unsupported
-from holdfast.sources.files import MOST_BYTES, check_once, read_beside, read_file, reason
+from holdfast.files import MOST_BYTES, check_once, read_file, reason
+from holdfast.sources.files import read_beside
 from holdfast.sources.onnx.build import WHAT, OnnxGraph, OnnxNode
 
 if TYPE_CHECKING:

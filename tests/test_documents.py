@@ -1,0 +1,179 @@
+"""Results are read back bit by bit, and nothing else is taken for one."""
+
+import dataclasses
+import enum
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from holdfast.documents import decode, encode, load_result, save_result
+from holdfast.errors import InvalidInput
+
+
+class Colour(enum.Enum):
+    RED = "a red one"
+    BLUE = "a blue one"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A result inside of another."""
+
+    size: int
+    share: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A field of every kind."""
+
+    flag: bool
+    count: int
+    value: float
+    name: str
+    colour: Colour
+    maybe: float | None
+    words: tuple[str, ...]
+    part: Part
+    parts: tuple[Part, ...]
+    column: Annotated[Tensor, torch.float64]
+    wholes: Annotated[Tensor, torch.int64]
+    block: Tensor
+    aside: object = field(default=None, repr=False)
+
+    def coherent(self) -> bool:
+        return self.count >= 0
+
+
+FLOATS = st.floats(allow_nan=False)
+WHOLES = st.builds(
+    Whole,
+    flag=st.booleans(),
+    count=st.integers(0, 2**63 - 1),
+    value=FLOATS,
+    name=st.text("abc é÷"),
+    colour=st.sampled_from(Colour),
+    maybe=st.none() | FLOATS,
+    words=st.lists(st.text("xyz"), max_size=3).map(tuple),
+    part=st.builds(Part, st.integers(-5, 5), st.none() | FLOATS),
+    parts=st.lists(st.builds(Part, st.integers(-5, 5), FLOATS), max_size=2).map(tuple),
+    column=st.lists(FLOATS, max_size=4).map(lambda x: torch.tensor(x, dtype=torch.float64)),
+    wholes=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4).map(
+        lambda x: torch.tensor(x, dtype=torch.int64)
+    ),
+    block=st.sampled_from([torch.rand(2, 0), torch.rand(2, 3).double() / 3, torch.rand(3)]),
+)
+
+
+@given(WHOLES)
+def test_a_round_trip_is_exact(whole):
+    again = decode(Whole, json.loads(json.dumps(encode(whole), allow_nan=False)))
+    for each in dataclasses.fields(Whole):
+        before, after = getattr(whole, each.name), getattr(again, each.name)
+        if isinstance(before, Tensor):
+            assert before.dtype == after.dtype and torch.equal(before, after)
+        else:
+            assert before == after
+            assert not isinstance(before, float) or before.hex() == after.hex()
+
+
+GOOD = Whole(
+    flag=True,
+    count=3,
+    value=0.1,
+    name="x",
+    colour=Colour.RED,
+    maybe=None,
+    words=("a",),
+    part=Part(1, 0.5),
+    parts=(Part(2, None),),
+    column=torch.tensor([0.1, math.inf], dtype=torch.float64),
+    wholes=torch.tensor([1]),
+    block=torch.zeros(2, 2),
+)
+FAULTS = {
+    "flag": [1, None, "true"],
+    "count": [True, 1.0, 2**63, "3", None],
+    "value": [0.1, "0.1", "nan", "0x1p-1", "NaN", "infinity", "0x1.0000000000000p+9999", None, 1],
+    "name": [1, None, "a\x1b[2K", "a\nb\x00", ["a"]],
+    "colour": ["GREEN", None, "a red one", ["RED"], {}],
+    "maybe": ["nan", False],
+    "words": ["a", [1], None, {"0": "a"}],
+    "part": [None, [], {"size": 1}, {"size": 1, "share": None, "more": 1}],
+    "parts": [[{"size": 1.5, "share": None}], {}],
+    "column": [[0.5], ["nan"], "0x0.0p+0", [["0x0.0p+0"]], [None]],
+    "wholes": [[0.5], [True], [2**63], ["1"]],
+    "block": [
+        None,
+        [],
+        {"dtype": "int64", "shape": [1], "base64": ""},
+        {"dtype": "float32", "shape": [3], "base64": "AAAAAA=="},
+        {"dtype": "float32", "shape": [-1], "base64": "AAAAAA=="},
+        {"dtype": "float32", "shape": [2**62, 2**62], "base64": "AAAAAA=="},
+        {"dtype": "float32", "shape": "1", "base64": "AAAAAA=="},
+        {"dtype": "float32", "shape": [1], "base64": "****"},
+        {"dtype": "float32", "shape": [1], "base64": 1},
+        {"dtype": ["float32"], "shape": [1], "base64": "AAAAAA=="},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in FAULTS.items() for value in values],
+    ids=repr,
+)
+def test_a_field_of_another_kind_is_refused_with_file_and_field(tmp_path, name, value):
+    path = tmp_path / "r.json"
+    save_result(GOOD, "results/1", path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(InvalidInput, match=rf"^path: got '.*r\.json' \(.*({name}|entries)") as why:
+        load_result(Whole, "results/1", path)
+    assert "a file that Whole.save wrote" in str(why.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("results/1", "results/2"), "format is 'results/2', wanted"),
+        (lambda text: text.replace('"flag": true,', ""), "missing or unknown entries flag"),
+        (lambda text: text.replace('"flag"', '"more": 1, "flag"'), "unknown entries more"),
+        (lambda text: text.replace('"flag"', '"flag": true, "flag"'), "key 'flag' comes twice"),
+        (lambda text: text.replace('"count": 3', '"count": NaN'), "NaN is no number"),
+        (lambda text: text.replace('"count": 3', '"count": -3'), "contradict each other"),
+        (lambda text: "[]", "the document is 'list'"),
+        (lambda text: "[" * 10**6, "nested too deeply"),
+        (lambda text: "{", "r.json"),
+    ],
+)
+def test_another_document_is_refused(tmp_path, change, said):
+    path = tmp_path / "r.json"
+    save_result(GOOD, "results/1", path)
+    assert load_result(Whole, "results/1", path).name == "x"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(InvalidInput, match=r"^path: got '.*r\.json'") as why:
+        load_result(Whole, "results/1", path)
+    assert said in str(why.value)
+
+
+@pytest.mark.parametrize("value", ["0x1.0000000000000p+0", math.inf, math.nan, True, None])
+def test_plain_numbers_are_finite_numbers(value):
+    assert decode(tuple[float, ...], [1, 0.5], exact=False) == (1, 0.5)
+    with pytest.raises(ValueError, match="finite number"):
+        decode(tuple[float, ...], [value], exact=False)
+
+
+def test_what_is_no_plain_file_is_refused(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "none", "."):
+        with pytest.raises(InvalidInput, match="path: got"):
+            load_result(Whole, "results/1", tmp_path / name)
