@@ -15,7 +15,6 @@ and the same holds for the other nodes by counting their operations. The caller 
 node that only moves entries rounds nothing, and passes what the rows carry to the node behind it.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -54,7 +53,7 @@ Pull = Callable[[Tensor, Tensor | None], Pulled]
 PullWindows = Callable[[Windows], Pulled]
 
 RELU = Node("relu", "relu")
-"""Stands for the ramp in max(a, b) = b + relu(a - b)."""
+"""Stands for the ramp in a comparison, max(a, b) = b + relu(a - b)."""
 
 
 @dataclass(frozen=True)
@@ -270,8 +269,10 @@ def elementwise_step(node: Node, x: Interval) -> Step:
     )
 
 
-def extreme_step(node: Node, parts: Sequence[Interval], gap: Interval) -> Step:
-    """Read max(a, b) = b + relu(a - b) or min(a, b) = a - relu(a - b) backwards.
+def compare_step(node: Node, parts: Sequence[Interval], gap: Interval) -> Step:
+    """Read a pair, [a - relu(a - b), b + relu(a - b)], backwards.
+
+    Rows of both ends are joined before the ramp is replaced by a line: of a + b nothing is lost.
 
     Args:
         node: The node.
@@ -283,18 +284,19 @@ def extreme_step(node: Node, parts: Sequence[Interval], gap: Interval) -> Step:
     """
     bounds = lines(RELU, gap.low, gap.high)
     free = (gap.low < 0) & (gap.high > 0)
-    largest = node.op == "maximum"
     sizes = parts[0].size() + parts[1].size()
-    ramp = _Ramp(bounds, free, rows_up(4.0 * sizes + _offsets(bounds), 8))
+    size = rows_up(4.0 * sizes + _offsets(bounds), 8)
+    ramp, magnitude = _Ramp(bounds, free, size), torch.stack([size, size], 1)
 
     def pull(rows: Tensor, slopes: Tensor | None) -> Pulled:
-        got = ramp.pull(rows if largest else -rows, slopes)
+        smaller, larger = rows.unbind(2)
+        got = ramp.pull(larger - smaller, slopes)
         moved = cast(Tensor, got.rows[0])
-        pair = [moved, rows - moved] if largest else [rows + moved, -moved]
-        return dataclasses.replace(got, rows=pair)
+        # The difference of the two rows rounds by their sizes, not by its own.
+        return Pulled([smaller + moved, larger - moved], got.added, _size(rows, magnitude))
 
-    count = 2 * gap.low[0].numel() + 32
-    return Step(node.inputs, pull, ramp.magnitude, count, lines=bounds, free=free)
+    count = 4 * size[0].numel() + 32
+    return Step(node.inputs, pull, magnitude, count, lines=bounds, free=free)
 
 
 def largest_step(node: Node, x: Interval, result: Interval) -> Step:
@@ -363,8 +365,8 @@ def constant_step(result: Interval) -> Step:
 Build = Callable[[Node, Sequence[Interval], Interval, Interval | None], Step]
 
 
-def _extreme(node: Node, parts: Sequence[Interval], result: Interval, gap: Interval | None) -> Step:
-    return constant_step(result) if gap is None else extreme_step(node, parts, gap)
+def _compare(node: Node, parts: Sequence[Interval], result: Interval, gap: Interval | None) -> Step:
+    return constant_step(result) if gap is None else compare_step(node, parts, gap)
 
 
 _STEPS: Mapping[str, Build] = rules(
@@ -375,8 +377,7 @@ _STEPS: Mapping[str, Build] = rules(
         Kind.SCALAR: lambda node, parts, *_: elementwise_step(node, parts[0]),
     },
     {
-        "maximum": _extreme,
-        "minimum": _extreme,
+        "compare": _compare,
         "amax": lambda node, parts, result, _: largest_step(node, parts[0], result),
     },
 )
@@ -391,7 +392,7 @@ def make_step(
         node: In float64.
         parts: Bounds of its inputs.
         result: Bounds of its value.
-        gap: For `maximum` and `minimum`, bounds of the first input less the second.
+        gap: For `compare`, bounds of the first input less the second.
 
     Returns:
         The step; where there is no linear rule, or nothing moves, the bounds themselves.

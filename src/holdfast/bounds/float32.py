@@ -298,10 +298,10 @@ def _add(node: Node, parts: Sequence[Executed]) -> Found:
     return total, _largest(rows_up(reach, k))
 
 
-def _extreme(node: Node, parts: Sequence[Executed]) -> Found:
+def _compare(node: Node, parts: Sequence[Executed]) -> Found:
     left, right = (part.read[0] for part in parts)
-    error = torch.maximum(left, right)
-    return error, _nothing(error)
+    worst = torch.maximum(left, right)
+    return torch.stack([worst, worst], 1), _nothing(worst)
 
 
 def _largest_of_group(node: Node, parts: Sequence[Executed]) -> Found:
@@ -337,8 +337,7 @@ FLOAT32 = Reading(
         },
         {
             "constant": _constant,
-            "maximum": _extreme,
-            "minimum": _extreme,
+            "compare": _compare,
             "amax": _largest_of_group,
             "max_pool": _largest_of_group,
             "sort": _sort,

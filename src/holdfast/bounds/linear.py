@@ -25,16 +25,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.bounds.backward import Pulled, Step, dot, make_step
+from holdfast.bounds.backward import RELU, Pulled, Step, dot, make_step
 from holdfast.bounds.interval import READING, RULES, SMALLEST, Interval, around, lift
 from holdfast.bounds.planes import Below, Plane, optimised
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import slopes_on
 from holdfast.bounds.windows import Rows, Windows, dense, mirrored_rows
 from holdfast.errors import InvalidInput
-from holdfast.graph.comparisons import write_out
+from holdfast.graph.comparisons import with_groups, with_pairs
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.walk import Env, check_covered
+from holdfast.graph.walk import Env, check_covered, read
 from holdfast.ops import Kind
 from holdfast.rounding import gamma, next_down
 from holdfast.types import Region, dual
@@ -98,18 +98,18 @@ class Relaxed:
         regions: R regions.
 
     Attributes:
-        graph: In float64, with sorts and poolings written out.
+        graph: In float64, with sorts as comparisons and poolings as maxima of groups.
         intervals: Bounds of every node's values.
     """
 
     @torch.no_grad()
     def __init__(self, graph: Graph, regions: Regions) -> None:
-        self.graph, self._regions = write_out(graph.double()), regions
+        self.graph, self._regions = with_groups(graph.double()), regions
         check_covered(self.graph, READING)
         self.intervals: Env[Interval] = lift(self.graph, regions)
         self._entry = self.graph.perturbed_input.name
         self._steps: dict[str, Step] = {}
-        self._gaps: dict[tuple[str, ...], Interval] = {}
+        self._gaps: Env[Interval] = {}
         self._tight: set[str] = set()
         self._operations = 64 + regions.center[0].numel() + len(self.graph.nodes)
         size = self.intervals[self._entry].size().flatten(1).sum(1, keepdim=True)
@@ -136,7 +136,7 @@ class Relaxed:
         """Tighten the intervals that a nonlinear node's rule depends on; return a - b's if any."""
         if node.kind in (Kind.AFFINE, Kind.WIRING, Kind.SUM):
             return None
-        if node.op in ("maximum", "minimum"):
+        if node.op == "compare":
             return self._gap(node)
         if node.kind is Kind.SCALAR:
             (name,) = node.inputs
@@ -149,15 +149,12 @@ class Relaxed:
         return None
 
     def _gap(self, node: Node) -> Interval:
-        """Bound the difference of the two inputs of a maximum or minimum."""
+        """Bound the difference of the two inputs of a comparison."""
         first, second = node.inputs
-        if node.inputs not in self._gaps:
-            a, b = self.intervals[first], self.intervals[second]
-            low, high = next_down(a.low - b.high), -next_down(b.low - a.high)
-            low, high = low.nan_to_num(-torch.inf), high.nan_to_num(torch.inf)
-            gap, unsure = Interval(low, high), (low < 0) & (high > 0)
-            self._gaps[node.inputs] = self._bounded({first: 1.0, second: -1.0}, gap, unsure)
-        return self._gaps[node.inputs]
+        gap = _difference(self.intervals[first], self.intervals[second])
+        unsure = (gap.low < 0) & (gap.high > 0)
+        self._gaps[node.name] = self._bounded({first: 1.0, second: -1.0}, gap, unsure)
+        return self._gaps[node.name]
 
     def _improve(self, name: str, wanted: Tensor) -> None:
         """Tighten a node's interval where wanted."""
@@ -290,14 +287,24 @@ class Relaxed:
 
     # --- slopes ---------------------------------------------------------------------------------
 
-    def slopes(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the smallest and largest slope of every activation on the first region."""
-        return {
-            node.name: slopes_on(node, before.low[:1], before.high[:1])
-            for node in self.graph.nodes
-            if node.kind is Kind.SCALAR and node.perturbed
-            for before in (self.intervals[node.inputs[0]],)
-        }
+    def slopes(self) -> tuple[Graph, dict[str, tuple[Tensor, Tensor]]]:
+        """Return slopes on the first region, with the graph whose nodes they belong to.
+
+        Returns:
+            The graph with all maxima as comparisons of two, and by node the smallest and largest
+            slope of an activation, or of relu(a - b) in a comparison.
+        """
+        graph = with_pairs(self.graph)
+        intervals = read(graph, READING, self.intervals)
+        slopes = {}
+        for node in graph.nodes:
+            parts = [intervals[name] for name in node.inputs]
+            if node.perturbed and node.kind is Kind.SCALAR:
+                slopes[node.name] = slopes_on(node, parts[0].low[:1], parts[0].high[:1])
+            elif node.perturbed and node.op == "compare":
+                gap = self._gaps.get(node.name) or _difference(*parts)
+                slopes[node.name] = slopes_on(RELU, gap.low[:1], gap.high[:1])
+        return graph, slopes
 
     # --- outputs --------------------------------------------------------------------------------
 
@@ -353,6 +360,12 @@ class Relaxed:
             for parts in zip(*join, strict=True)
         )
         return Below(low, slope, offset)
+
+
+def _difference(a: Interval, b: Interval) -> Interval:
+    """Bound a - b."""
+    low, high = next_down(a.low - b.high), -next_down(b.low - a.high)
+    return Interval(low.nan_to_num(-torch.inf), high.nan_to_num(torch.inf))
 
 
 def _lengths(rows: Tensor, norm: float) -> Tensor:

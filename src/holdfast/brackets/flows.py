@@ -78,6 +78,19 @@ class Flows:
                 parts.append(mul_up(factor, bound))
         return self.together(parts)
 
+    def joined(self, flows: Sequence[Flow | None]) -> float:
+        """Return the bound of the norm of several nodes put together.
+
+        Entries of one source that several nodes hold are told apart: parts of one vector are no
+        longer than it.
+        """
+        moving = [flow for flow in flows if flow is not None]
+        if not moving:
+            return 0.0
+        sources = {source[0]: source for flow in moving for source in flow.sources}
+        entries = torch.cat([flow.entries.flatten(1) for flow in moving], 1)
+        return self.total(Flow(entries, tuple(sources.values())))
+
     def together(self, bounds: Sequence[float]) -> float:
         """Return the bound of the norm of several vectors put together; one alone stays exact."""
         moving = [bound for bound in bounds if bound != 0.0]

@@ -97,7 +97,7 @@ class GainReading:
                 Kind.CHOICE: self._constant,
                 Kind.VECTOR: self._constant,
             },
-            {"maximum": self._extreme, "minimum": self._extreme},
+            {"compare": self._compare},
         )
         reading = Reading(
             f"global Lipschitz constant ({norm_name(norm)})",
@@ -159,7 +159,7 @@ class GainReading:
     def _add(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
         return self._places.source(node.shape, add_up(*map(self._places.total, flows)))
 
-    def _extreme(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
-        """Bound max(a, b): each entry moves at most as far as one of the two."""
-        gains = [self._places.total(flow) for flow in flows]
-        return self._places.source(node.shape, self._places.together(gains))
+    def _compare(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
+        """Bound (min(a, b), max(a, b)): it permutes the entries of a and b, piece by piece."""
+        self.layers.append(LayerGain(node.path, node.op, 1.0))
+        return self._places.source(node.shape, self._places.joined(flows))

@@ -140,8 +140,8 @@ def form_on(graph: Graph, region: Region | None) -> NormalForm:
     """
     if region is None:
         return normal_form(graph, MOST_UNITS)
-    relaxed = Relaxed(graph, Regions.of(region))
-    return normal_form(relaxed.graph, MOST_UNITS, relaxed.slopes())
+    paired, slopes = Relaxed(graph, Regions.of(region)).slopes()
+    return normal_form(paired, MOST_UNITS, slopes)
 
 
 def row_bounds_upper(

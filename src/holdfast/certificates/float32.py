@@ -194,7 +194,7 @@ class Growth:
                 Kind.CHOICE: self._constant,
                 Kind.VECTOR: self._constant,
             },
-            {"maximum": self._extreme, "minimum": self._extreme},
+            {"compare": self._compare},
         )
         entry = graph.perturbed_input
         start = {entry.name: self._flows.source(entry.shape, 0.0)}
@@ -242,5 +242,5 @@ class Growth:
         errors = add_up(*map(self._flows.total, flows))
         return self._end(node, add_up(errors, mul_up(gamma32(len(flows) + 2), reach)))
 
-    def _extreme(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
-        return self._end(node, self._flows.together([self._flows.total(flow) for flow in flows]))
+    def _compare(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
+        return self._end(node, self._flows.joined(flows))

@@ -117,10 +117,10 @@ def _add(node: Node, parts: Sequence[Approximate]) -> Approximate:
     return Approximate(value, rows_up(error, len(parts) + 2))
 
 
-def _extreme(node: Node, parts: Sequence[Approximate]) -> Approximate:
+def _compare(node: Node, parts: Sequence[Approximate]) -> Approximate:
     left, right = parts
-    value = execute(node, [left.value, right.value])
-    return Approximate(value, torch.maximum(left.error, right.error))
+    worst = torch.maximum(left.error, right.error)
+    return Approximate(execute(node, [left.value, right.value]), torch.stack([worst, worst], 1))
 
 
 def _largest_of_group(node: Node, parts: Sequence[Approximate]) -> Approximate:
@@ -194,8 +194,7 @@ _RULES: dict[str, Rule] = rules(
     },
     {
         "constant": _constant,
-        "maximum": _extreme,
-        "minimum": _extreme,
+        "compare": _compare,
         "amax": _largest_of_group,
         "max_pool": _largest_of_group,
         "sort": _sort,

@@ -11,7 +11,6 @@ from holdfast.errors import Obstacle, Unsupported
 from holdfast.graph.aten import TRANSLATIONS, Builder, Call, Ref, opaque
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.layers import GraphLayers
-from holdfast.graph.rewrite import drop_unused, pair_extremes
 
 
 def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
@@ -49,8 +48,17 @@ def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
     name = _single_output(output, len(program.graph_signature.user_outputs), obstacles)
     if obstacles:
         raise Unsupported("capture", obstacles)
-    graph = Graph(tuple(b.nodes.values()), name, named.layers)
-    return drop_unused(pair_extremes(graph))
+    return _drop_unused(Graph(tuple(b.nodes.values()), name, named.layers))
+
+
+def _drop_unused(graph: Graph) -> Graph:
+    """Remove the nodes that neither the output nor a layer needs; inputs stay."""
+    needed = {graph.output, *graph.layers.values()}
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    kept = tuple(node for node in graph.nodes if node.name in needed or node.op == "input")
+    return dataclasses.replace(graph, nodes=kept)
 
 
 def _written_state(program: torch.export.ExportedProgram) -> list[Obstacle]:

@@ -1,4 +1,7 @@
-"""Records of operations that choose entries by their size: extremes, sorting, pooling."""
+"""Records of operations that choose entries by their size: comparing, sorting, pooling.
+
+A comparison of a and b holds both ends, [min(a, b), max(a, b)], along a new first dimension.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,12 +28,7 @@ def _max_pool(inputs: Sequence[Tensor], params: Params) -> Tensor:
 
 
 def _one(params: Params, shape: Shape, result: Shape, norm: float) -> float:
-    """Sorting, and the largest entry of disjoint groups: no lp distance grows."""
-    return 1.0
-
-
-def _of_two(params: Params, shape: Shape, result: Shape, norm: float) -> float:
-    """From two arguments laid side by side: no entry moves further than both of its arguments."""
+    """Sorting, also of two, and the largest entry of disjoint groups: no lp distance grows."""
     return 1.0
 
 
@@ -57,8 +55,11 @@ def _coverage(params: Params, shape: Shape, result: Shape) -> list[int]:
 
 
 CHOICE: Mapping[str, Op] = {
-    "maximum": Op(lambda x, p: torch.maximum(*x), Kind.CHOICE, constant=_of_two),
-    "minimum": Op(lambda x, p: torch.minimum(*x), Kind.CHOICE, constant=_of_two),
+    "compare": Op(
+        lambda x, p: torch.stack([torch.minimum(*x), torch.maximum(*x)], 1),
+        Kind.CHOICE,
+        constant=_one,
+    ),
     "amax": Op(lambda x, p: x[0].amax(p["dims"], p["keepdim"]), Kind.CHOICE, constant=_one),
     "max_pool": Op(_max_pool, Kind.CHOICE, constant=_max_pool_constant),
     "sort": Op(

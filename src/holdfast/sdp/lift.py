@@ -1,33 +1,27 @@
 """From a captured graph to the normal form: differences of two inputs, unit by unit.
 
-Maxima and sorted groups become absolute values and ReLUs, which have slopes: with h = (a - b) / 2,
-max(a, b) = (a + b) / 2 + |h| and min(a, b) = (a + b) / 2 - |h|. For pairs (MaxMin) this says what
-the quadratic constraints of Pauli et al., "Novel quadratic constraints for extending LipSDP beyond
+Sorts and maxima are comparisons of two (`holdfast.graph.comparisons`), and these have a slope: with
+g = relu(a - b), max(a, b) = b + g and min(a, b) = a - g. For pairs (MaxMin) this says what the
+quadratic constraints of Pauli et al., "Novel quadratic constraints for extending LipSDP beyond
 slope-restricted activations" (2024), say: the sum is kept and the difference does not grow.
 """
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from holdfast.errors import Unsupported
+from holdfast.graph.comparisons import NOT_WRITTEN, with_pairs
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Reading, read
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.record import Params
 from holdfast.rounding import gamma
 from holdfast.sdp.form import HEADROOM, Array, NormalForm, may_underflow, norm_rows
-
-Places = NDArray[np.int64]
-
-LARGEST_GROUP = 8
-"""Groups of a sort longer than this take too many comparators to be worth it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,8 @@ class Signal:
 
 
 Ranges = Mapping[str, tuple[Tensor, Tensor]]
-"""Smallest and largest slope of every entry of an elementwise node, by its name."""
+"""By node, smallest and largest slope of every entry: of an elementwise node itself, and of a
+comparison the slopes of relu(a - b)."""
 
 
 def normal_form(graph: Graph, most_units: int, ranges: Ranges | None = None) -> NormalForm:
@@ -61,14 +56,14 @@ def normal_form(graph: Graph, most_units: int, ranges: Ranges | None = None) -> 
     Raises:
         Unsupported: When an op is not made of linear maps and slopes, or there are too many units.
     """
-    return _Lift(graph.double(), most_units, ranges or {}).form()
+    return _Lift(with_pairs(graph.double()), most_units, ranges or {}).form()
 
 
 class _Lift:
     """Walks the graph and records its activations.
 
     Args:
-        graph: In float64.
+        graph: In float64, with maxima as comparisons.
         most_units: Give up beyond so many.
         ranges: Slopes by node.
     """
@@ -88,15 +83,9 @@ class _Lift:
                 Kind.SUM: self._add,
                 Kind.SCALAR: self._elementwise,
             },
-            {
-                "maximum": self._extreme,
-                "minimum": self._extreme,
-                "amax": self._amax,
-                "max_pool": self._max_pool,
-                "sort": self._sort,
-            },
+            {"compare": self._compare},
         )
-        reading: Reading[Signal | None] = Reading("LipSDP", table, {})
+        reading: Reading[Signal | None] = Reading("LipSDP", table, NOT_WRITTEN)
         start = Signal(np.eye(self.inputs), np.zeros((self.inputs, 1)))
         env = read(self.graph, reading, {self.graph.perturbed_input.name: start})
         output = self._wide(env.get(self.graph.output), self.graph[self.graph.output].shape)
@@ -158,15 +147,13 @@ class _Lift:
 
     def _elementwise(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
         signal = self._wide(signals[0], self._shape(node))
-        if node.name not in self.ranges:
-            return self._activate(node, signal, *node.facts.slopes(node.params))
-        low, high = (side.flatten().numpy() for side in self.ranges[node.name])
-        return self._activate(node, signal, low, high)
+        return self._activate(node, signal, node.facts.slopes(node.params))
 
-    def _activate(
-        self, node: Node, signal: Signal, low: float | Array, high: float | Array
-    ) -> Signal:
-        """Add one unit per entry and return their outputs."""
+    def _activate(self, node: Node, signal: Signal, everywhere: tuple[float, float]) -> Signal:
+        """Add one unit per entry, with the node's slopes, and return their outputs."""
+        low, high = everywhere
+        if node.name in self.ranges:
+            low, high = (side.flatten().numpy() for side in self.ranges[node.name])
         size, before = len(signal.rows), self.units
         if before + size > self.most_units:
             why = f"more than {self.most_units} activations"
@@ -179,115 +166,33 @@ class _Lift:
         rows[:, self.inputs + before :] = np.eye(size)
         return Signal(rows, np.zeros((size, 1 + self.units)))
 
-    def _sum(self, left: Signal, right: Signal, factors: tuple[float, float]) -> Signal:
-        """Return a combination with factors that are powers of two, so that only the sum rounds."""
+    def _sum(self, left: Signal, right: Signal, sign: float = 1.0) -> Signal:
+        """Return left + right or left - right.
+
+        Knuth's two sums give what an addition of floating-point numbers rounds off, exactly.
+        """
         left, right = self._widen(left), self._widen(right)
-        a, b = (abs(factor) for factor in factors)
-        rows = factors[0] * left.rows + factors[1] * right.rows
-        overlap = (left.rows != 0) & (right.rows != 0)
-        sizes = np.where(overlap, np.abs(left.rows) * a + np.abs(right.rows) * b, 0.0)
-        error = (a * left.error + b * right.error) * HEADROOM
-        return Signal(rows, error + gamma(2) * norm_rows(sizes, self.inputs))
+        a, b = left.rows, sign * right.rows
+        rows = a + b
+        back = rows - a
+        lost = np.abs((a - (rows - back)) + (b - back))
+        error = (left.error + right.error) * HEADROOM + norm_rows(lost, self.inputs)
+        return Signal(rows, error)
 
     def _add(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
         moving = [signal for signal in signals if signal is not None]
         total = moving[0]
         for signal in moving[1:]:
-            total = self._sum(total, signal, (1.0, 1.0))
+            total = self._sum(total, signal)
         return total
 
-    def _extreme(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
-        a, b = (self._wide(signal, node.shape) for signal in signals)
-        high, low = self._compare(node, a, b)
-        return high if node.op == "maximum" else low
-
-    def _compare(self, node: Node, a: Signal, b: Signal) -> tuple[Signal, Signal]:
-        """Return max(a, b) and min(a, b) through one absolute value per entry."""
-        size = self._activate(node, self._sum(a, b, (0.5, -0.5)), -1.0, 1.0)
-        middle = self._sum(a, b, (0.5, 0.5))
-        return self._sum(middle, size, (1.0, 1.0)), self._sum(middle, size, (1.0, -1.0))
-
-    def _largest(self, node: Node, a: Signal, b: Signal) -> Signal:
-        """Return max(a, b) = a + relu(b - a)."""
-        return self._sum(a, self._activate(node, self._sum(b, a, (1.0, -1.0)), 0.0, 1.0), (1, 1))
-
-    def _sort(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
-        """Sort every group by a network of comparators, in rounds of odd and even neighbours."""
-        shape, dim = self._shape(node), node.params["dim"]
-        length = shape[dim - 1]
-        if length > LARGEST_GROUP:
-            raise Unsupported("LipSDP", [node.obstacle(f"groups of {length}")])
-        signal = self._wide(signals[0], shape)
-        places = places_of(shape).movedim(dim, -1).reshape(-1, length).numpy()
-        lanes = [_take(signal, places[:, k]) for k in range(length)]
-        for first in sorting_rounds(length):
-            for k in range(first, length - 1, 2):
-                high, low = self._compare(node, lanes[k], lanes[k + 1])
-                lanes[k], lanes[k + 1] = low, high
-        if node.params["descending"]:
-            lanes.reverse()
-        return self._place(lanes, places)
-
-    def _place(self, lanes: list[Signal], places: Places) -> Signal:
-        """Put the lanes of all groups back to their places."""
-        wide = [self._widen(lane) for lane in lanes]
-        order = np.argsort(places.T.flatten())
-        rows = np.vstack([lane.rows for lane in wide])[order]
-        return Signal(rows, np.vstack([lane.error for lane in wide])[order])
-
-    def _amax(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
-        shape = self._shape(node)
-        dims = [dim - 1 for dim in node.params["dims"]]
-        kept = [axis for axis in range(len(shape)) if axis not in dims]
-        places = places_of(shape)[0].permute(*kept, *dims).reshape(math.prod(node.shape), -1)
-        return self._window_maxima(node, self._wide(signals[0], shape), places.numpy())
-
-    def _max_pool(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
-        shape = self._shape(node)
-        places = windows(node.params, shape, node.shape)
-        return self._window_maxima(node, self._wide(signals[0], shape), places)
-
-    def _window_maxima(self, node: Node, signal: Signal, places: Places) -> Signal:
-        """Return the maximum of every window, by a tree; place -1 repeats the window's first."""
-        first = places.max(axis=1, keepdims=True)
-        places = np.where(places < 0, first, places)
-        lanes = [_take(signal, places[:, k]) for k in range(places.shape[1])]
-        while len(lanes) > 1:
-            pairs = [lanes[k : k + 2] for k in range(0, len(lanes), 2)]
-            lanes = [self._largest(node, *p) if len(p) == 2 else p[0] for p in pairs]
-        return lanes[0]
-
-
-def sorting_rounds(length: int) -> Iterator[int]:
-    """Yield the first lane of every round of odd-even transposition sort."""
-    rounds = 1 if length == 2 else length
-    return itertools.islice(itertools.cycle((0, 1)), rounds)
-
-
-def _take(signal: Signal, places: Places) -> Signal:
-    return Signal(signal.rows[places], signal.error[places])
-
-
-def places_of(shape: Sequence[int]) -> Tensor:
-    """Return the number of every entry of a row, [1, *shape]."""
-    return torch.arange(math.prod(shape)).reshape(1, *shape)
-
-
-def windows(settings: Params, shape: Sequence[int], result: Sequence[int]) -> Places:
-    """Return the entries in every window of a pooling, [outputs, window]; -1 for padding."""
-    names = ("kernel", "stride", "padding", "dilation")
-    axes = list(zip(*(settings[name] for name in names), strict=True))
-    places = places_of(shape)
-    for axis, (kernel, stride, padding, dilation) in enumerate(axes):
-        outputs = result[1 + axis]
-        starts = torch.arange(outputs) * stride - padding
-        held = starts[:, None] + torch.arange(kernel) * dilation
-        inside = (held >= 0) & (held < shape[1 + axis])
-        taken = places.index_select(2 + axis, held.clamp(0, shape[1 + axis] - 1).flatten())
-        taken = taken.unflatten(2 + axis, (outputs, kernel)).movedim(3 + axis, -1)
-        mask = inside.reshape(outputs, *[1] * (taken.dim() - 4 - axis), kernel)
-        places = torch.where(mask, taken, -1)
-    return places.reshape(math.prod(result), -1).numpy()
+    def _compare(self, node: Node, signals: Sequence[Signal | None]) -> Signal:
+        """Return both ends of a pair through one unit per entry."""
+        a, b = (self._wide(signal, node.shape[1:]) for signal in signals)
+        gap = self._activate(node, self._sum(a, b, -1.0), (0.0, 1.0))
+        low, high = self._sum(a, gap, -1.0), self._sum(b, gap)
+        rows, error = np.vstack([low.rows, high.rows]), np.vstack([low.error, high.error])
+        return Signal(rows, error)
 
 
 def _columns(rows: Array, shape: Sequence[int]) -> Tensor:

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from holdfast.errors import Unsupported
+from holdfast.graph.comparisons import NOT_WRITTEN, with_pairs
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Reading, read
 from holdfast.ops import OPS, Kind, rules
 from holdfast.sdp.form import Array, NormalForm
-from holdfast.sdp.lift import LARGEST_GROUP, Ranges, sorting_rounds
+from holdfast.sdp.lift import Ranges
 
 Places = NDArray[np.int64]
 
@@ -73,7 +75,7 @@ def pieces(graph: Graph, ranges: Ranges | None = None) -> Pieces:
     Raises:
         Unsupported: When an operation is curved, or its coefficients are not stored numbers.
     """
-    return _Pieces(graph.double(), ranges or {}).read()
+    return _Pieces(with_pairs(graph.double()), ranges or {}).read()
 
 
 @dataclass
@@ -81,7 +83,7 @@ class _Pieces:
     """Walks the graph; a value is the array of its coordinates, [1, *shape].
 
     Attributes:
-        graph: In float64.
+        graph: In float64, with maxima as comparisons.
         ranges: Slopes by node.
     """
 
@@ -101,12 +103,12 @@ class _Pieces:
                 Kind.SUM: self._add,
                 Kind.SCALAR: self._activate,
             },
-            {"sort": self._sort, "maximum": self._extreme, "minimum": self._extreme},
+            {"compare": self._compare},
         )
         entry = self.graph.perturbed_input
         self._inputs = math.prod(entry.shape)
         start = np.arange(self._inputs).reshape(1, *entry.shape)
-        env = read(self.graph, Reading(_NAME, table, {}), {entry.name: start})
+        env = read(self.graph, Reading(_NAME, table, NOT_WRITTEN), {entry.name: start})
         output = env.get(self.graph.output)
         if output is None:
             raise Unsupported(_NAME, [self.graph[self.graph.output].obstacle("does not move")])
@@ -177,15 +179,18 @@ class _Pieces:
         ):
             raise Unsupported(_NAME, [node.obstacle("is not two straight pieces in the origin")])
         left, right = (piece.slope(origin) for piece in known.pieces)
+        rows = [{place: 1.0} for place in value.flatten().tolist()]
+        return _shaped(self._bent(node, rows, left, right), node)
+
+    def _bent(
+        self, node: Node, rows: Sequence[dict[int, float]], left: Tensor, right: Tensor
+    ) -> list[int]:
+        """Add units with slopes below and above 0, or with the one slope on the region."""
         if node.name in self.ranges:
             low, high = self.ranges[node.name]
             left, right = (torch.where(low == high, low, side) for side in (left, right))
         slopes = zip(left.flatten().tolist(), right.flatten().tolist(), strict=True)
-        units = [
-            self._unit({int(place): 1.0}, 0.0, pair)
-            for place, pair in zip(value.flat, slopes, strict=True)
-        ]
-        return _shaped(units, node)
+        return [self._unit(row, 0.0, pair) for row, pair in zip(rows, slopes, strict=True)]
 
     def _add(self, node: Node, values: Sequence[Places | None]) -> Places:
         parts = [np.broadcast_to(v, (1, *node.shape)) for v in self._moving(node, values)]
@@ -197,37 +202,20 @@ class _Pieces:
             units.append(self._wire(row))
         return _shaped(units, node)
 
-    def _compare(self, a: int, b: int) -> tuple[int, int]:
-        """Return max(a, b) and min(a, b): (a + b) / 2 plus and minus |a - b| / 2."""
-        if a == b:
-            return a, b
-        half = self._unit({a: 0.5, b: -0.5}, 0.0, (-1.0, 1.0))
-        return self._wire({a: 0.5, b: 0.5, half: 1.0}), self._wire({a: 0.5, b: 0.5, half: -1.0})
-
-    def _extreme(self, node: Node, values: Sequence[Places | None]) -> Places:
-        a, b = (np.broadcast_to(v, (1, *node.shape)) for v in self._moving(node, values))
-        side = 0 if node.op == "maximum" else 1
-        units = [self._compare(int(p), int(q))[side] for p, q in zip(a.flat, b.flat, strict=True)]
-        return _shaped(units, node)
-
-    def _sort(self, node: Node, values: Sequence[Places | None]) -> Places:
-        (value,) = self._moving(node, values)
-        dim = node.params["dim"]
-        length = value.shape[dim]
-        if length > LARGEST_GROUP:
-            raise Unsupported(_NAME, [node.obstacle(f"groups of {length}")])
-        lanes = np.moveaxis(value, dim, -1).copy()
-        for group in lanes.reshape(-1, length):
-            self._sort_group(group)
-        if node.params["descending"]:
-            lanes = lanes[..., ::-1]
-        return np.moveaxis(lanes, -1, dim)
-
-    def _sort_group(self, group: Places) -> None:
-        """Sort one group in place, smallest first, by odd-even transposition."""
-        for first in sorting_rounds(len(group)):
-            for k in range(first, len(group) - 1, 2):
-                group[k + 1], group[k] = self._compare(int(group[k]), int(group[k + 1]))
+    def _compare(self, node: Node, values: Sequence[Places | None]) -> Places:
+        """Return a - relu(a - b) and b + relu(a - b)."""
+        moving = self._moving(node, values)
+        a, b = (np.broadcast_to(v, (1, *node.shape[1:])).flatten().tolist() for v in moving)
+        rows = [{p: 1.0, q: -1.0} if p != q else {} for p, q in zip(a, b, strict=True)]
+        # The gap of a coordinate to itself is 0, which has no kink.
+        left = torch.tensor([float(not row) for row in rows], dtype=torch.float64)
+        left = left.reshape(1, *node.shape[1:])
+        gaps = self._bent(node, rows, left, torch.ones_like(left))
+        low, high = [
+            [self._wire({end: 1.0, gap: sign}) for end, gap in zip(side, gaps, strict=True)]
+            for side, sign in ((a, -1.0), (b, 1.0))
+        ]
+        return _shaped(low + high, node)
 
 
 def _shaped(units: list[int], node: Node) -> Places:

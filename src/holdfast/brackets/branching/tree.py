@@ -96,8 +96,7 @@ def _pieces_in(graph: Graph, region: Region | None) -> Pieces:
     """Return the pieces that a region meets."""
     if region is None:
         return pieces(graph)
-    relaxed = Relaxed(graph, Regions.of(region))
-    return pieces(relaxed.graph, relaxed.slopes())
+    return pieces(*Relaxed(graph, Regions.of(region)).slopes())
 
 
 def _is_solid(low: Array, high: Array) -> bool:

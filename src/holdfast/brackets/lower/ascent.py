@@ -26,6 +26,7 @@ from holdfast.brackets.lower.witness import (
     project,
     sample,
 )
+from holdfast.graph.comparisons import with_pairs
 from holdfast.graph.ir import Graph
 from holdfast.ops import Kind, names
 from holdfast.types import Region
@@ -72,7 +73,7 @@ def ascending_pairs(
         A `Witness` whenever its proved slope is larger than all before.
     """
     generator = torch.Generator().manual_seed(seed)
-    hunt = Hunt(graph.double(), norm, region, spent, generator)
+    hunt = Hunt(with_pairs(graph.double()), norm, region, spent, generator)
     best = 0.0
     for elite in _rounds(hunt, project(region, points.double())):
         if float(elite.values.max()) <= best * (1.0 + 1e-9):

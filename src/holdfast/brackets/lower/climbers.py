@@ -27,7 +27,7 @@ class Hunt:
     """What is looked for, where, and for how long.
 
     Attributes:
-        graph: Captured model in float64.
+        graph: Captured model in float64, with maxima as comparisons.
         norm: 1, 2 or inf, on both sides.
         region: Where points may go; None for everywhere.
         spent: Says when to stop; asked between steps.

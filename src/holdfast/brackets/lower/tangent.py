@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.graph.ir import Graph, Node
@@ -20,10 +19,6 @@ from holdfast.graph.walk import Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
 
 Step = Callable[[Tensor], Tensor]
-
-_POOLED = 50.0
-"""Largest sharpness in a window: weights are relative to the row's largest value, and far below
-it they would all be zero."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,8 @@ def push(graph: Graph, points: Tensor, directions: Tensor, sharpness: float | No
     """Return J(x) u for each row, differentiable with respect to points and directions.
 
     Args:
-        graph: Captured model in float64.
+        graph: Captured model in float64. Only comparisons of two are made smooth, not sorts and
+            maxima of groups (`holdfast.graph.comparisons.with_pairs`).
         points: [N, ...].
         directions: Same shape.
         sharpness: Of the steps that replace the slopes of kinks; None for the true Jacobian.
@@ -51,7 +47,7 @@ def push(graph: Graph, points: Tensor, directions: Tensor, sharpness: float | No
     Returns:
         [N, ...]: the change of the output.
     """
-    rules = _rules(partial(_step, sharpness=sharpness), sharpness)
+    rules = _rules(partial(_step, sharpness=sharpness))
     reading = Reading("tangents", rules, {}, constants=True)
     start = {graph.perturbed_input.name: Dual(points, directions)}
     return read(graph, reading, start)[graph.output].tangent
@@ -61,11 +57,11 @@ def kinks(graph: Graph, points: Tensor) -> Tensor:
     """Return the arguments of all kinks: the Jacobian changes where one of them changes sign.
 
     Args:
-        graph: Captured model in float64.
+        graph: Captured model in float64, with maxima as comparisons.
         points: [N, ...].
 
     Returns:
-        [N, K]; K is 0 for a smooth net. Groups sorted or pooled are left out, except pairs.
+        [N, K]; K is 0 for a smooth net.
     """
     found = [points.flatten(1)[:, :0]]
 
@@ -73,7 +69,7 @@ def kinks(graph: Graph, points: Tensor) -> Tensor:
         found.append(arguments.flatten(1).expand(len(points), -1))
         return torch.zeros_like(arguments)
 
-    reading = Reading("kinks", _rules(note, None), {}, constants=True)
+    reading = Reading("kinks", _rules(note), {}, constants=True)
     start = {graph.perturbed_input.name: Dual(points, torch.zeros_like(points))}
     read(graph, reading, start)
     return torch.cat(found, 1)
@@ -96,7 +92,7 @@ def _scale(arguments: Tensor) -> Tensor:
 # --- rules ------------------------------------------------------------------------------------
 
 
-def _rules(step: Step, sharpness: float | None) -> dict[str, Rule]:
+def _rules(step: Step) -> dict[str, Rule]:
     return rules(
         {
             Kind.AFFINE: _linear,
@@ -106,15 +102,7 @@ def _rules(step: Step, sharpness: float | None) -> dict[str, Rule]:
             Kind.CHOICE: _any,
             Kind.VECTOR: _any,
         },
-        {
-            "constant": _constant,
-            "aten": _any,
-            "maximum": partial(_extreme, step=step),
-            "minimum": partial(_extreme, step=step),
-            "sort": partial(_sort, step=step),
-            "amax": partial(_amax, sharpness=sharpness),
-            "max_pool": partial(_max_pool, sharpness=sharpness),
-        },
+        {"constant": _constant, "aten": _any, "compare": partial(_compare, step=step)},
     )
 
 
@@ -183,54 +171,10 @@ def _add(node: Node, parts: Sequence[Dual]) -> Dual:
     return Dual(value, execute(node, [part.tangent for part in parts]))
 
 
-def _extreme(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
+def _compare(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
     left, right = parts
-    value = execute(node, [left.value, right.value])
     share = step(left.value - right.value)
-    share = share if node.op == "maximum" else 1.0 - share
-    return Dual(value, share * left.tangent + (1.0 - share) * right.tangent)
-
-
-def _sort(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
-    """Pairs are a minimum and a maximum; longer groups keep their true order."""
-    (x,) = parts
-    dim, descending = node.params["dim"], node.params["descending"]
-    value, order = x.value.sort(dim, descending=descending)
-    if x.value.shape[dim] != 2:
-        return Dual(value, x.tangent.gather(dim, order))
-    (a, b), (ta, tb) = x.value.unbind(dim), x.tangent.unbind(dim)
-    share = step(a - b)
-    high, low = share * ta + (1.0 - share) * tb, (1.0 - share) * ta + share * tb
-    return Dual(value, torch.stack([high, low] if descending else [low, high], dim))
-
-
-def _amax(node: Node, parts: Sequence[Dual], sharpness: float | None) -> Dual:
-    (x,) = parts
-    dims, keep = node.params["dims"], node.params["keepdim"]
-    below = x.value - x.value.amax(dims, keepdim=True)
-    if sharpness is None:
-        weight = (below == 0).to(below.dtype)
-    else:
-        weight = torch.exp(below * (sharpness / _scale(x.value)))
-    total = (weight * x.tangent).sum(dims, keepdim=keep) / weight.sum(dims, keepdim=keep)
-    return Dual(execute(node, [x.value]), total)
-
-
-def _max_pool(node: Node, parts: Sequence[Dual], sharpness: float | None) -> Dual:
-    """Mix the tangents of a window by exp(sharpness * value): two average pools."""
-    (x,) = parts
-    params = node.params
-    if sharpness is None or any(step != 1 for step in params["dilation"]):
-        return _any(node, parts)
-    functions = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-    pool = partial(
-        functions[len(params["kernel"]) - 1],
-        kernel_size=params["kernel"],
-        stride=params["stride"],
-        padding=params["padding"],
-        ceil_mode=params["ceil_mode"],
+    smaller, larger = (
+        part * left.tangent + (1.0 - part) * right.tangent for part in (1.0 - share, share)
     )
-    sharpness = min(sharpness, _POOLED)
-    top = x.value.detach().flatten(1).amax(1).reshape(-1, *[1] * (x.value.dim() - 1))
-    weight = torch.exp(((x.value - top) * (sharpness / _scale(x.value))).clamp(min=-600.0))
-    return Dual(execute(node, [x.value]), pool(weight * x.tangent) / pool(weight))
+    return Dual(execute(node, [left.value, right.value]), torch.stack([smaller, larger], 1))

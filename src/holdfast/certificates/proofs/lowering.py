@@ -1,9 +1,10 @@
 """From a captured graph to the five operations and scalar functions that the checker knows.
 
-Convolutions become patches and a matrix, wiring becomes a list of places, maxima and small sorts
-become ReLUs: the vocabulary of `holdfast_check.network` stays small enough to be read.
+Convolutions become patches and a matrix, wiring becomes a list of places, comparisons become ReLUs:
+the vocabulary of `holdfast_check.network` stays small enough to be read.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,11 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import Unsupported
+from holdfast.graph.comparisons import NOT_WRITTEN, window_places, with_pairs
 from holdfast.graph.ir import Graph, Node
 from holdfast.ops import Kind, names
 from holdfast.ops.geometry import pad
 from holdfast.ops.wiring import filled
-from holdfast.sdp.lift import LARGEST_GROUP, places_of, sorting_rounds, windows
-
-_SAME = ("relu", "tanh", "sigmoid")
 
 
 @dataclass
@@ -41,7 +40,7 @@ def lower(graph: Graph) -> Lowered:
     Raises:
         Unsupported: When one of them is not made of what the checker knows.
     """
-    return _Lowering(graph).whole()
+    return _Lowering(with_pairs(graph)).whole()
 
 
 def cut_points(ops: Sequence[dict[str, Any]]) -> list[int]:
@@ -54,50 +53,115 @@ def cut_points(ops: Sequence[dict[str, Any]]) -> list[int]:
     return found[::-1]
 
 
+@dataclass(eq=False)
+class _Pick:
+    """Entries of values, one after the other: wiring costs nothing until an operation reads it.
+
+    Attributes:
+        of: Numbers of the values.
+        places: [entries], counted through all of them; -1 for a zero.
+        number: Of the value that holds these entries, where one has been made.
+    """
+
+    of: tuple[int, ...]
+    places: Tensor
+    number: int | None = None
+
+    def at(self, places: Tensor) -> "_Pick":
+        """Return some of the entries; -1 for a zero."""
+        places = places.long().flatten()
+        picked = self.places[places.clamp(min=0)]
+        return _Pick(self.of, torch.where(places < 0, -1, picked))
+
+
 class _Lowering:
-    """Walks a graph; every node becomes the number of a value.
+    """Walks a graph; every node becomes a pick.
 
     Args:
-        graph: Captured model.
+        graph: Captured model, with maxima as comparisons.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.result = graph, Lowered()
-        self.values = {graph.perturbed_input.name: 0}
-        rules = {"linear": self._linear, "conv": self._conv, "add": self._add, "sort": self._sort}
+        self.sizes = [math.prod(graph.perturbed_input.shape)]
+        self.picks = {graph.perturbed_input.name: self._value(0)}
+        rules = {"linear": self._matrix, "conv": self._conv, "add": self._scalar}
+        rules |= {"compare": self._compare}
         rules |= dict.fromkeys(("shift", "scale", "divide"), self._diagonal)
         rules |= dict.fromkeys(("mean", "sum", "avg_pool"), self._pool)
-        rules |= dict.fromkeys(("maximum", "minimum"), self._extreme)
-        rules |= dict.fromkeys(("amax", "max_pool"), self._maxima)
         rules |= dict.fromkeys(names(Kind.WIRING), self._move)
-        rules |= dict.fromkeys(_SAME, self._scalar)
+        rules |= dict.fromkeys(("relu", "tanh", "sigmoid"), self._scalar)
         self.rules = rules | dict.fromkeys(("leaky_relu", "abs"), self._leaky)
         self.rules |= dict.fromkeys(("elu", "softplus", "gelu"), self._standard)
 
     def whole(self) -> Lowered:
         """Return the lowered graph; its last operation is the output."""
         for node in self.graph.nodes:
-            if node.name in self.values:
+            if node.name in self.picks:
                 continue
-            if node.op not in self.rules or any(name not in self.values for name in node.inputs):
-                raise self._refusal(node, "the checker does not know this operation")
-            of = [self.values[name] for name in node.inputs]
-            self.values[node.name] = self.rules[node.op](node, of)
-        last = self.values[self.graph.output]
+            if node.op not in self.rules or any(name not in self.picks for name in node.inputs):
+                why = NOT_WRITTEN.get(node.op, ("the checker does not know this operation",))[0]
+                raise self._refusal(node, why)
+            self.picks[node.name] = self.rules[node.op](
+                node, [self.picks[name] for name in node.inputs]
+            )
+        last = self._number(self.picks[self.graph.output])
         if last != len(self.result.ops) or not last:
-            size = math.prod(self.graph[self.graph.output].shape)
-            self._emit("take", [last], [self._keep("output", torch.arange(size))])
+            self._take(self._value(last), "output")
         return self.result
 
     def _refusal(self, node: Node, why: str) -> Unsupported:
         return Unsupported("a proof in a file", [node.obstacle(why)])
 
+    # --- values ---------------------------------------------------------------------------------
+
+    def _value(self, number: int) -> _Pick:
+        return _Pick((number,), torch.arange(self.sizes[number]), number)
+
+    def _number(self, pick: _Pick) -> int:
+        """Return the number of the value that holds a pick's entries; make one where needed."""
+        if pick.number is None:
+            pick = self._trimmed(pick)
+            whole = len(pick.of) == 1 and torch.equal(
+                pick.places, torch.arange(self.sizes[pick.of[0]])
+            )
+            pick.number = pick.of[0] if whole else self._take(pick, "places")
+        return pick.number
+
+    def _trimmed(self, pick: _Pick) -> _Pick:
+        """Leave out the values that no entry is from; `pick` itself where there are none."""
+        ends = torch.tensor([self.sizes[k] for k in pick.of]).cumsum(0)
+        held = torch.searchsorted(ends, pick.places.clamp(min=0), right=True)
+        used = torch.unique(held[pick.places >= 0]).tolist() or [0]
+        if len(used) == len(pick.of):
+            return pick
+        return self._gathered([pick], [pick.of[k] for k in used])[0]
+
+    def _gathered(self, picks: Sequence[_Pick], of: Sequence[int]) -> list[_Pick]:
+        """Return the picks with places counted through the values `of`, where they are there."""
+        sizes = [self.sizes[k] for k in of]
+        starts = dict(zip(of, itertools.accumulate([0, *sizes]), strict=False))
+        found = []
+        for pick in picks:
+            tables = [starts.get(k, -1) + torch.arange(self.sizes[k]) for k in pick.of]
+            table = torch.cat(tables)
+            places = torch.where(pick.places < 0, -1, table[pick.places.clamp(min=0)])
+            found.append(_Pick(tuple(of), places))
+        return found
+
+    def _take(self, pick: _Pick, name: str) -> int:
+        """Emit the picking of entries and return its number."""
+        places = [self._keep(name, pick.places)]
+        return self._emit("take", [self._value(k) for k in pick.of], places, len(pick.places)).of[0]
+
     def _emit(
-        self, op: str, of: Sequence[int], arrays: Sequence[str] = (), slope: float = 0.0
-    ) -> int:
-        operation = {"op": op, "of": list(of), "arrays": list(arrays), "slope": slope.hex()}
+        self, op: str, of: Sequence[_Pick], arrays: Sequence[str], size: int, slope: float = 0.0
+    ) -> _Pick:
+        numbers = [self._number(pick) for pick in of]
+        operation = {"op": op, "of": numbers, "arrays": list(arrays), "slope": slope.hex()}
         self.result.ops.append(operation)
-        return len(self.result.ops)
+        self.sizes.append(size)
+        return self._value(len(self.result.ops))
 
     def _keep(self, name: str, tensor: Tensor) -> str:
         """Keep an array under a name of its own; one that is there already is not kept twice."""
@@ -113,151 +177,112 @@ class _Lowering:
     def _shape(self, node: Node, k: int = 0) -> tuple[int, ...]:
         return self.graph[node.inputs[k]].shape
 
-    def _linear(self, node: Node, of: list[int]) -> int:
-        return self._matrix(node, of[0])
+    # --- rules ----------------------------------------------------------------------------------
 
-    def _matrix(self, node: Node, value: int) -> int:
+    def _matrix(self, node: Node, of: Sequence[_Pick]) -> _Pick:
         """Apply a weight, its trailing dimensions as one, to every block of a value."""
         arrays = [
             self._keep(f"{node.path or node.op}.{key}", node.params[key])
             for key in ("weight", "bias")
             if node.params[key] is not None
         ]
-        return self._emit("linear", [value], arrays)
+        return self._emit("linear", of, arrays, math.prod(node.shape))
 
-    def _conv(self, node: Node, of: list[int]) -> int:
+    def _conv(self, node: Node, of: Sequence[_Pick]) -> _Pick:
         geometry, kernel = node.params["geometry"], node.params["weight"].shape[2:]
         if geometry.groups != 1:
             raise self._refusal(node, "the checker does not know convolutions with groups")
-        places = pad(places_of(self._shape(node)).double(), geometry.pads, geometry.mode, -1.0)[0]
+        places = pad(_places(self._shape(node)), geometry.pads, geometry.mode, -1.0)[0]
         for axis, (size, step, gap) in enumerate(
             zip(kernel, geometry.stride, geometry.dilation, strict=True), 1
         ):
             places = places.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
         rank = len(kernel)
         order = [*range(1, rank + 1), 0, *range(rank + 1, 2 * rank + 1)]
-        patches = self._take(node, of, places.permute(order))
-        product = self._matrix(node, patches)
-        channels = len(node.params["weight"])
-        back = torch.arange(math.prod(node.shape)).reshape(-1, channels).T
-        return self._take(node, [product], back)
+        product = self._matrix(node, [of[0].at(places.permute(order))])
+        return product.at(torch.arange(math.prod(node.shape)).reshape(-1, node.shape[0]).T)
 
-    def _take(self, node: Node, of: list[int], places: Tensor) -> int:
-        """Pick entries of the values `of`, one after the other."""
-        places = places.long().flatten()
-        sizes = [self._size(value) for value in of]
-        if len(of) == 1 and torch.equal(places, torch.arange(sizes[0])):
-            return of[0]
-        return self._emit("take", of, [self._keep(f"{node.name}.places", places)])
-
-    def _size(self, value: int) -> int:
-        """Return how many entries a value has."""
-        if value == 0:
-            return math.prod(self.graph.perturbed_input.shape)
-        op, arrays = self.result.ops[value - 1], self.result.arrays
-        sizes = [self._size(k) for k in op["of"]]
-        if op["op"] == "take":
-            return len(arrays[op["arrays"][0]])
-        if op["op"] == "linear":
-            weight = arrays[op["arrays"][0]]
-            return sizes[0] // weight[0].numel() * len(weight)
-        return sizes[0]
-
-    def _diagonal(self, node: Node, of: list[int]) -> int:
+    def _diagonal(self, node: Node, of: Sequence[_Pick]) -> _Pick:
         key = {"scale": "factor", "divide": "divisor", "shift": "offset"}[node.op]
         number = node.params[key]
         number = number if isinstance(number, Tensor) else torch.tensor(number, dtype=torch.float64)
         wide = number if number.numel() == 1 else number.expand(1, *node.shape)
         name = self._keep(f"{node.path or node.name}.{key}", wide.flatten())
-        if node.op == "divide":
-            return self._emit("quotient", of, [name])
-        return self._emit("diagonal", of, [name] if key == "factor" else ["", name])
+        op = "quotient" if node.op == "divide" else "diagonal"
+        arrays = ["", name] if key == "offset" else [name]
+        return self._emit(op, of, arrays, math.prod(node.shape))
 
-    def _add(self, node: Node, of: list[int]) -> int:
-        return self._emit("add", of)
+    def _scalar(self, node: Node, of: Sequence[_Pick]) -> _Pick:
+        return self._emit(node.op, of, [], math.prod(node.shape))
 
-    def _scalar(self, node: Node, of: list[int]) -> int:
-        return self._emit(node.op, of)
-
-    def _leaky(self, node: Node, of: list[int]) -> int:
+    def _leaky(self, node: Node, of: Sequence[_Pick]) -> _Pick:
         slope = -1.0 if node.op == "abs" else float(node.params["negative_slope"])
-        return self._emit("leaky_relu", of, slope=slope)
+        return self._emit("leaky_relu", of, [], math.prod(node.shape), slope)
 
-    def _standard(self, node: Node, of: list[int]) -> int:
+    def _standard(self, node: Node, of: Sequence[_Pick]) -> _Pick:
         """Take a function of several settings in its usual one."""
         usual = {"beta": 1.0, "alpha": 1.0, "scale": 1.0, "input_scale": 1.0, "approximate": "none"}
         if any(node.params[key] != usual[key] for key in usual if key in node.params):
             raise self._refusal(node, "the checker knows it in its usual setting only")
         return self._scalar(node, of)
 
-    def _move(self, node: Node, of: list[int]) -> int:
+    def _move(self, node: Node, of: Sequence[_Pick]) -> _Pick:
         if node.op == "pad" and node.params["value"] != 0.0 and node.params["mode"] == "constant":
             raise self._refusal(node, "the checker pads with zeros only")
-        first, parts = 0, []
-        for k in range(len(of)):
-            places = places_of(self._shape(node, k)).double()
-            parts.append(places + first)
-            first += places.numel()
-        return self._take(node, of, node.facts.run(parts, filled(node.params, -1.0)))
+        values = list(dict.fromkeys(k for pick in of for k in pick.of))
+        parts = [
+            pick.places.double().reshape(1, *self._shape(node, k))
+            for k, pick in enumerate(self._gathered(of, values))
+        ]
+        places = node.facts.run(parts, filled(node.params, -1.0)).long().flatten()
+        return self._trimmed(_Pick(tuple(values), places))
 
-    def _lanes(self, node: Node, value: int, places: Tensor) -> list[int]:
-        """Return one value per column of the places."""
-        return [self._take(node, [value], places[:, k]) for k in range(places.shape[1])]
+    def _compare(self, node: Node, of: Sequence[_Pick]) -> _Pick:
+        """Return a - relu(a - b) and b + relu(a - b)."""
+        (a, b), size = of, math.prod(node.shape[1:])
+        gap = self._emit("relu", [self._sum(a, self._minus(b))], [], size)
+        return self._joined([self._sum(a, self._minus(gap)), self._sum(b, gap)])
 
-    def _minus(self, value: int) -> int:
-        minus = self._keep("minus", torch.tensor([-1.0], dtype=torch.float64))
-        return self._emit("diagonal", [value], [minus])
+    def _sum(self, *of: _Pick) -> _Pick:
+        return self._emit("add", of, [], len(of[0].places))
 
-    def _compare(self, a: int, b: int) -> tuple[int, int]:
-        """Return max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b)."""
-        gap = self._emit("relu", [self._emit("add", [a, self._minus(b)])])
-        return self._emit("add", [b, gap]), self._emit("add", [a, self._minus(gap)])
+    def _minus(self, of: _Pick) -> _Pick:
+        return self._times(of, "minus", -1.0)
 
-    def _extreme(self, node: Node, of: list[int]) -> int:
-        high, low = self._compare(*of)
-        return high if node.op == "maximum" else low
+    def _times(self, of: _Pick, name: str, factor: float) -> _Pick:
+        array = self._keep(name, torch.tensor([factor], dtype=torch.float64))
+        return self._emit("diagonal", [of], [array], len(of.places))
 
-    def _sort(self, node: Node, of: list[int]) -> int:
-        dim = node.params["dim"]
-        length = self._shape(node)[dim - 1]
-        if length > LARGEST_GROUP:
-            raise self._refusal(node, f"groups of {length}")
-        places = places_of(self._shape(node)).movedim(dim, -1).reshape(-1, length)
-        lanes = self._lanes(node, of[0], places)
-        for first in sorting_rounds(length):
-            for k in range(first, length - 1, 2):
-                lanes[k + 1], lanes[k] = self._compare(lanes[k], lanes[k + 1])
-        lanes = lanes[::-1] if node.params["descending"] else lanes
-        return self._take(node, lanes, places.T.flatten().argsort())
+    def _joined(self, of: Sequence[_Pick]) -> _Pick:
+        values = [self._number(pick) for pick in of]
+        return _Pick(tuple(values), torch.arange(sum(self.sizes[k] for k in values)))
 
-    def _windows(self, node: Node) -> Tensor:
-        """Return the places that each entry of a result is made of; -1 for padding."""
-        shape = self._shape(node)
-        if "kernel" in node.params:
-            settings = {"dilation": (1,) * len(node.params["kernel"]), **node.params}
-            return torch.from_numpy(windows(settings, shape, node.shape))
-        dims = [dim - 1 for dim in node.params["dims"]]
-        kept = [axis for axis in range(len(shape)) if axis not in dims]
-        return places_of(shape)[0].permute(*kept, *dims).reshape(math.prod(node.shape), -1)
-
-    def _maxima(self, node: Node, of: list[int]) -> int:
-        places = self._windows(node)
-        places = torch.where(places < 0, places.amax(1, keepdim=True), places)
-        lanes = self._lanes(node, of[0], places)
-        while len(lanes) > 1:
-            pairs = [lanes[k : k + 2] for k in range(0, len(lanes), 2)]
-            lanes = [self._compare(*p)[0] if len(p) == 2 else p[0] for p in pairs]
-        return lanes[0]
-
-    def _pool(self, node: Node, of: list[int]) -> int:
+    def _pool(self, node: Node, of: Sequence[_Pick]) -> _Pick:
+        """Add the entries of every window or group, and divide by their number."""
         places = self._windows(node)
         count = places.shape[1] if node.op != "sum" else 1
         usual = {"divisor": None, "ceil_mode": False}
         plain = all(node.params.get(key, usual[key]) == usual[key] for key in usual)
-        if not plain or bool((places < 0).any()) or count & (count - 1):
+        if not plain or count & (count - 1):
             raise self._refusal(node, "the checker knows averages of 2, 4, 8, ... entries only")
-        total = self._emit("add", self._lanes(node, of[0], places))
-        if count == 1:
-            return total
-        share = self._keep(f"share.{count}", torch.tensor([1.0 / count], dtype=torch.float64))
-        return self._emit("diagonal", [total], [share])
+        total = self._sum(*(of[0].at(column) for column in places.T))
+        return total if count == 1 else self._times(total, f"share.{count}", 1.0 / count)
+
+    def _windows(self, node: Node) -> Tensor:
+        """Return the places of the entries that are added up, [results, entries]."""
+        shape, params = self._shape(node), node.params
+        if "kernel" not in params:
+            dims = [dim - 1 for dim in params["dims"]]
+            kept = [axis for axis in range(len(shape)) if axis not in dims]
+            return _places(shape)[0].permute(*kept, *dims).reshape(math.prod(node.shape), -1)
+        once = {"dilation": (1,) * len(params["kernel"])}
+        table, padded = window_places({**once, **params}, shape[1:], node.shape[1:])
+        if bool(padded.any()):
+            raise self._refusal(node, "the checker knows averages without padding only")
+        channels = torch.arange(shape[0])[:, None, None] * math.prod(shape[1:])
+        return (channels + table).flatten(0, 1)
+
+
+def _places(shape: Sequence[int]) -> Tensor:
+    """Return the number of every entry of a row, [1, *shape], as float64."""
+    return torch.arange(math.prod(shape), dtype=torch.float64).reshape(1, *shape)

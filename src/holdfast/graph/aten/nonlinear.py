@@ -74,14 +74,30 @@ def _clamp(b: Builder, call: Call) -> Translation:
     return None if low > high else b.emit("hardtanh", [x], call, x.shape, low=low, high=high)
 
 
-def _extreme(op: str) -> Translate:
+def _end(index: int) -> Translate:
+    """Translate a minimum (0) or a maximum (1) of two: an end of their comparison."""
+
     def translate(b: Builder, call: Call) -> Translation:
         left, right = call.args
         if not (isinstance(left, Ref) and isinstance(right, Ref)) or left.shape != right.shape:
             return None
-        return b.emit(op, [left, right], call, call.shape)
+        both = _compared(b, left, right) or b.emit("compare", [left, right], call, (2, *call.shape))
+        return b.emit("select", [both], call, call.shape, dim=1, index=index)
 
     return translate
+
+
+def _compared(b: Builder, left: Ref, right: Ref) -> Ref | None:
+    """Return the comparison of two nodes where there is one already, in either order.
+
+    Apart, a maximum and a minimum look like two maps of constant sqrt(2); together they permute
+    entries and have constant 1 (MaxMin: Anil, Lucas, Grosse, "Sorting out Lipschitz function
+    approximation", 2019).
+    """
+    for node in b.nodes.values():
+        if node.op == "compare" and sorted(node.inputs) == sorted((left.node, right.node)):
+            return Ref(node.name, node.shape, node.perturbed)
+    return None
 
 
 def _max_dim(b: Builder, call: Call) -> Translation:
@@ -168,10 +184,10 @@ NONLINEAR: Mapping[object, Translate] = {
     aten.log_sigmoid.default: unary("logsigmoid"),
     aten.softplus.default: _softplus,
     aten.abs.default: unary("abs"),
-    aten.maximum.default: _extreme("maximum"),
-    aten.max.other: _extreme("maximum"),
-    aten.minimum.default: _extreme("minimum"),
-    aten.min.other: _extreme("minimum"),
+    aten.maximum.default: _end(1),
+    aten.max.other: _end(1),
+    aten.minimum.default: _end(0),
+    aten.min.other: _end(0),
     aten.max_pool1d.default: _max_pool(1),
     aten.max_pool2d.default: _max_pool(2),
     aten.max_pool3d.default: _max_pool(3),
