@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast.attacks.agreement import check_agreement
-from holdfast.attacks.attack import attack_captured
+from holdfast.attacks.attack import AttackOptions, attack_graph
 
 
 def stretching(seed: int, width: int = 8, classes: int = 3) -> nn.Sequential:
@@ -46,7 +46,7 @@ def attack_exact(seed: int, rows: int, norm: float) -> tuple[Tensor, Tensor]:
     labels = model(x).argmax(1)
     certificates = holdfast.certify(model, x, labels, norm=norm)
     graph = holdfast.capture(model, x[:1])
-    attacks = attack_captured(graph, model, (x, labels), norm)
+    attacks = attack_graph(graph, model, (x, labels), AttackOptions(norm))
     assert check_agreement(graph, certificates, attacks) == ()
     return attacks.distance, certificates.radius
 

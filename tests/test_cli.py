@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import holdfast
 from holdfast import cli
+from holdfast.certificates.certify import certify_graph
 
 HOLDFAST = str(Path(sys.executable).with_name("holdfast"))
 FACTORIES = """
@@ -327,13 +328,11 @@ def test_an_audit_shows_refusals_and_the_command_that_repeats_it(run, tmp_path):
 
 
 def test_a_contradicted_certificate_ends_with_code_1_and_asks_for_a_report(run, monkeypatch):
-    honest = holdfast.certify
-
     def forged(*arguments):
-        certificates = honest(*arguments)
+        certificates = certify_graph(*arguments)
         return dataclasses.replace(certificates, radius=1e3 * certificates.radius)
 
-    monkeypatch.setattr(holdfast, "certify", forged, raising=False)
+    monkeypatch.setattr("holdfast.certificates.certify.certify_graph", forged)
     code, out, err = run(f"{GOOD} --attack")
     assert (code, out) == (1, "")
     assert err.startswith("holdfast: row ") and err.endswith("; please report it\n")
@@ -381,10 +380,10 @@ def test_every_ending_has_its_code_and_no_traceback(run, monkeypatch, problem, c
 
 @pytest.mark.parametrize("step", ["capture", "Lipschitz bracket", "certificates", "page"])
 def test_ctrl_c_ends_the_whole_audit_and_leaves_no_file(run, monkeypatch, tmp_path, step):
-    from holdfast.terminal import Steps
+    from holdfast.terminal import ProgressBar
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(Steps, "begin", lambda _, name: step in name and _interrupt())
+    monkeypatch.setattr(ProgressBar, "take", lambda _, now: step in now.part and _interrupt())
     code, out, err = run(f"{AUDIT} --out {tmp_path}/it")
     assert (code, out) == (130, "")
     assert err == "holdfast: interrupted; nothing half-written is left\n"

@@ -4,66 +4,60 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich import progress as bars
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.attacks.result import Attacks
-from holdfast.audits.audit import Report
-from holdfast.brackets.bracket import Bracket, Step
-from holdfast.certificates.certificate import Certificates
-from holdfast.certificates.conditions import Conditions
 from holdfast.errors import one_line
-from holdfast.knowledge_continuity.evidence.certificate import Certificate
-from holdfast.knowledge_continuity.result import Knowledge
 from holdfast.report import formats
 from holdfast.report.training import descent_sentence
-from holdfast.types import Estimate, norm_name
+from holdfast.types import Estimate, Improvement, Progress, norm_name
+
+if TYPE_CHECKING:
+    from holdfast.attacks.result import Attacks
+    from holdfast.audits.audit import AuditReport
+    from holdfast.brackets.bracket import Bracket
+    from holdfast.certificates.certificate import Certificates
+    from holdfast.certificates.conditions import Conditions
+    from holdfast.knowledge_continuity.evidence.certificate import Certificate
+    from holdfast.knowledge_continuity.result import Knowledge
 
 
-class Steps:
-    """A progress bar on stderr over a known number of steps; silent where stderr is no terminal.
+class ProgressBar:
+    """The progress of a verb as a bar on stderr; silent where that is no terminal.
 
     Args:
-        total: Number of steps.
+        part: What is shown until the verb reports for the first time.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, part: str) -> None:
         console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            bars.TextColumn("{task.description}", markup=False),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
         )
-        self._progress = Progress(
+        self._bars = bars.Progress(
             *columns, console=console, transient=True, disable=not console.is_terminal
         )
-        self._task = self._progress.add_task("starting", total=total)
-        self._begun = 0
+        self._task = self._bars.add_task(part, total=None)
 
-    def begin(self, step: str) -> None:
-        """Show that a step begins, which ends the one before."""
-        self._progress.update(self._task, description=one_line(step), completed=self._begun)
-        self._begun += 1
+    def take(self, progress: Progress) -> None:
+        """Show how far the verb has come."""
+        part, total = one_line(progress.part), progress.total or None
+        self._bars.update(self._task, description=part, completed=progress.done, total=total)
 
-    def __enter__(self) -> "Steps":
-        self._progress.start()
+    def __enter__(self) -> "ProgressBar":
+        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-
-def working(step: str) -> Steps:
-    """Return the progress of work that is one step."""
-    steps = Steps(1)
-    steps.begin(step)
-    return steps
+        self._bars.stop()
 
 
 class ClosingBracket:
@@ -72,20 +66,20 @@ class ClosingBracket:
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._live = Live(self, console=self._console, refresh_per_second=8, transient=True)
-        self._sides: dict[str, Step] = {}
+        self._sides: dict[str, Improvement] = {}
         self._begun = time.perf_counter()
 
-    def take(self, step: Step) -> None:
+    def take(self, progress: Progress) -> None:
         """Take an improvement of one side."""
-        self._sides[step.side] = step
+        if progress.improvement is not None:
+            self._sides[progress.improvement.side] = progress.improvement
 
     def __rich__(self) -> RenderableType:
         table = _table("side", "bound", "method", "found at")
         for side in ("upper", "lower"):
-            step = self._sides.get(side)
-            if step is not None:
-                at = f"{step.seconds:.1f} s"
-                table.add_row(side, f"{step.value:.6g}", step.method, at)
+            best = self._sides.get(side)
+            if best is not None:
+                table.add_row(side, f"{best.value:.6g}", best.method, f"{best.seconds:.1f} s")
         ratio = "-"
         if len(self._sides) == 2 and self._sides["lower"].value > 0:
             ratio = f"{self._sides['upper'].value / self._sides['lower'].value:.4f}"
@@ -117,10 +111,7 @@ def _table(*titles: str, header: bool = True) -> Table:
     return table
 
 
-_PARTS = ("lipschitz", "certificates", "attacks", "knowledge", "descent")
-
-
-def audit_summary(report: Report) -> RenderableType:
+def audit_summary(report: "AuditReport") -> RenderableType:
     """Return a table with one row per model, what was refused, and where the files are."""
     document = report.document
     distances = document["norm"] is not None
@@ -132,7 +123,8 @@ def audit_summary(report: Report) -> RenderableType:
         accuracy = formats.percent(subject["accuracy"])
         cells = _distance_cells(subject) if distances else [_most_brittle(subject["knowledge"])]
         table.add_row(subject["name"], accuracy, *cells)
-        parts = (subject[part] for part in _PARTS if part in subject)
+        names = ("lipschitz", "certificates", "attacks", "knowledge", "descent")
+        parts = (subject[name] for name in names if name in subject)
         refusals = dict.fromkeys(part["refused"] for part in parts if "refused" in part)
         lines += [Text(f"{subject['name']}: {refusal}") for refusal in refusals]
     lines.append(Text(f"results: {report.json}"))
@@ -163,7 +155,7 @@ def _range(lower: float, upper: float | None) -> str:
     return f"{number(lower, functools.partial(formats.at_least, digits=digits))} to {above}"
 
 
-def bracket_table(bracket: Bracket) -> RenderableType:
+def bracket_table(bracket: "Bracket") -> RenderableType:
     """Return the bracket and the gain of every operation."""
     digits = formats.telling_digits(bracket.lower, bracket.upper)
     ratio = number(bracket.ratio, functools.partial(formats.at_most, digits=digits))
@@ -180,7 +172,7 @@ def bracket_table(bracket: Bracket) -> RenderableType:
 
 
 def certificates_table(
-    certificates: Certificates, epsilon: float, scale: float | None = None
+    certificates: "Certificates", epsilon: float, scale: float | None = None
 ) -> RenderableType:
     """Return accuracies, the spread of the radii and the reasons.
 
@@ -204,7 +196,7 @@ def certificates_table(
     return Group(table, Text(certificates.guarantee))
 
 
-def attacks_table(attacks: Attacks) -> RenderableType:
+def attacks_table(attacks: "Attacks") -> RenderableType:
     """Return the spread of the distances and how the attacks ended."""
     table = _table("what", "value", header=False)
     table.add_row("rows", str(len(attacks)))
@@ -226,7 +218,7 @@ def _nearest(distance: float) -> str:
     return "none" if math.isinf(distance) else number(distance, formats.at_most)
 
 
-def conditions_table(conditions: Conditions) -> RenderableType:
+def conditions_table(conditions: "Conditions") -> RenderableType:
     """Return the conditions of a certificate and the advice."""
     table = _table("what", "value", header=False)
     table.add_row("metric", conditions.metric)
@@ -239,7 +231,7 @@ def conditions_table(conditions: Conditions) -> RenderableType:
 
 
 def knowledge_table(
-    knowledge: Knowledge, worst: Mapping[str, Any], certificates: Sequence[Certificate] = ()
+    knowledge: "Knowledge", worst: Mapping[str, Any], certificates: "Sequence[Certificate]" = ()
 ) -> RenderableType:
     """Return the volatility of every layer, the worst pairs of one, and what was certified."""
     perturbed = ["perturbed"] if knowledge.perturbed else []

@@ -2,6 +2,7 @@
 
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -108,3 +109,51 @@ class Estimate:
     def __format__(self, spec: str) -> str:
         spec = spec or ".3g"
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """A better bound of a bracket.
+
+    Attributes:
+        seconds: Since the start.
+        side: "lower" or "upper".
+        value: The new bound.
+        method: What found it.
+    """
+
+    seconds: float
+    side: str
+    value: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a verb has come, for its `report`.
+
+    Attributes:
+        part: What is being done, in a few words.
+        done: How much of it is done.
+        total: Of how much; 0 where that is not known beforehand.
+        improvement: What a bracket has just gained; None elsewhere.
+    """
+
+    part: str
+    done: int = 0
+    total: int = 0
+    improvement: Improvement | None = None
+
+    def __str__(self) -> str:
+        """Return the part and how far it is."""
+        if self.total:
+            return f"{self.part} ({self.done} of {self.total})"
+        return f"{self.part} ({self.done})" if self.done else self.part
+
+
+Report = Callable[[Progress], None]
+"""Called by every verb with its progress."""
+
+
+def silent(progress: Progress) -> None:
+    """Report nothing: the default of every verb."""

@@ -11,8 +11,9 @@ from torch import nn
 
 import holdfast
 from holdfast.arguments import NORMS
-from holdfast.attacks.attack import attack_captured
+from holdfast.attacks.attack import AttackOptions, attack_graph
 from holdfast.attacks.geometry import distance_up
+from holdfast.attacks.rows import Rows
 from holdfast.attacks.search import search
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import capture
@@ -55,7 +56,7 @@ def test_on_a_linear_model_the_nearest_attack_is_found(norm, seed, classes):
     torch.manual_seed(seed)
     model, x = nn.Linear(8, classes).eval(), torch.randn(40, 8)
     labels = model(x).argmax(1)
-    distance = search(model, x, labels, norm).rows.distance
+    distance = search(Rows.begin(model, x, labels, norm)).rows.distance
     true = distances_of_linear(model, x, norm)
     assert bool((distance <= true * 1.001 + 1e-4).all())
     assert bool((distance >= true - 1e-5).all())
@@ -153,12 +154,12 @@ def test_a_row_is_attacked_as_if_it_were_alone(norm, monkeypatch):
     model = curved().double()
     x, labels = (part[:12] for part in rows(curved()))
     x = x.double()
-    whole = search(model, x, labels, norm).rows.distance
+    whole = search(Rows.begin(model, x, labels, norm)).rows.distance
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr("holdfast.attacks.search._CHUNK", 7)
-    shuffled = search(model, x[order], labels[order], norm).rows.distance
+    shuffled = search(Rows.begin(model, x[order], labels[order], norm)).rows.distance
     torch.testing.assert_close(shuffled, whole[order], rtol=1e-3, atol=0)
-    alone = search(model, x[:1], labels[:1], norm).rows.distance
+    alone = search(Rows.begin(model, x[:1], labels[:1], norm)).rows.distance
     torch.testing.assert_close(alone, whole[:1], rtol=1e-3, atol=0)
 
 
@@ -214,7 +215,7 @@ def test_images_keep_their_shape():
 def test_time_that_is_spent_is_told_row_by_row():
     model = curved()
     graph = capture(model, torch.zeros(1, 6))
-    attacks = attack_captured(graph, model, rows(model), 2.0, spent=lambda: True)
+    attacks = attack_graph(graph, model, rows(model), AttackOptions(seconds=0.0))
     assert set(attacks.reason) == {"not_attacked"}
     assert attacks.accuracy_under_attack(1.0) == 1.0
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import holdfast
-from holdfast.audits.audit import Settings, audit, run_audit
-from holdfast.audits.study import STEPS
+from holdfast.audits.audit import audit, audit_models
+from holdfast.audits.study import AuditOptions, steps_of
 from holdfast.certificates.certify import certify_graph
 from holdfast.errors import HoldfastWarning, InternalError, InvalidInput, MissingExtra, Unsupported
 from holdfast.files import plain
@@ -48,7 +48,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit")
-    return audit(net(), rows(), folder, Settings(seconds=0.2, epsilon=0.01))
+    return audit(net(), rows(), folder, AuditOptions(seconds=0.2, epsilon=0.01))
 
 
 def test_the_folder_holds_the_document_and_the_page_and_nothing_else(report):
@@ -100,7 +100,7 @@ def test_every_part_agrees_with_its_own_verb(report):
 
 
 def test_what_is_refused_says_why_and_the_rest_goes_on(tmp_path):
-    result = audit(Product().eval(), rows(), tmp_path, Settings(seconds=0.1))
+    result = audit(Product().eval(), rows(), tmp_path, AuditOptions(seconds=0.1))
     (subject,) = result.document["subjects"]
     assert subject["conditions"]["bounded"] == "unbounded" and subject["attacks"]["curve"]
     for part in ("lipschitz", "certificates"):
@@ -153,8 +153,8 @@ def test_a_training_run_is_shown_with_the_step(tmp_path):
             optimizer.zero_grad()
             loss().backward()
             optimizer.step()
-    settings = Settings(seconds=0.1, step=0.05, training=path)
-    result = audit(model, (inputs, labels), tmp_path / "it", settings)
+    options = AuditOptions(seconds=0.1, step=0.05, training=path)
+    result = audit(model, (inputs, labels), tmp_path / "it", options)
     (subject,) = result.document["subjects"]
     expected = holdfast.descent(model, "cross_entropy", inputs, labels, step=0.05)
     assert subject["descent"]["smoothness"] == plain(expected.smoothness)
@@ -165,7 +165,7 @@ def test_a_training_run_is_shown_with_the_step(tmp_path):
 
 
 def test_a_model_without_anything_to_train_has_no_step(tmp_path):
-    result = audit(net().requires_grad_(False), rows(), tmp_path, Settings(seconds=0.1))
+    result = audit(net().requires_grad_(False), rows(), tmp_path, AuditOptions(seconds=0.1))
     (subject,) = result.document["subjects"]
     assert "no trainable parameter" in subject["descent"]["refused"]
 
@@ -173,16 +173,19 @@ def test_a_model_without_anything_to_train_has_no_step(tmp_path):
 def test_several_models_share_one_page_and_report_every_step(tmp_path):
     inputs, labels = rows()
     models = [LoadedModel(net(), "given", name) for name in ("one", "two")]
-    steps = []
-    result = run_audit(
-        models, checked(inputs, labels, "given"), tmp_path, Settings(seconds=0.1), steps.append
-    )
+    data, taken = checked(inputs, labels, "given"), []
+    result = audit_models(models, data, tmp_path, AuditOptions(seconds=0.1), taken.append)
     assert [subject["name"] for subject in result.document["subjects"]] == ["one", "two"]
-    assert steps == [f"{name}: {step}" for name in ("one", "two") for step in STEPS] + ["page"]
+    steps = [f"{name}: {step}" for name in ("one", "two") for step in steps_of(data)] + ["page"]
+    assert list(dict.fromkeys(progress.part.split(",")[0] for progress in taken)) == steps
+    assert [progress.done for progress in taken if progress.part in steps] == list(range(13))
+    assert {progress.total for progress in taken} == {13}
+    assert any(progress.improvement for progress in taken)
+    assert "one: certificates, certificates (0 of 23)" in {progress.part for progress in taken}
 
 
 def test_the_headline_distance_is_chosen_where_none_is_given(tmp_path):
-    result = audit(net(), rows(), tmp_path, Settings(seconds=0.1))
+    result = audit(net(), rows(), tmp_path, AuditOptions(seconds=0.1))
     epsilon = result.document["epsilon"]
     assert epsilon is not None and epsilon > 0
     (subject,) = result.document["subjects"]
@@ -195,7 +198,7 @@ def test_without_the_extra_there_is_a_warning_and_no_page(tmp_path, monkeypatch)
 
     monkeypatch.setattr("holdfast.audits.audit.write_page", missing)
     with pytest.warns(HoldfastWarning, match="no page written: the audit page needs altair"):
-        result = audit(net(), rows(), tmp_path, Settings(seconds=0.1))
+        result = audit(net(), rows(), tmp_path, AuditOptions(seconds=0.1))
     assert result.page is None
     assert os.listdir(tmp_path) == ["audit.json"]
 
@@ -207,25 +210,27 @@ def test_an_attack_inside_a_certified_ball_stops_everything(tmp_path, monkeypatc
 
     monkeypatch.setattr("holdfast.audits.study.certify_graph", forged)
     with pytest.raises(InternalError, match=r"^row \d+: class .* a certificate is wrong; please"):
-        audit(net(), rows(), tmp_path, Settings(seconds=0.5))
+        audit(net(), rows(), tmp_path, AuditOptions(seconds=0.5))
     assert os.listdir(tmp_path) == []
 
 
 BAD = {
-    "norm": (net, rows, Settings(norm=3.0), "norm: got 3.0"),
-    "seconds": (net, rows, Settings(seconds=math.nan), "seconds: got nan"),
-    "no data": (net, lambda: 5, Settings(), "data: got int, wanted (inputs, labels)"),
-    "no pair": (net, lambda: [()], Settings(), "data: got tuple, wanted (inputs, labels)"),
-    "no rows": (net, lambda: [], Settings(), "data: got no batch"),
-    "NaN": (net, lambda: (rows()[0] * math.nan, rows()[1]), Settings(), "NaN or infinity in 24"),
-    "labels": (net, lambda: (rows()[0], rows()[1] + 1), Settings(), "labels: got values from"),
+    "norm": (rows, {"norm": 3.0}, "norm: got 3.0"),
+    "seconds": (rows, {"seconds": math.nan}, "seconds: got nan"),
+    "epsilon": (rows, {"epsilon": 0.0}, "epsilon: got 0.0"),
+    "step": (rows, {"step": -1.0}, "step: got -1.0"),
+    "no data": (lambda: 5, {}, "data: got int, wanted (inputs, labels)"),
+    "no pair": (lambda: [()], {}, "data: got tuple, wanted (inputs, labels)"),
+    "no rows": (list, {}, "data: got no batch"),
+    "NaN": (lambda: (rows()[0] * math.nan, rows()[1]), {}, "NaN or infinity in 24"),
+    "labels": (lambda: (rows()[0], rows()[1] + 1), {}, "labels: got values from"),
 }
 
 
-@pytest.mark.parametrize(("model", "data", "settings", "said"), BAD.values(), ids=BAD)
-def test_bad_input_leaves_no_file(tmp_path, model, data, settings, said):
+@pytest.mark.parametrize(("data", "options", "said"), BAD.values(), ids=BAD)
+def test_bad_input_leaves_no_file(tmp_path, data, options, said):
     with pytest.raises(InvalidInput) as refusal:
-        audit(model(), data(), tmp_path / "it", settings)
+        audit(net(), data(), tmp_path / "it", AuditOptions(**{"seconds": 0.1, **options}))
     assert said in str(refusal.value)
     assert not (tmp_path / "it").exists() or os.listdir(tmp_path / "it") == []
 
@@ -240,9 +245,9 @@ def test_a_model_that_cannot_be_captured_is_refused_as_a_whole(tmp_path):
 def test_a_part_that_has_nothing_to_measure_does_not_end_the_audit(tmp_path, case):
     inputs, labels = rows()
     if case == "one row":
-        audit(net(), (inputs[:1], labels[:1]), tmp_path, Settings(seconds=0.1))
+        audit(net(), (inputs[:1], labels[:1]), tmp_path, AuditOptions(seconds=0.1))
     else:
-        audit(nn.Linear(4, 3).eval(), (inputs, labels), tmp_path, Settings(seconds=0.1))
+        audit(nn.Linear(4, 3).eval(), (inputs, labels), tmp_path, AuditOptions(seconds=0.1))
 
 
 def test_ctrl_c_in_the_bracket_ends_the_audit(tmp_path, monkeypatch):
@@ -253,4 +258,4 @@ def test_ctrl_c_in_the_bracket_ends_the_audit(tmp_path, monkeypatch):
 
     monkeypatch.setattr("holdfast.brackets.search.steepest_pairs", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        audit(net(), rows(), tmp_path, Settings(seconds=0.1))
+        audit(net(), rows(), tmp_path, AuditOptions(seconds=0.1))

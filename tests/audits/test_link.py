@@ -1,6 +1,5 @@
 """The two halves check each other: steepest pairs below proved constants, and alarms."""
 
-import dataclasses
 import math
 
 import pytest
@@ -8,10 +7,13 @@ import torch
 from torch import nn
 
 import holdfast
-from holdfast.audits.link import STEEPEST, link
+from holdfast.audits.link import STEEPEST, Links
+from holdfast.brackets.gain import GainReading, gain_upper
 from holdfast.errors import InternalError, Unsupported
 from holdfast.graph.capture import capture
 from holdfast.knowledge_continuity.states.losses import row_losses
+from holdfast.norms.node import operator_norm_upper
+from holdfast.rounding import mul_up
 
 INPUTS = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(120) % 3
@@ -37,7 +39,7 @@ def test_same_label_pairs_never_exceed_the_proved_constant(distance, loss):
     knowledge = holdfast.knowledge(model, (INPUTS, LABELS), loss=loss, distance=distance)
     graph = capture(model, INPUTS[:1])
     for layer in knowledge.layers:
-        found = link(graph, knowledge, INPUTS, LABELS, layer)
+        found = Links(graph, knowledge, INPUTS, LABELS).at(layer)
         assert found.steepest == pytest.approx(knowledge.steepest[layer][0], rel=1e-2)
         assert knowledge.same_label[layer].value <= found.steepest <= found.tail_upper
         volatility = knowledge.volatility[layer].value
@@ -62,7 +64,7 @@ def test_losses_are_no_steeper_than_their_constants(loss, norm, dual):
 def test_the_radius_holds_for_the_loss_of_every_input():
     model = net()
     knowledge = holdfast.knowledge(model, (INPUTS, LABELS))
-    found = link(capture(model, INPUTS[:1]), knowledge, INPUTS, LABELS, "1")
+    found = Links(capture(model, INPUTS[:1]), knowledge, INPUTS, LABELS).at("1")
     radius = found.radius(0.1)
     step = torch.randn(120, 6, generator=torch.Generator().manual_seed(3))
     moved = INPUTS + radius * nn.functional.normalize(step, dim=1)
@@ -73,17 +75,33 @@ def test_the_radius_holds_for_the_loss_of_every_input():
     assert found.radius(0.0) == 0.0
 
 
-def test_a_pair_that_is_too_steep_is_an_alarm():
+def test_a_pair_that_is_too_steep_is_an_alarm(monkeypatch):
     model = net()
     knowledge = holdfast.knowledge(model, (INPUTS, LABELS))
-    louder = net()
-    louder[2].weight.data.mul_(1e-3)
-    graph, wrong = capture(louder, INPUTS[:1]), capture(model, INPUTS[:1])
-    _, back = graph.cut("1")
-    mixed = dataclasses.replace(wrong)
-    object.__setattr__(mixed, "cut", lambda layer: (wrong.cut(layer)[0], back))
+    proved = GainReading.after
+    monkeypatch.setattr(GainReading, "after", lambda gains, name: 1e-3 * proved(gains, name))
     with pytest.raises(InternalError, match="more than the proved constant"):
-        link(mixed, knowledge, INPUTS, LABELS, "1")
+        Links(capture(model, INPUTS[:1]), knowledge, INPUTS, LABELS).at("1")
+
+
+def test_the_norm_of_every_operator_is_computed_once_for_all_layers(monkeypatch):
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    knowledge = holdfast.knowledge(model, (INPUTS, LABELS))
+    graph = capture(model, INPUTS[:1])
+    parts = [graph.cut(layer) for layer in knowledge.layers]
+    alone = [(gain_upper(front, 2.0), gain_upper(back, 2.0)) for front, back in parts]
+    computed = []
+
+    def counted(*arguments):
+        computed.append(arguments[0])
+        return operator_norm_upper(*arguments)
+
+    monkeypatch.setattr("holdfast.norms.node.operator_norm_upper", counted)
+    links = Links(graph, knowledge, INPUTS, LABELS)
+    found = [links.at(layer) for layer in knowledge.layers]
+    assert len(computed) == 3
+    assert [one.front_upper for one in found] == [front for front, _ in alone]
+    assert [one.tail_upper for one in found] == [mul_up(STEEPEST[2.0], back) for _, back in alone]
 
 
 def test_both_halves_speak_about_the_same_call_of_a_module():
@@ -105,9 +123,10 @@ def test_both_halves_speak_about_the_same_call_of_a_module():
     with torch.no_grad():
         first = model.act(model.a(INPUTS))
         states = {"act": first, "act@1": model.act(model.b(first))}
+    links = Links(graph, knowledge, INPUTS, LABELS)
     for layer, value in states.items():
         slopes = torch.pdist(value.double()) / torch.pdist(INPUTS.double())
-        assert slopes.max() <= link(graph, knowledge, INPUTS, LABELS, layer).front_upper
+        assert slopes.max() <= links.at(layer).front_upper
         scale = float(torch.pdist(value).mean())
         assert knowledge.scale[layer] == pytest.approx(scale, rel=1e-4)
 
@@ -117,4 +136,4 @@ def test_what_has_no_constant_is_refused(options):
     model = net()
     knowledge = holdfast.knowledge(model, (INPUTS, LABELS), ["0"], **options)
     with pytest.raises(Unsupported, match="a Lipschitz constant for"):
-        link(capture(model, INPUTS[:1]), knowledge, INPUTS, LABELS, "0")
+        Links(capture(model, INPUTS[:1]), knowledge, INPUTS, LABELS).at("0")

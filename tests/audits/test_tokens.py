@@ -4,7 +4,8 @@ import pytest
 from tests.tiny_text import save_classifier, write_csv
 
 import holdfast
-from holdfast.audits.audit import Settings, audit, run_audit
+from holdfast.audits.audit import audit, audit_models
+from holdfast.audits.study import AuditOptions
 from holdfast.errors import InvalidInput
 from holdfast.files import plain
 from holdfast.graph.capture import weights_hash
@@ -27,8 +28,10 @@ def data(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(model, data, tmp_path_factory):
     steps = []
-    result = run_audit([model], data, tmp_path_factory.mktemp("audit"), Settings(), steps.append)
-    assert steps == ["tiny: knowledge continuity", "page"]
+    result = audit_models(
+        [model], data, tmp_path_factory.mktemp("audit"), AuditOptions(), steps.append
+    )
+    assert [str(step) for step in steps] == ["tiny: knowledge continuity (0 of 2)", "page (1 of 2)"]
     return result
 
 
@@ -79,7 +82,7 @@ def test_token_ids_from_python_are_audited_without_sentences(model, data, report
 
 
 def test_a_single_sentence_is_refused_and_the_page_says_so(model, data, tmp_path):
-    result = run_audit([model], data.first(1), tmp_path, Settings())
+    result = audit_models([model], data.first(1), tmp_path, AuditOptions())
     (subject,) = result.document["subjects"]
     assert "wanted [N] with N at least 2" in subject["knowledge"]["refused"]
     assert "N at least 2" in result.page.read_text()
@@ -88,5 +91,5 @@ def test_a_single_sentence_is_refused_and_the_page_says_so(model, data, tmp_path
 @pytest.mark.parametrize("asked", [{"epsilon": 0.5}, {"training": "run.jsonl"}])
 def test_what_needs_a_distance_cannot_be_asked_for(model, data, tmp_path, asked):
     with pytest.raises(InvalidInput, match=r"epsilon: got 0.5, wanted none|training: got"):
-        run_audit([model], data, tmp_path / "it", Settings(**asked))
+        audit_models([model], data, tmp_path / "it", AuditOptions(**asked))
     assert not (tmp_path / "it").exists()

@@ -9,7 +9,7 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.lower.witness import contains, sample, slopes_lower
-from holdfast.brackets.search import Search
+from holdfast.brackets.search import LipschitzOptions, Search
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.types import Ball, Box, Outcome
 
@@ -50,9 +50,10 @@ def test_a_linear_model_closes(norm: float) -> None:
 
 
 def test_the_trace_is_monotone_on_each_side() -> None:
-    steps = []
+    taken = []
     graph = holdfast.capture(small(), torch.zeros(1, 6))
-    bracket = Search(graph, seconds=SHORT, report=steps.append).run(torch.randn(600, 6))
+    bracket = Search(graph, LipschitzOptions(seconds=SHORT), taken.append).run(torch.randn(600, 6))
+    steps = [progress.improvement for progress in taken]
     assert tuple(steps) == bracket.trace
     lower = [step.value for step in steps if step.side == "lower"]
     upper = [step.value for step in steps if step.side == "upper"]
@@ -76,14 +77,14 @@ def test_no_finite_constant_is_said() -> None:
 
 def test_time_and_interruption_end_with_the_best_so_far() -> None:
     graph = holdfast.capture(small(), torch.zeros(1, 6))
-    bracket = Search(graph, seconds=0.0).run(torch.randn(600, 6))
+    bracket = Search(graph, LipschitzOptions(seconds=0.0)).run(torch.randn(600, 6))
     assert bracket.outcome is Outcome.BUDGET_SPENT and bracket.lower > 0
 
-    def interrupt(step) -> None:
-        if step.side == "lower":
+    def interrupt(progress) -> None:
+        if progress.improvement.side == "lower":
             raise KeyboardInterrupt
 
-    bracket = Search(graph, report=interrupt).run(torch.randn(600, 6))
+    bracket = Search(graph, LipschitzOptions(), interrupt).run(torch.randn(600, 6))
     assert bracket.outcome is Outcome.INTERRUPTED
     assert bracket.lower > 0
 

@@ -9,13 +9,12 @@ from torch import nn
 
 import holdfast
 from holdfast.arguments import NORMS
-from holdfast.certificates.conditions import conditions_of
+from holdfast.certificates.conditions import ConditionsOptions, conditions_of
 from holdfast.errors import InvalidInput, Unsupported
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch):
-    monkeypatch.setattr("holdfast.certificates.conditions._SECONDS", 0.1)
+def conditions(*arguments, **options):
+    return holdfast.conditions(*arguments, seconds=0.1, **options)
 
 
 def linear(weight: float) -> nn.Linear:
@@ -33,7 +32,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_model_that_uses_all_the_room_is_meaningful(norm):
-    verdict = holdfast.conditions(linear(1.0), *rows(), norm=norm)
+    verdict = conditions(linear(1.0), *rows(), norm=norm)
     assert (verdict.metric, verdict.bounded, verdict.norm) == ("natural", "meaningful", norm)
     expected = {1: 2.0, 2: 2**0.5, math.inf: 1.0}[norm]
     assert verdict.resolution == pytest.approx(expected)
@@ -48,28 +47,28 @@ def test_radii_that_are_small_beside_the_data_are_vacuous():
     certificates = holdfast.certify(linear(1.0), inputs, labels)
     small = dataclasses.replace(certificates, radius=0.05 * certificates.radius)
     inputs = inputs + 0.01 * torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
-    verdict = conditions_of((inputs, labels), 2.0, small, 1.5)
+    verdict = conditions_of((inputs, labels), ConditionsOptions(), small, 1.5)
     assert verdict.bounded == "vacuous" and verdict.quantisation is None
     assert "known well and too large" in verdict.advice
-    loose = conditions_of((inputs, labels), 2.0, small, 50.0)
+    loose = conditions_of((inputs, labels), ConditionsOptions(), small, 50.0)
     assert loose.bounded == "vacuous" and "a factor of 50 apart" in loose.advice
 
 
 def test_one_class_leaves_the_quantisation_step():
     inputs, labels = (part[:2] for part in rows())
-    verdict = holdfast.conditions(linear(1.0), inputs, labels)
+    verdict = conditions(linear(1.0), inputs, labels)
     assert verdict.bounded == "meaningful"
     assert verdict.resolution == verdict.quantisation == 1.0
     certificates = holdfast.certify(linear(1.0), inputs, labels)
     half = dataclasses.replace(certificates, radius=0.5 * certificates.radius)
-    assert conditions_of((inputs, labels), 2.0, half, 1.0).bounded == "vacuous"
+    assert conditions_of((inputs, labels), ConditionsOptions(), half, 1.0).bounded == "vacuous"
 
 
 def test_one_row_of_one_value_has_nothing_to_compare_with():
     inputs, labels = torch.full((1, 2), 2.0), torch.tensor([0])
     model = nn.Sequential(linear(1.0), nn.Linear(2, 2))
     model[1].weight.data, model[1].bias.data = torch.eye(2), torch.tensor([1.0, 0.0])
-    verdict = holdfast.conditions(model.eval(), inputs, labels)
+    verdict = conditions(model.eval(), inputs, labels)
     assert verdict.bounded == "meaningful" and verdict.resolution is None
 
 
@@ -78,7 +77,7 @@ def test_a_model_without_a_constant_is_unbounded():
         def forward(self, x):
             return x * x.flip(1) + x
 
-    verdict = holdfast.conditions(Product().eval(), *rows())
+    verdict = conditions(Product().eval(), *rows())
     assert verdict.bounded == "unbounded" and verdict.ratio == math.inf
     assert verdict.advice.startswith("Use knowledge continuity")
 
@@ -86,7 +85,7 @@ def test_a_model_without_a_constant_is_unbounded():
 def test_a_model_whose_constant_is_infinite_is_unbounded():
     model = nn.Sequential(nn.LayerNorm(2, eps=0.0), nn.Linear(2, 2)).eval()
     inputs = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
-    verdict = holdfast.conditions(model, inputs, model(inputs).argmax(1))
+    verdict = conditions(model, inputs, model(inputs).argmax(1))
     assert verdict.bounded == "unbounded" and verdict.median_radius == 0.0
 
 
@@ -97,14 +96,14 @@ TOKENS = torch.tensor([[1, 2], [3, 4]])
     "inputs", [TOKENS, {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}]
 )
 def test_token_ids_have_no_metric(inputs):
-    verdict = holdfast.conditions(nn.Embedding(9, 3), inputs, torch.tensor([0, 1]))
+    verdict = conditions(nn.Embedding(9, 3), inputs, torch.tensor([0, 1]))
     assert (verdict.metric, verdict.bounded) == ("none", "unbounded")
     assert verdict.ratio is verdict.median_radius is verdict.resolution is None
     assert "knowledge continuity" in verdict.advice
 
 
 def test_a_distance_that_the_user_names_is_declared():
-    verdict = holdfast.conditions(linear(1.0), *rows(), metric="embedding")
+    verdict = conditions(linear(1.0), *rows(), metric="embedding")
     assert verdict.metric == "declared" and "embedding radii" in verdict.advice
 
 
@@ -112,7 +111,7 @@ def test_rows_that_are_not_finite_are_left_out():
     inputs, labels = rows()
     inputs = torch.cat([inputs, torch.full((1, 2), math.nan)])
     labels = torch.cat([labels, torch.tensor([1])])
-    verdict = holdfast.conditions(linear(1.0), inputs, labels)
+    verdict = conditions(linear(1.0), inputs, labels)
     assert verdict.bounded == "meaningful" and verdict.resolution == pytest.approx(2**0.5)
 
 
@@ -129,9 +128,9 @@ def test_rows_that_are_not_finite_are_left_out():
 def test_arguments_that_are_not_usable(change, words):
     inputs, labels = rows()
     with pytest.raises(InvalidInput, match=words):
-        holdfast.conditions(linear(1.0), **({"inputs": inputs, "labels": labels} | change))
+        conditions(linear(1.0), **({"inputs": inputs, "labels": labels} | change))
 
 
 def test_a_model_that_cannot_be_captured_is_refused():
     with pytest.raises(Unsupported, match="Dropout: training mode"):
-        holdfast.conditions(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train(), *rows())
+        conditions(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train(), *rows())

@@ -160,7 +160,14 @@ def test_unknown_names_are_refused_with_the_nearest(call, near):
         call()
 
 
+def test_the_table_is_read_as_scikit_learn_reads_it(monkeypatch):
+    quick = demo_data()
+    monkeypatch.setattr("holdfast.sources.demo.find_spec", lambda name: None)
+    assert all(torch.equal(a, b) for a, b in zip(quick, demo_data(), strict=True))
+
+
 def test_missing_scikit_learn_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("holdfast.sources.demo.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingExtra, match=r"holdfast\[demo\]"):
         demo_data()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.certificates.certify import Asked, certify_graph
+from holdfast.certificates.certify import CertifyOptions, certify_graph
 
 NORMS = (1.0, 2.0, math.inf)
 Half = tuple[Sequence[Fraction], Fraction]
@@ -131,16 +131,16 @@ def check_both_sides(
     for norm, kind in itertools.product(NORMS, semantics):
         true, step = distance_and_witness(halves, exact(x), norm)
         _check_net(model, x, step, norm, label)
-        asked = Asked(norm, "auto", kind)
-        radius = Fraction(float(certify_graph(graph, x, torch.tensor([label]), asked).radius))
-        assert 0 < power(radius, norm) <= true, asked
+        options = CertifyOptions(norm, "auto", kind)
+        radius = Fraction(float(certify_graph(graph, x, torch.tensor([label]), options).radius))
+        assert 0 < power(radius, norm) <= true, options
 
 
 def every_radius(graph: holdfast.Graph, x: Tensor, labels: Tensor, norm: float) -> Tensor:
     """Return the radii of every method and semantics, [6, N]."""
     kinds = itertools.product(("auto", "global", "local"), ("real", "float32"))
     return torch.stack(
-        [certify_graph(graph, x, labels, Asked(norm, *kind)).radius for kind in kinds]
+        [certify_graph(graph, x, labels, CertifyOptions(norm, *kind)).radius for kind in kinds]
     )
 
 

@@ -1,7 +1,7 @@
 """The verb: for every row, the nearest input that the model answers differently."""
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,18 @@ from holdfast.arguments import (
     check_labels,
     check_model,
     check_norm,
+    check_number,
     fit_inputs,
 )
 from holdfast.attacks.result import Attacks
-from holdfast.attacks.search import Found, search
+from holdfast.attacks.rows import Rows
+from holdfast.attacks.search import SearchResult, search
+from holdfast.brackets.lower.ascent import within
 from holdfast.errors import InvalidInput, Unsupported
-from holdfast.graph.capture import capture, check_unchanged
+from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import only_tensor
+from holdfast.types import Report, silent
 
 
 def attack(
@@ -29,6 +33,8 @@ def attack(
     labels: Tensor,
     norm: float = 2,
     epsilon: float | None = None,
+    *,
+    report: Report = silent,
 ) -> Attacks:
     """Look, row by row, for the nearest input that the model does not give the label.
 
@@ -45,6 +51,7 @@ def attack(
         norm: Norm of the distance between inputs: 1, 2 or inf; or "l1", "l2", "linf".
         epsilon: Look for any adversarial within this distance, in input units, which is faster;
             also as text such as "2/255". None looks for the nearest ones.
+        report: Called with the progress.
 
     Returns:
         One attack per row, in input order: each adversarial was run through the model, and its
@@ -52,7 +59,7 @@ def attack(
 
     Raises:
         Unsupported: When the model cannot be captured: each row's answer must be a fixed function
-            of that row.
+            of that row; or when its weights change meanwhile.
         InvalidInput: When an argument is not usable.
 
     >>> import torch, holdfast
@@ -65,40 +72,56 @@ def attack(
     >>> attacks.reason
     ('found', 'misclassified')
     """
-    model, norm = check_model(model), check_norm(norm)
-    if epsilon is not None:
-        epsilon = check_distance("epsilon", epsilon, ", or None")
-    inputs = check_inputs(inputs)
+    model, options, inputs = check_model(model), AttackOptions(norm, epsilon), check_inputs(inputs)
     if not inputs.is_floating_point():
         wanted = "floating-point inputs: without a distance between inputs, use holdfast.knowledge"
         raise InvalidInput("inputs", f"values of type {inputs.dtype}", wanted)
     inputs, labels = fit_inputs(inputs, model), check_labels(labels, len(inputs))
-    finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
-    # Rows that are not finite are run as zeros and reported apart.
-    safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
-    graph = capture(model, safe[:1])
-    attacks = attack_captured(graph, model, (safe, labels), norm, epsilon)
-    check_unchanged(graph, model)
-    return attacks if bool(finite.all()) else _without(attacks, inputs, finite)
+    with captured(model, example_row(inputs)) as graph:
+        return attack_graph(graph, model, (inputs, labels), options, report)
 
 
-def attack_captured(
+@dataclass(frozen=True)
+class AttackOptions:
+    """How rows are attacked.
+
+    Attributes:
+        norm: 1, 2 or inf.
+        epsilon: As for `attack`.
+        seconds: Time for the search; a step that has begun is finished.
+
+    Raises:
+        InvalidInput: When one of them is something else.
+    """
+
+    norm: float = 2.0
+    epsilon: float | None = None
+    seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        if self.epsilon is not None:
+            epsilon = check_distance("epsilon", self.epsilon, ", or None")
+            object.__setattr__(self, "epsilon", epsilon)
+        seconds = check_number("seconds", self.seconds, lambda s: s >= 0, "a time, at least 0")
+        object.__setattr__(self, "seconds", seconds)
+
+
+def attack_graph(
     graph: Graph,
     model: nn.Module,
     rows: tuple[Tensor, Tensor],
-    norm: float,
-    epsilon: float | None = None,
-    spent: Callable[[], bool] = lambda: False,
+    options: AttackOptions,
+    report: Report = silent,
 ) -> Attacks:
     """Attack rows of a captured classifier; see `attack`.
 
     Args:
         graph: What `capture` made of the model.
         model: The model itself, which is what is attacked.
-        rows: Inputs [N, ...], finite, and labels [N].
-        norm: 1, 2 or inf.
-        epsilon: As for `attack`.
-        spent: Says when to stop.
+        rows: Inputs [N, ...], floating point, and labels [N].
+        options: Norm, distance and time.
+        report: Called with the progress.
 
     Returns:
         One attack per row.
@@ -116,26 +139,33 @@ def attack_captured(
         got = f"rows of shape {list(inputs.shape[1:])}"
         raise InvalidInput("inputs", got, f"{list(graph.perturbed_input.shape)}")
     labels = check_classes(labels, len(inputs), output.shape[0])
-    reach = math.inf if epsilon is None else float(epsilon)
-    found = search(lambda x: only_tensor(model(x)), inputs, labels, norm, reach, spent)
+    finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
+    by_row = finite.reshape(-1, *[1] * (inputs.dim() - 1))
+    # Rows that are not finite are run as zeros and reported apart.
+    safe = torch.where(by_row, inputs, 0.0)
+    reach = math.inf if options.epsilon is None else float(options.epsilon)
+    begun = Rows.begin(lambda x: only_tensor(model(x)), safe, labels, options.norm, reach)
+    found = search(begun, within(options.seconds), report)
+    found.clean[~finite] = -1
     reason = tuple(_reasons(found))
     distance = found.rows.distance.clone()
     distance[found.clean != labels] = 0.0
     distance[found.clean < 0] = math.inf
     won = torch.tensor([entry == "found" for entry in reason])
+    tried = found.rows.adversarial.reshape(inputs.shape)
     return Attacks(
         distance=distance,
-        adversarial=found.rows.adversarial.reshape(inputs.shape),
+        adversarial=torch.where(by_row, tried, inputs),
         predicted=torch.where(won, found.rows.predicted, found.clean),
         labels=labels,
         reason=reason,
-        norm=norm,
+        norm=options.norm,
         epsilon=reach,
         fingerprint=graph.fingerprint,
     )
 
 
-def _reasons(found: Found) -> list[str]:
+def _reasons(found: SearchResult) -> list[str]:
     """Say for every row how its attack ended."""
     reasons = []
     known = torch.isfinite(found.rows.distance).tolist()
@@ -152,21 +182,3 @@ def _reasons(found: Found) -> list[str]:
         else:
             reasons.append("none_found" if is_tried else "not_attacked")
     return reasons
-
-
-def _without(attacks: Attacks, inputs: Tensor, finite: Tensor) -> Attacks:
-    """Return the attacks with the rows that are not finite reported as such."""
-    shape = (-1, *[1] * (inputs.dim() - 1))
-    return Attacks(
-        distance=torch.where(finite, attacks.distance, math.inf),
-        adversarial=torch.where(finite.reshape(shape), attacks.adversarial, inputs),
-        predicted=torch.where(finite, attacks.predicted, -1),
-        labels=attacks.labels,
-        reason=tuple(
-            reason if is_finite else "not_finite"
-            for reason, is_finite in zip(attacks.reason, finite.tolist(), strict=True)
-        ),
-        norm=attacks.norm,
-        epsilon=attacks.epsilon,
-        fingerprint=attacks.fingerprint,
-    )

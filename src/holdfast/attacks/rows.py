@@ -44,7 +44,7 @@ class Rows:
 
     @classmethod
     def begin(
-        cls, model: Model, inputs: Tensor, labels: Tensor, norm: float, epsilon: float
+        cls, model: Model, inputs: Tensor, labels: Tensor, norm: float, epsilon: float = math.inf
     ) -> "Rows":
         """Return rows of which no adversarial is known."""
         distance = torch.full((len(inputs),), math.inf, dtype=torch.float64)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from holdfast.attacks.ascent import ascend
 from holdfast.attacks.boundary import nearest_rivals, walk
-from holdfast.attacks.rows import Model, Rows
+from holdfast.attacks.rows import Rows
+from holdfast.types import Progress, Report, silent
 
 _CHUNK = 256
 _RIVALS = 3
@@ -26,8 +27,8 @@ _DOUBLINGS = range(-4, 20)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What a search found.
+class SearchResult:
+    """How a search ended.
 
     Attributes:
         rows: All rows, with the nearest adversarial of each that was right.
@@ -41,41 +42,38 @@ class Found:
 
 
 def search(
-    model: Model,
-    inputs: Tensor,
-    labels: Tensor,
-    norm: float,
-    epsilon: float = math.inf,
-    spent: Callable[[], bool] = lambda: False,
-) -> Found:
-    """Look for the nearest adversarial of every row, or for one within `epsilon`.
+    rows: Rows, spent: Callable[[], bool] = lambda: False, report: Report = silent
+) -> SearchResult:
+    """Look for the nearest adversarial of every row, or for one within their `epsilon`.
 
     Args:
-        model: From [R, ...] to logits [R, classes]; differentiable.
-        inputs: [N, ...], finite, in the model's type.
-        labels: [N].
-        norm: 1, 2 or inf.
-        epsilon: A row is done with once an adversarial is this near; inf: look for the nearest.
+        rows: N rows, finite, of a model that can be differentiated. A row is done with once an
+            adversarial is within `epsilon`; inf: look for the nearest.
         spent: Says when to stop; asked before every chunk of every phase.
+        report: Called with the progress.
 
     Returns:
         The nearest adversarials.
     """
-    rows = Rows.begin(model, inputs, labels, norm, epsilon)
-    clean = torch.cat([_answers(rows.take(part)) for part in _parts(labels >= 0)])
-    right = clean == labels
+    nearest = math.isinf(rows.epsilon)
+    clean = torch.cat([_answers(rows.take(part)) for part in _parts(rows.labels >= 0)])
+    right = clean == rows.labels
     tried = torch.zeros_like(right)
-    for phase in _phases(inputs[:1].flatten(1), math.isinf(epsilon)):
-        unfinished = right & (torch.isinf(rows.distance) | math.isinf(epsilon))
+    phases = list(_phases(rows.center[:1], nearest))
+    for number, phase in enumerate(phases):
+        unfinished = right & (torch.isinf(rows.distance) | nearest)
         for part in _parts(unfinished):
+            report(
+                Progress("attacks", number * len(right) + int(part[0]), len(phases) * len(right))
+            )
             if spent():
-                return Found(rows, clean, tried)
+                return SearchResult(rows, clean, tried)
             some = rows.take(part)
             phase(some)
             some.shrink()
             rows.put(part, some)
             tried[part] = True
-    return Found(rows, clean, tried)
+    return SearchResult(rows, clean, tried)
 
 
 def _parts(chosen: Tensor) -> tuple[Tensor, ...]:

@@ -15,33 +15,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from holdfast.arguments import check_model, check_norm
+from holdfast.arguments import check_model
 from holdfast.audits.citations import citations_for
 from holdfast.audits.parts import attacks_part, certificates_part, data_part, headline_distance
-from holdfast.audits.study import Progress, Settings, Study, steps_of, study
+from holdfast.audits.study import AuditOptions, Steps, Study, steps_of, study
 from holdfast.batches import gather
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
 from holdfast.files import StrPath, to_json, write_whole
 from holdfast.knowledge_continuity.states.states import Batches, batches_of
 from holdfast.report.page import write_page
 from holdfast.runs.folder import claim
-from holdfast.smoothness.descent import check_step
 from holdfast.smoothness.records import read_measurements
 from holdfast.sources.data import LoadedData, checked
 from holdfast.sources.models import LoadedModel
 from holdfast.sources.tokens import Batch, LoadedTokens
-from holdfast.types import norm_name
+from holdfast.types import Report, norm_name, silent
 from holdfast.versions import VERSION
-
-__all__ = ["Report", "Settings", "audit", "run_audit", "steps_of"]
 
 Rows = LoadedData | LoadedTokens
 
-_SEEDED = ("lipschitz", "attacks", "replay", "knowledge")
-
 
 @dataclass(frozen=True)
-class Report:
+class AuditReport:
     """Where an audit left its results.
 
     Attributes:
@@ -56,8 +51,13 @@ class Report:
 
 
 def audit(
-    model: nn.Module, data: Batches, out: StrPath = "runs/audit", settings: Settings | None = None
-) -> Report:
+    model: nn.Module,
+    data: Batches,
+    out: StrPath = "runs/audit",
+    options: AuditOptions | None = None,
+    *,
+    report: Report = silent,
+) -> AuditReport:
     """Audit a classifier: bracket, certificates, attacks and knowledge continuity, on one page.
 
     Args:
@@ -65,20 +65,22 @@ def audit(
         data: Inputs and labels, or an iterable of such batches. Where inputs are a mapping of token
             ids there is no distance between them, and knowledge continuity is all that is measured.
         out: Folder for `audit.json` and `report.html`.
-        settings: Norm, distance and time; see `Settings`.
+        options: Norm, distance and time; see `AuditOptions`.
+        report: Called with the progress.
 
     Returns:
         The results and where they lie.
 
     Raises:
         Unsupported: When the model cannot be captured. A part that cannot be done on a captured
-            model is reported as refused, with its reasons; the others go on.
+            model is reported as refused, with its reasons; the others go on. Or when its weights
+            change meanwhile.
         InvalidInput: When data or `out` are not usable.
         InternalError: When an attack lies inside a certified ball, which must never be.
     """
     name = type(check_model(model)).__name__
     loaded = LoadedModel(model, name, name)
-    return run_audit([loaded], _given(data), out, settings or Settings())
+    return audit_models([loaded], _given(data), out, options or AuditOptions(), report)
 
 
 def _given(data: Batches) -> Rows:
@@ -100,78 +102,77 @@ def _holds_tokens(batch: object) -> bool:
     return isinstance(batch, list | tuple) and len(batch) > 0 and isinstance(batch[0], Mapping)
 
 
-def run_audit(
+def audit_models(
     models: Sequence[LoadedModel],
     data: Rows,
     out: StrPath,
-    settings: Settings,
-    progress: Progress = lambda step: None,
-) -> Report:
+    options: AuditOptions,
+    report: Report = silent,
+) -> AuditReport:
     """Audit one or several models on the same data; see `audit`.
 
     Args:
         models: The models; the page compares them.
         data: The rows.
         out: Folder for the files.
-        settings: What is asked for.
-        progress: Called with the name of every step when it begins.
+        options: What is asked for.
+        report: Called with the progress.
 
     Returns:
         The results and where they lie.
     """
-    check_norm(settings.norm)
-    check_step(settings.step)
-    _check_training(models, settings)
-    _check_distance(data, settings)
+    _check_training(models, options)
+    _check_distance(data, options)
+    steps = Steps(report, len(models) * len(steps_of(data)) + 1)
     with claim(out) as folder:
-        document = gather_results(models, data, settings, progress)
-        progress("page")
+        document = _document(models, data, options, steps)
+        steps.begin("page")
         path = folder / "audit.json"
         write_whole(path, to_json(document))
-        return Report(document, path, _page(document, folder / "report.html"))
+        return AuditReport(document, path, _page(document, folder / "report.html"))
 
 
-def _check_training(models: Sequence[LoadedModel], settings: Settings) -> None:
+def _check_training(models: Sequence[LoadedModel], options: AuditOptions) -> None:
     """Refuse a file about training before the work, not after it.
 
     Raises:
         InvalidInput: When it cannot be read, or there are several models it may be about.
     """
-    if settings.training is None:
+    if options.training is None:
         return
     if len(models) > 1:
         raise InvalidInput("training", f"one file for {len(models)} models", "one model")
-    read_measurements(settings.training)
+    read_measurements(options.training)
 
 
-def _check_distance(data: Rows, settings: Settings) -> None:
+def _check_distance(data: Rows, options: AuditOptions) -> None:
     """Refuse what has no meaning for token ids.
 
     Raises:
         InvalidInput: When it is asked for.
     """
-    asked = {"epsilon": settings.epsilon, "training": settings.training}
+    asked = {"epsilon": options.epsilon, "training": options.training}
     for name, value in asked.items():
         if isinstance(data, LoadedTokens) and value is not None:
             raise InvalidInput(name, repr(value), "none, where inputs are token ids")
 
 
-def gather_results(
-    models: Sequence[LoadedModel], data: Rows, settings: Settings, progress: Progress
+def _document(
+    models: Sequence[LoadedModel], data: Rows, options: AuditOptions, steps: Steps
 ) -> dict[str, Any]:
     """Run every part on every model and return the document of the audit."""
     start = time.perf_counter()
-    studies = [study(loaded, data, settings, progress) for loaded in models]
+    studies = [study(loaded, data, options, steps) for loaded in models]
     numbers = isinstance(data, LoadedData)
-    epsilon = _add_certificates(studies, data, settings) if numbers else None
+    epsilon = _add_certificates(studies, data, options) if numbers else None
     ops = {op for one in studies for op in one.ops}
     return {
         "format": 1,
         "holdfast": VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 2),
-        "command": settings.command,
-        "norm": norm_name(settings.norm) if numbers else None,
+        "command": options.command,
+        "norm": norm_name(options.norm) if numbers else None,
         "epsilon": epsilon,
         "data": data_part(data, _digest(data)),
         "subjects": [one.subject for one in studies],
@@ -188,10 +189,10 @@ def gather_results(
 
 
 def _add_certificates(
-    studies: Sequence[Study], data: LoadedData, settings: Settings
+    studies: Sequence[Study], data: LoadedData, options: AuditOptions
 ) -> float | None:
     """Add what depends on the distance of the headline, and return that distance."""
-    epsilon = settings.epsilon
+    epsilon = options.epsilon
     if epsilon is None:
         epsilon = headline_distance([one.certificates for one in studies if one.certificates])
     for one in studies:

@@ -75,12 +75,6 @@ CITATIONS: dict[str, str] = {
 }
 """BibTeX by key."""
 
-_BRACKET = ("szegedy2014intriguing", "fazlyab2019efficient")
-_CERTIFICATES = ("tsuzuku2018lipschitz", "leino2021globally", "zhang2018efficient")
-_ATTACKS = ("croce2020minimally", "croce2020reliable")
-_KNOWLEDGE = ("sun2024knowledge",)
-_DESCENT = ("nesterov2004introductory", "cohen2021gradient")
-
 
 def citations_for(ops: set[str], distances: bool) -> list[dict[str, str]]:
     """Return the entries for the parts that were run, as `key` and `bibtex`.
@@ -89,8 +83,12 @@ def citations_for(ops: set[str], distances: bool) -> list[dict[str, str]]:
         ops: Operations in the audited graphs.
         distances: Whether inputs have a distance, so that all parts were run.
     """
-    keys = [*_BRACKET, *_CERTIFICATES, *_ATTACKS] if distances else []
+    bracket = ["szegedy2014intriguing", "fazlyab2019efficient"]
+    certificates = ["tsuzuku2018lipschitz", "leino2021globally", "zhang2018efficient"]
+    attacks = ["croce2020minimally", "croce2020reliable"]
+    descent = ["nesterov2004introductory", "cohen2021gradient"]
+    keys = [*bracket, *certificates, *attacks] if distances else []
     if ops & {"conv", "conv_transpose"}:
         keys.append("sedghi2019singular")
-    keys += [*_KNOWLEDGE, *(_DESCENT if distances else ())]
+    keys += ["sun2024knowledge", *(descent if distances else [])]
     return [{"key": key, "bibtex": CITATIONS[key]} for key in keys]

@@ -6,8 +6,6 @@ from holdfast.files import plain
 from holdfast.knowledge_continuity.evidence.certificate import LIMITS, Frontier
 from holdfast.knowledge_continuity.result import Knowledge
 
-_BY_CELL = ("observed", "probability", "conditional", "vacuous", "why")
-
 
 def frontier_part(knowledge: Knowledge) -> dict[str, Any]:
     """Return the frontier of every layer that has one, by layer, and what it does not say.
@@ -37,8 +35,9 @@ def _layer(knowledge: Knowledge, frontier: Frontier) -> dict[str, Any]:
         f"{first.trials} rows, {{near}} lie within and {{observed}} of these have such a loss. The "
         f"confidence is shared by {first.multiplicity} bounds."
     )
+    names = ("observed", "probability", "conditional", "vacuous", "why")
     cells = {
-        name: [[getattr(cell, name) for cell in row] for row in frontier.cells] for name in _BY_CELL
+        name: [[getattr(cell, name) for cell in row] for row in frontier.cells] for name in names
     }
     return plain(
         {

@@ -8,11 +8,12 @@ lower bound of C, and E[change of loss / d_input] <= K x volatility, collisions 
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from holdfast.brackets.gain import gain_upper
+from holdfast.brackets.gain import GainReading
 from holdfast.errors import InternalError, Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.graph.walk import hidden_states
@@ -27,7 +28,6 @@ STEEPEST = {1.0: 1.0, 2.0: sqrt_up(2.0), math.inf: 2.0}
 """Dual norm of the gradient in the logits, at most, for each loss below: for cross entropy it is
 softmax - one-hot, for the margin one logit less another, for Brier 2 J (p - one-hot) with J the
 covariance matrix of a distribution on the classes."""
-LOSSES = ("cross_entropy", "margin", "brier")
 
 
 @dataclass(frozen=True)
@@ -71,59 +71,75 @@ class Link:
         return max(0.0, down(eta / rate)) if 0 < rate < math.inf else 0.0
 
 
-def link(graph: Graph, knowledge: Knowledge, inputs: Tensor, labels: Tensor, layer: str) -> Link:
-    """Bound a layer from both sides, and check that the sides agree.
+class Links:
+    """The links of all layers of a model; the norm of every operator is computed once.
 
     Args:
         graph: The captured model.
         knowledge: Measured on the same rows, of all pairs.
         inputs: [N, ...].
         labels: [N].
-        layer: Module path.
-
-    Returns:
-        The constants of both halves and what follows from them.
-
-    Raises:
-        Unsupported: When loss, distance or a part of the model has no Lipschitz constant.
-        InternalError: When a pair of rows is steeper than the proved constant.
     """
-    norm = NORMS.get(knowledge.distance)
-    if norm is None or knowledge.loss not in LOSSES:
-        what = f"a Lipschitz constant for {knowledge.loss} and {knowledge.distance} distance"
-        raise Unsupported(what, [])
-    front, back = graph.cut(layer)
-    tail = mul_up(STEEPEST[norm], gain_upper(back, norm))
-    head = gain_upper(front, norm)
-    found = knowledge.steepest[layer]
-    seen = None if found is None else _slope(graph, knowledge, (inputs, labels), layer)
-    if seen is not None and seen > tail:
-        raise InternalError(
-            f"layer {layer!r}: rows {found} with the same label have slope {seen!r}, more than "
-            f"the proved constant {tail!r}"
-        )
-    raw = knowledge.volatility[layer]
-    rate = Estimate(head * raw.value, head * raw.low, head * raw.high, raw.level)
-    certified = None
-    if knowledge.evidence[layer] is not None and 0 < head < math.inf:
-        certified = knowledge.volatility_certificate(layer, front_upper=head)
-    words = _statement(layer, tail, head, rate)
-    return Link(layer, norm, tail, head, seen, rate, certified, words)
 
+    def __init__(self, graph: Graph, knowledge: Knowledge, inputs: Tensor, labels: Tensor) -> None:
+        self._graph, self._knowledge = graph, knowledge
+        self._inputs, self._labels = inputs, labels
 
-def _slope(
-    graph: Graph, knowledge: Knowledge, data: tuple[Tensor, Tensor], layer: str
-) -> float | None:
-    """Return change of loss / distance of the steepest same-label pair, computed in float64."""
-    found = knowledge.steepest[layer]
-    if found is None:
-        return None
-    rows = torch.tensor(found[1:])
-    outputs, states = hidden_states(graph.double(), data[0][rows].double(), [layer])
-    losses = row_losses(knowledge.loss, outputs, data[1][rows])
-    gap = (states[layer][0] - states[layer][1]).flatten()
-    distance = float(torch.linalg.vector_norm(gap, ord=NORMS[knowledge.distance]))
-    return float((losses[0] - losses[1]).abs()) / distance if distance else None
+    def at(self, layer: str) -> Link:
+        """Bound a layer from both sides, and check that the sides agree.
+
+        Args:
+            layer: Module path.
+
+        Returns:
+            The constants of both halves and what follows from them.
+
+        Raises:
+            Unsupported: When loss, distance or a part of the model has no Lipschitz constant.
+            InternalError: When a pair of rows is steeper than the proved constant.
+        """
+        knowledge = self._knowledge
+        gains, node = self._gains, self._graph.layer_node(layer)
+        tail = mul_up(STEEPEST[gains.norm], gains.after(node.name))
+        head = gains.of(node.name)
+        seen = self._slope(layer)
+        if seen is not None and seen > tail:
+            raise InternalError(
+                f"layer {layer!r}: rows {knowledge.steepest[layer]} with the same label have slope "
+                f"{seen!r}, more than the proved constant {tail!r}"
+            )
+        raw = knowledge.volatility[layer]
+        rate = Estimate(head * raw.value, head * raw.low, head * raw.high, raw.level)
+        certified = None
+        if knowledge.evidence[layer] is not None and 0 < head < math.inf:
+            certified = knowledge.volatility_certificate(layer, front_upper=head)
+        words = _statement(layer, tail, head, rate)
+        return Link(layer, gains.norm, tail, head, seen, rate, certified, words)
+
+    @cached_property
+    def _gains(self) -> GainReading:
+        """The gains of the whole model, in the norm of the distance."""
+        norm, loss = NORMS.get(self._knowledge.distance), self._knowledge.loss
+        if norm is None or loss not in ("cross_entropy", "margin", "brier"):
+            what = f"a Lipschitz constant for {loss} and {self._knowledge.distance} distance"
+            raise Unsupported(what, [])
+        return GainReading(self._graph, norm)
+
+    def _slope(self, layer: str) -> float | None:
+        """Return change of loss / distance of the steepest same-label pair, in float64."""
+        steepest = self._knowledge.steepest[layer]
+        if steepest is None:
+            return None
+        rows = torch.tensor(steepest[1:])
+        outputs, states = hidden_states(self._double, self._inputs[rows].double(), [layer])
+        losses = row_losses(self._knowledge.loss, outputs, self._labels[rows])
+        gap = (states[layer][0] - states[layer][1]).flatten()
+        distance = float(torch.linalg.vector_norm(gap, ord=NORMS[self._knowledge.distance]))
+        return float((losses[0] - losses[1]).abs()) / distance if distance else None
+
+    @cached_property
+    def _double(self) -> Graph:
+        return self._graph.double()
 
 
 def _statement(layer: str, tail: float, head: float, rate: Estimate) -> str:

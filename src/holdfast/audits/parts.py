@@ -20,10 +20,6 @@ from holdfast.sources.data import LoadedData
 from holdfast.sources.tokens import LoadedTokens
 from holdfast.types import norm_name
 
-_EDGE_ROWS = 7
-_WORST_PAIRS = 6
-_CURVE_POINTS = 240
-
 
 def bracket_part(bracket: Bracket) -> dict[str, Any]:
     """Return a bracket: bounds, trace, layers, outcome and assumptions."""
@@ -54,6 +50,7 @@ def certificates_part(
     """Return certificates: the curve, the counts, and the rows at both ends with their attacks."""
     certified = (certificates.radius > 0).nonzero().flatten()
     order = certified[certificates.radius[certified].argsort(stable=True)].tolist()
+    shown = 7  # rows at either end: one line of pictures on the page
     verified = None if epsilon is None else certificates.verified_accuracy(epsilon)
     return plain(
         {
@@ -69,9 +66,9 @@ def certificates_part(
             "curve": _curve(*certificates.curve(), len(certificates), "proved"),
             "least": [
                 _edge(certificates, data, row) | {"attack": _nearest_attack(attacks, data, row)}
-                for row in order[:_EDGE_ROWS]
+                for row in order[:shown]
             ],
-            "most": [_edge(certificates, data, row) for row in order[::-1][:_EDGE_ROWS]],
+            "most": [_edge(certificates, data, row) for row in order[::-1][:shown]],
         }
     )
 
@@ -83,7 +80,8 @@ def median_radius(certificates: Certificates) -> float:
 
 def _curve(distances: Tensor, shares: Tensor, total: int, name: str) -> list[dict[str, float]]:
     """Return points of a share of the rows against the distance, thinned for drawing."""
-    keep = torch.linspace(0, len(distances) - 1, min(_CURVE_POINTS, len(distances))).round().long()
+    points = min(240, len(distances))  # more than a figure of that width can tell apart
+    keep = torch.linspace(0, len(distances) - 1, points).round().long()
     rows = zip(distances[keep].tolist(), shares[keep].tolist(), strict=True)
     return [
         {"radius": radius, name: share, "count": round(share * total)} for radius, share in rows
@@ -165,7 +163,7 @@ def _pairs(brittle: Sequence[Brittle]) -> list[Brittle]:
     kept: dict[frozenset[int], Brittle] = {}
     for one in brittle:
         kept.setdefault(frozenset((one.row, one.neighbour)), one)
-    return list(kept.values())[:_WORST_PAIRS]
+    return list(kept.values())[:6]  # two lines of pictures on the page
 
 
 def descent_part(descent: Descent, training: Sequence[Measurement] | None) -> dict[str, Any]:

@@ -3,46 +3,45 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from holdfast.arguments import check_norm, check_number
 from holdfast.attacks.agreement import check_agreement
-from holdfast.attacks.attack import attack_captured
+from holdfast.attacks.attack import AttackOptions, attack_graph
 from holdfast.attacks.result import Attacks
-from holdfast.audits.link import link
+from holdfast.audits.link import Links
 from holdfast.audits.parts import bracket_part, conditions_part, descent_part, knowledge_part
-from holdfast.brackets.lower.ascent import within
-from holdfast.brackets.search import Search
+from holdfast.brackets.bracket import Bracket
+from holdfast.brackets.lipschitz import LipschitzOptions, lipschitz_graph
 from holdfast.certificates.certificate import Certificates
-from holdfast.certificates.certify import Asked, certify_graph
-from holdfast.certificates.conditions import conditions, conditions_of
-from holdfast.errors import InvalidInput, Unsupported
+from holdfast.certificates.certify import CertifyOptions, certify_graph
+from holdfast.certificates.conditions import ConditionsOptions, conditions, conditions_of
+from holdfast.errors import HoldfastError, InvalidInput, Unsupported
 from holdfast.files import StrPath, plain
-from holdfast.graph.capture import capture, check_unchanged, weights_hash
+from holdfast.graph.capture import captured, weights_hash
 from holdfast.graph.ir import Graph
 from holdfast.graph.walk import run
 from holdfast.knowledge_continuity.knowledge import knowledge
-from holdfast.smoothness.descent import descent
+from holdfast.smoothness.descent import check_step, descent
 from holdfast.smoothness.records import read_measurements
 from holdfast.sources.data import LoadedData
 from holdfast.sources.models import LoadedModel, parameters
 from holdfast.sources.tokens import LoadedTokens
-from holdfast.types import Outcome
+from holdfast.types import Outcome, Progress, Report
 
-KNOWLEDGE_ROWS = 2000
-"""Pairs grow with the square of the rows: volatility is measured on the first so many."""
+T = TypeVar("T")
 
-DESCENT_ROWS = 2000
-"""The curvature takes dozens of passes: a training step is measured on the first so many rows."""
-
-Progress = Callable[[str], None]
+MOST_ROWS = 2000
+"""Knowledge continuity and a training step are measured on the first so many rows: pairs grow with
+the square of the rows, and the curvature takes dozens of passes."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What an audit is asked for.
+class AuditOptions:
+    """How a model is audited.
 
     Attributes:
         norm: Norm of the distance between inputs: 1, 2 or inf.
@@ -51,6 +50,9 @@ class Settings:
         step: Learning rate of the training step that is measured.
         training: A `DescentMonitor`'s file about the training of the model, which must be one.
         command: The command that reproduces the run, for the page.
+
+    Raises:
+        InvalidInput: When one of them is not usable.
     """
 
     norm: float = 2.0
@@ -60,24 +62,48 @@ class Settings:
     training: StrPath | None = None
     command: str = "holdfast.audit(model, data)"
 
-
-STEPS = (
-    "capture",
-    "Lipschitz bracket",
-    "certificates",
-    "attacks",
-    "knowledge continuity",
-    "training step",
-)
-"""What is done for every model, in order."""
-
-TOKEN_STEPS = ("knowledge continuity",)
-"""What of it is done where inputs are token ids."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        object.__setattr__(self, "step", check_step(self.step))
+        if self.epsilon is not None:
+            wanted = "a finite distance above 0"
+            epsilon = check_number("epsilon", self.epsilon, lambda e: 0 < e < math.inf, wanted)
+            object.__setattr__(self, "epsilon", epsilon)
 
 
 def steps_of(data: LoadedData | LoadedTokens) -> tuple[str, ...]:
-    """Return what is done for every model on such data."""
-    return STEPS if isinstance(data, LoadedData) else TOKEN_STEPS
+    """Return what is done for every model on such data, in order."""
+    if isinstance(data, LoadedTokens):
+        return ("knowledge continuity",)
+    parts = ("Lipschitz bracket", "certificates", "attacks")
+    return ("capture", *parts, "knowledge continuity", "training step")
+
+
+@dataclass
+class Steps:
+    """Counts the steps of an audit, and passes the progress of the verbs on.
+
+    Attributes:
+        report: Takes the progress.
+        total: Number of steps of the whole audit.
+        done: Steps that have ended.
+        part: The present step.
+    """
+
+    report: Report
+    total: int
+    done: int = -1
+    part: str = "starting"
+
+    def begin(self, part: str) -> None:
+        """Begin a step, which ends the one before."""
+        self.done, self.part = self.done + 1, part
+        self.report(Progress(part, self.done, self.total))
+
+    def take(self, progress: Progress) -> None:
+        """Report the progress of a verb as that of the present step."""
+        part = f"{self.part}, {progress}"
+        self.report(Progress(part, self.done, self.total, progress.improvement))
 
 
 @dataclass
@@ -91,64 +117,78 @@ class Study:
 
 
 def study(
-    loaded: LoadedModel, data: LoadedData | LoadedTokens, settings: Settings, progress: Progress
+    loaded: LoadedModel, data: LoadedData | LoadedTokens, options: AuditOptions, steps: Steps
 ) -> Study:
     """Run every part that makes sense for the data on one model."""
-
-    def begin(step: str) -> None:
-        progress(f"{loaded.name}: {step}")
-
     if isinstance(data, LoadedTokens):
-        return _study_tokens(loaded, data, settings, begin)
-    begin(STEPS[0])
-    graph = capture(loaded.model, data.inputs[:1])
+        return _study_tokens(loaded, data, options, steps)
+    steps.begin(f"{loaded.name}: capture")
+    with captured(loaded.model, data.inputs[:1]) as graph:
+        return _study_graph(graph, loaded, data, options, steps)
+
+
+def _study_graph(
+    graph: Graph, loaded: LoadedModel, data: LoadedData, options: AuditOptions, steps: Steps
+) -> Study:
+    """Run every part on a captured model."""
+    rows = (data.inputs, data.labels)
     subject = _subject(loaded, graph.fingerprint) | {"accuracy": _accuracy(graph, data)}
-    begin(STEPS[1])
-    subject["lipschitz"] = _or_refused(lambda: _bracket(graph, data, settings))
-    begin(STEPS[2])
-    certificates: list[Certificates] = []
-    subject["certificates"] = _or_refused(
-        lambda: certificates.append(_certificates(graph, data, settings)) or {}
+    steps.begin(f"{loaded.name}: Lipschitz bracket")
+    bracket, why = _or_why(lambda: _bracket(graph, data, options, steps.take), Unsupported)
+    subject["lipschitz"] = why if bracket is None else bracket_part(bracket)
+    steps.begin(f"{loaded.name}: certificates")
+    certify = CertifyOptions(options.norm)
+    certificates, subject["certificates"] = _or_why(
+        lambda: certify_graph(graph, *rows, certify, steps.take), Unsupported
     )
-    proved = certificates[0] if certificates else None
-    begin(STEPS[3])
-    attacks: list[Attacks] = []
-    subject["attacks"] = _or_refused(
-        lambda: attacks.append(_attacks(graph, loaded.model, data, settings)) or {}
+    steps.begin(f"{loaded.name}: attacks")
+    attack = AttackOptions(options.norm, seconds=options.seconds)
+    attacks, subject["attacks"] = _or_why(
+        lambda: attack_graph(graph, loaded.model, rows, attack, steps.take), Unsupported
     )
-    if proved is not None and attacks:
-        check_agreement(graph, proved, attacks[0])
-    subject["conditions"] = _conditions(subject["lipschitz"], data, settings, proved)
-    begin(STEPS[4])
-    try:
-        subject["knowledge"] = _knowledge(graph, loaded.model, data)
-    except (Unsupported, InvalidInput) as refusal:  # one row, or no layer: nothing to compare
-        subject["knowledge"] = {"refused": str(refusal)}
-    begin(STEPS[5])
-    try:
-        subject["descent"] = _descent(loaded, data, settings)
-    except (Unsupported, InvalidInput) as refusal:  # nothing to train, or labels that do not fit
-        subject["descent"] = {"refused": str(refusal)}
-    check_unchanged(graph, loaded.model)
-    ops = {node.op for node in graph.nodes}
-    return Study(subject, ops, proved, attacks[0] if attacks else None)
+    if certificates is not None and attacks is not None:
+        check_agreement(graph, certificates, attacks)
+    ratio = math.inf if bracket is None else bracket.ratio
+    verdict = conditions_of(rows, ConditionsOptions(options.norm), certificates, ratio)
+    subject["conditions"] = conditions_part(verdict)
+    steps.begin(f"{loaded.name}: knowledge continuity")
+    # Refused as bad input are one row, or no layer: there is nothing to compare.
+    found, why = _or_why(lambda: _knowledge(graph, loaded.model, data), Unsupported, InvalidInput)
+    subject["knowledge"] = found or why
+    steps.begin(f"{loaded.name}: training step")
+    # Refused as bad input are a model with nothing to train, and labels that do not fit.
+    found, why = _or_why(lambda: _descent(loaded, data, options), Unsupported, InvalidInput)
+    subject["descent"] = found or why
+    return Study(subject, {node.op for node in graph.nodes}, certificates, attacks)
 
 
 def _study_tokens(
-    loaded: LoadedModel, data: LoadedTokens, settings: Settings, begin: Progress
+    loaded: LoadedModel, data: LoadedTokens, options: AuditOptions, steps: Steps
 ) -> Study:
     """Run what needs no distance between inputs; the model need not be one that can be captured."""
-    begin(TOKEN_STEPS[0])
-    verdict = conditions(loaded.model, *data.batches[0], settings.norm)
+    steps.begin(f"{loaded.name}: knowledge continuity")
+    verdict = conditions(loaded.model, *data.batches[0], options.norm)
     subject = _subject(loaded, weights_hash(loaded.model))
     subject |= {"accuracy": None, "conditions": conditions_part(verdict)}
-    try:
-        rows = data.first(KNOWLEDGE_ROWS)
-        found = knowledge(loaded.model, rows.batches, perturbations=rows.perturbations)
-        subject |= {"accuracy": found.accuracy, "knowledge": knowledge_part(found, data)}
-    except (Unsupported, InvalidInput) as refusal:
-        subject["knowledge"] = {"refused": str(refusal)}
+    rows = data.first(MOST_ROWS)
+    measured, subject["knowledge"] = _or_why(
+        lambda: knowledge(loaded.model, rows.batches, perturbations=rows.perturbations),
+        Unsupported,
+        InvalidInput,
+    )
+    if measured is not None:
+        subject |= {"accuracy": measured.accuracy, "knowledge": knowledge_part(measured, data)}
     return Study(subject)
+
+
+def _or_why(
+    part: Callable[[], T], *refusals: type[HoldfastError]
+) -> tuple[T | None, dict[str, Any]]:
+    """Return what a part found, or None and why it was refused, as it stands in the document."""
+    try:
+        return part(), {}
+    except refusals as refusal:
+        return None, {"refused": str(refusal)}
 
 
 def _subject(loaded: LoadedModel, fingerprint: str) -> dict[str, Any]:
@@ -168,59 +208,29 @@ def _accuracy(graph: Graph, data: LoadedData) -> float:
     return float((predicted == data.labels).double().mean())
 
 
-def _or_refused(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return a part of the document, or why the model does not allow it."""
-    try:
-        return part()
-    except Unsupported as refusal:
-        return {"refused": str(refusal)}
-
-
-def _bracket(graph: Graph, data: LoadedData, settings: Settings) -> dict[str, Any]:
-    bracket = Search(graph, settings.norm, seconds=settings.seconds).run(data.inputs)
+def _bracket(graph: Graph, data: LoadedData, options: AuditOptions, report: Report) -> Bracket:
+    asked = LipschitzOptions(options.norm, seconds=options.seconds)
+    bracket = lipschitz_graph(graph, data.inputs, asked, report)
     if bracket.outcome is Outcome.INTERRUPTED:
         raise KeyboardInterrupt  # the search kept it to return its best; here it ends the audit
-    return bracket_part(bracket)
-
-
-def _certificates(graph: Graph, data: LoadedData, settings: Settings) -> Certificates:
-    return certify_graph(graph, data.inputs, data.labels, Asked(settings.norm))
-
-
-def _attacks(graph: Graph, model: nn.Module, data: LoadedData, settings: Settings) -> Attacks:
-    rows = (data.inputs, data.labels)
-    spent = within(settings.seconds)
-    return attack_captured(graph, model, rows, settings.norm, spent=spent)
-
-
-def _conditions(
-    bracket: dict[str, Any],
-    data: LoadedData,
-    settings: Settings,
-    certificates: Certificates | None,
-) -> dict[str, Any]:
-    ratio = bracket.get("ratio")  # None where the bracket was refused or has no upper end
-    rows = (data.inputs, data.labels)
-    return conditions_part(
-        conditions_of(rows, settings.norm, certificates, math.inf if ratio is None else ratio)
-    )
+    return bracket
 
 
 def _knowledge(graph: Graph, model: nn.Module, data: LoadedData) -> dict[str, Any]:
     """Measure knowledge continuity, and hold it against the Lipschitz constants of the layers."""
-    inputs, labels = data.inputs[:KNOWLEDGE_ROWS], data.labels[:KNOWLEDGE_ROWS]
+    inputs, labels = data.inputs[:MOST_ROWS], data.labels[:MOST_ROWS]
     measured = knowledge(model, (inputs, labels))
-    links = {}
+    links = Links(graph, measured, inputs, labels)
+    found = {}
     for layer in measured.layers:
-        try:
-            links[layer] = plain(link(graph, measured, inputs, labels, layer))
-        except (Unsupported, InvalidInput) as refusal:  # a skip connection, attention, ...
-            links[layer] = {"refused": str(refusal)}
-    return knowledge_part(measured, data) | {"links": links}
+        # Refused are a skip connection round the layer, attention, ...
+        one, why = _or_why(lambda layer=layer: links.at(layer), Unsupported, InvalidInput)
+        found[layer] = why if one is None else plain(one)
+    return knowledge_part(measured, data) | {"links": found}
 
 
-def _descent(loaded: LoadedModel, data: LoadedData, settings: Settings) -> dict[str, Any]:
-    rows = data.inputs[:DESCENT_ROWS], data.labels[:DESCENT_ROWS]
-    found = descent(loaded.model, "cross_entropy", *rows, step=settings.step)
-    training = None if settings.training is None else read_measurements(settings.training)
+def _descent(loaded: LoadedModel, data: LoadedData, options: AuditOptions) -> dict[str, Any]:
+    rows = data.inputs[:MOST_ROWS], data.labels[:MOST_ROWS]
+    found = descent(loaded.model, "cross_entropy", *rows, step=options.step)
+    training = None if options.training is None else read_measurements(options.training)
     return descent_part(found, training)

@@ -6,24 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from holdfast.brackets.gain import LayerGain
-from holdfast.types import Outcome
-
-
-@dataclass(frozen=True)
-class Step:
-    """One improvement of a bracket.
-
-    Attributes:
-        seconds: Since the start.
-        side: "lower" or "upper".
-        value: The new bound.
-        method: What found it.
-    """
-
-    seconds: float
-    side: str
-    value: float
-    method: str
+from holdfast.types import Improvement, Outcome
 
 
 @dataclass(frozen=True)
@@ -50,7 +33,7 @@ class Bracket:
     lower_by: str
     upper_by: str
     witness: tuple[Tensor, Tensor] | None
-    trace: tuple[Step, ...]
+    trace: tuple[Improvement, ...]
     layers: tuple[LayerGain, ...]
     outcome: Outcome
     assumptions: tuple[str, ...]

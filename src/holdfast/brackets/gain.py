@@ -14,12 +14,7 @@ from dataclasses import dataclass
 from holdfast.brackets.flows import Flow, Flows
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Reading, Rule, read
-from holdfast.norms.node import (
-    affine_run,
-    chain_norm_upper,
-    operator_norm_upper,
-    worth_writing_out,
-)
+from holdfast.norms.node import OperatorNorms, affine_run, worth_writing_out
 from holdfast.ops import Kind, rules
 from holdfast.rounding import add_up, mul_up
 from holdfast.types import norm_name
@@ -69,11 +64,12 @@ def gain_upper(graph: Graph, norm: float) -> float:
 
 
 class GainReading:
-    """The gain carried through one graph.
+    """The gain carried through one graph; the norm of every operator is computed once.
 
     Args:
         graph: Captured model, or a part of one.
         norm: 1, 2 or inf, on both sides.
+        norms: Operator norms that are known from another reading with nodes in common.
 
     Attributes:
         output: The bound for the whole graph.
@@ -81,8 +77,9 @@ class GainReading:
         own: The same by node, where one operation acts on one input.
     """
 
-    def __init__(self, graph: Graph, norm: float) -> None:
+    def __init__(self, graph: Graph, norm: float, norms: OperatorNorms | None = None) -> None:
         self.graph, self.norm = graph, norm
+        self._norms = norms or OperatorNorms(norm)
         self._places = Flows(graph, norm)
         self._flows: dict[str, Flow] = {}
         self.layers: list[LayerGain] = []
@@ -121,6 +118,15 @@ class GainReading:
         """Return the bound of the map to a node; 0 where no perturbation reaches it."""
         return self._places.total(self._flows.get(name))
 
+    def after(self, name: str) -> float:
+        """Return the bound of the map from a node's value to the output.
+
+        Raises:
+            Unsupported: When a path from the input leads round the node.
+        """
+        _, rest = self.graph.cut_at(name)
+        return GainReading(rest, self.norm, self._norms).output
+
     def _step(self, node: Node, flow: Flow | None, gain: float) -> Flow:
         """Pass one input through an operation of known gain."""
         self.own[node.name] = gain
@@ -131,14 +137,13 @@ class GainReading:
     def _affine(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
         (flow,) = flows
         shape = self.graph[node.inputs[0]].shape
-        after = self._step(node, flow, operator_norm_upper(node, shape, self.norm))
+        after = self._step(node, flow, self._norms.of(node, shape))
         run = affine_run(self.graph, node)
         first = self.graph[run[0].inputs[0]]
         if not self._worth_writing_out(run, first):
             return after
-        whole = mul_up(
-            self._places.total(self._flows[first.name]), chain_norm_upper(run, first.shape)
-        )
+        before = self._places.total(self._flows[first.name])
+        whole = mul_up(before, self._norms.of_run(run, first.shape))
         (place, count, gain), *_ = after.sources
         return Flow(after.entries, ((place, count, min(gain, whole)),))
 

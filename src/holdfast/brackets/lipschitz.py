@@ -2,22 +2,24 @@
 
 from torch import Tensor, nn
 
-from holdfast.arguments import check_example, check_model, check_norm
+from holdfast.arguments import check_example, check_model
 from holdfast.brackets.bracket import Bracket
-from holdfast.brackets.search import Search
+from holdfast.brackets.search import LipschitzOptions, Search
 from holdfast.errors import Unsupported
-from holdfast.graph.capture import Example, capture, check_unchanged
+from holdfast.graph.capture import Example, captured
 from holdfast.graph.ir import Graph
-from holdfast.types import Region
+from holdfast.types import Region, Report, silent
 
 
-def lipschitz(
+def lipschitz(  # noqa: PLR0913 - the signature is the contract's
     model: nn.Module,
     example: Example,
     norm: float = 2,
     region: Region | None = None,
     seconds: float = 10.0,
     tolerance: float = 1e-3,
+    *,
+    report: Report = silent,
 ) -> Bracket:
     """Bracket the Lipschitz constant of a trained network.
 
@@ -32,13 +34,14 @@ def lipschitz(
         region: Where the inputs lie (`Ball` or `Box`, in input units); None for everywhere.
         seconds: Time to spend; a step that has begun is finished.
         tolerance: Stop when upper / lower <= 1 + tolerance.
+        report: Called with every improvement.
 
     Returns:
         The bracket: `lower <= constant <= upper` in exact real arithmetic on the stored weights.
 
     Raises:
         Unsupported: When the model cannot be captured or an op has no known constant; all
-            reasons at once, each with its module path.
+            reasons at once, each with its module path; or its weights change meanwhile.
         InvalidInput: When an argument is out of range.
 
     >>> import torch, holdfast
@@ -48,12 +51,31 @@ def lipschitz(
     >>> print(f"{bracket.lower:.6f} <= L <= {bracket.upper:.6f}: {bracket.outcome.name}")
     3.000000 <= L <= 3.000000: CLOSED
     """
-    model, norm, example = check_model(model), check_norm(norm), check_example(example)
-    graph = capture(model, example)
-    search = Search(graph, norm, region, seconds, tolerance)
-    bracket = search.run(_points(graph, example))
-    check_unchanged(graph, model)
-    return bracket
+    model, example = check_model(model), check_example(example)
+    options = LipschitzOptions(norm, region, seconds, tolerance)
+    with captured(model, example) as graph:
+        return lipschitz_graph(graph, _points(graph, example), options, report)
+
+
+def lipschitz_graph(
+    graph: Graph, points: Tensor, options: LipschitzOptions, report: Report = silent
+) -> Bracket:
+    """Bracket the Lipschitz constant of a captured model; see `lipschitz`.
+
+    Args:
+        graph: The model.
+        points: [N, ...]: rows of data to look around; with a region, they are not used.
+        options: Norm, region, time and tolerance.
+        report: Called with every improvement.
+
+    Returns:
+        The bracket, the best so far also when the user interrupts.
+
+    Raises:
+        Unsupported: When an op has no known constant.
+        InvalidInput: When the region does not fit the input, or no row is finite.
+    """
+    return Search(graph, options, report).run(points)
 
 
 def _points(graph: Graph, example: Example) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from holdfast.brackets.gain import gain_upper
+from holdfast.brackets.gain import GainReading
 from holdfast.brackets.semidefinite import MOST_UNITS, row_upper, spectral_constant_upper
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
@@ -48,8 +48,9 @@ class Rates:
     """
 
     def __init__(self, graph: Graph, norm: float) -> None:
-        constant = gain_upper(graph, norm)
-        self.pairs = _by_rows(graph, norm, constant)
+        gains = GainReading(graph, norm)
+        constant = gains.output
+        self.pairs = _by_rows(gains)
         if norm == 2.0 and math.isfinite(constant):
             constant = min(constant, spectral_constant_upper(graph))
         self.constant = coarse_up(constant)
@@ -80,8 +81,9 @@ class Rates:
         self.final[i, j] = self.final[j, i] = self.pairs[i, j]
 
 
-def _by_rows(graph: Graph, norm: float, whole: float) -> Tensor:
+def _by_rows(gains: GainReading) -> Tensor:
     """Bound every pair by the constant before the last linear layer and the rows' difference."""
+    graph, norm = gains.graph, gains.norm
     last = graph[graph.output]
     classes = last.shape[0]
     if last.op != "linear" or len(graph[last.inputs[0]].shape) != 1:
@@ -89,10 +91,10 @@ def _by_rows(graph: Graph, norm: float, whole: float) -> Tensor:
         apart = {1.0: 1.0, 2.0: sqrt_up(2.0), math.inf: 2.0}[norm]
         lengths = torch.full((classes, classes), apart, dtype=torch.float64)
         lengths.fill_diagonal_(0.0)
-        return _times(lengths, whole)
-    body, _ = graph.cut_at(last.inputs[0])
-    constant = gain_upper(body, norm)
+        return _times(lengths, gains.output)
+    constant = gains.of(last.inputs[0])
     if norm == 2.0 and math.isfinite(constant):
+        body, _ = graph.cut_at(last.inputs[0])
         constant = min(constant, spectral_constant_upper(body))
     weight = last.params["weight"].double()
     rows = [torch.linalg.vector_norm(row - weight, ord=dual(norm), dim=1) for row in weight]

@@ -2,14 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from holdfast.arguments import check_number, shown
-from holdfast.brackets.bracket import Bracket, Step
+from holdfast.arguments import check_norm, check_number, shown
+from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.gain import GainReading
 from holdfast.brackets.lower.ascent import ascending_pairs
@@ -18,9 +17,17 @@ from holdfast.brackets.lower.witness import Witness, sample
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
 from holdfast.errors import InternalError, InvalidInput
 from holdfast.graph.ir import Graph
-from holdfast.types import Ball, Box, Outcome, Region, norm_name
-
-Report = Callable[[Step], None]
+from holdfast.types import (
+    Ball,
+    Box,
+    Improvement,
+    Outcome,
+    Progress,
+    Region,
+    Report,
+    norm_name,
+    silent,
+)
 
 _DATA_SHARE, _ASCENT_SHARE, _LIPSDP_SHARE, _BRANCH_SHARE = 0.15, 0.4, 0.8, 0.9
 """Shares of the time after which one method gives way to the next."""
@@ -29,40 +36,61 @@ _ASCENT_SECONDS = 2.0
 """The first ascent stops here: what it has not found by then, it finds later."""
 
 
+@dataclass(frozen=True)
+class LipschitzOptions:
+    """How a Lipschitz constant is bracketed.
+
+    Attributes:
+        norm: 1, 2 or inf, on inputs and outputs.
+        region: Where the inputs lie; None for everywhere.
+        seconds: Time to spend; a step that has begun is finished.
+        tolerance: Stop when upper / lower <= 1 + tolerance.
+
+    Raises:
+        InvalidInput: When one of them is something else, or a number is negative or not finite.
+    """
+
+    norm: float = 2.0
+    region: Region | None = None
+    seconds: float = 10.0
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        for name in ("seconds", "tolerance"):
+            wanted = "a finite number, at least 0"
+            value = check_number(name, getattr(self, name), lambda v: 0 <= v < math.inf, wanted)
+            object.__setattr__(self, name, value)
+        if not isinstance(self.region, Ball | Box | None):
+            wanted = "a holdfast.Ball, a holdfast.Box, or None for everywhere"
+            raise InvalidInput("region", shown(self.region), wanted)
+
+
 @dataclass
 class Search:
     """One run of the anytime bracket on a captured graph.
 
     Attributes:
         graph: The model.
-        norm: 1, 2 or inf.
-        region: Where the inputs lie.
-        seconds: Time to spend; a step that has begun is finished.
-        tolerance: Stop when upper / lower <= 1 + tolerance.
+        options: Norm, region, time and tolerance.
         report: Called with every improvement.
+
+    Raises:
+        InvalidInput: When the region does not fit the input.
     """
 
     graph: Graph
-    norm: float = 2.0
-    region: Region | None = None
-    seconds: float = 10.0
-    tolerance: float = 1e-3
-    report: Report = lambda step: None
-    _steps: list[Step] = field(default_factory=list, init=False)
+    options: LipschitzOptions
+    report: Report = silent
+    _trace: list[Improvement] = field(default_factory=list, init=False)
     _start: float = field(default=0.0, init=False)
     _upper: float = field(default=math.inf, init=False)
     _witness: Witness | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "tolerance"):
-            wanted = "a finite number, at least 0"
-            value = check_number(name, getattr(self, name), lambda v: 0 <= v < math.inf, wanted)
-            setattr(self, name, value)
-        if not isinstance(self.region, Ball | Box | None):
-            wanted = "a holdfast.Ball, a holdfast.Box, or None for everywhere"
-            raise InvalidInput("region", shown(self.region), wanted)
-        if self.region is not None:
-            corner = self.region.low if isinstance(self.region, Box) else self.region.center
+        region = self.options.region
+        if region is not None:
+            corner = region.low if isinstance(region, Box) else region.center
             shape, wanted = tuple(corner.shape), self.graph.perturbed_input.shape
             if shape != wanted:
                 raise InvalidInput("region", f"shape {shape}", f"{wanted}, that of one input")
@@ -81,7 +109,7 @@ class Search:
             InvalidInput: When no row is finite.
         """
         self._start = time.perf_counter()
-        gain = GainReading(self.graph, self.norm)
+        gain = GainReading(self.graph, self.options.norm)
         self._lower_upper(gain.output, "product of layer gains")
         starts = self._starts(points)
         interrupted = False
@@ -101,21 +129,21 @@ class Search:
 
     @property
     def _closed(self) -> bool:
-        return self._upper <= self._lower * (1.0 + self.tolerance)
+        return self._upper <= self._lower * (1.0 + self.options.tolerance)
 
     @property
     def _first_ascent(self) -> float:
         """The share of the time for the first ascent."""
-        if self.seconds * _ASCENT_SHARE <= _ASCENT_SECONDS:
+        if self.options.seconds * _ASCENT_SHARE <= _ASCENT_SECONDS:
             return _ASCENT_SHARE
-        return _ASCENT_SECONDS / self.seconds
+        return _ASCENT_SECONDS / self.options.seconds
 
     @property
     def _spent(self) -> float:
         return time.perf_counter() - self._start
 
     def _late(self, share: float) -> bool:
-        return self._spent > share * self.seconds
+        return self._spent > share * self.options.seconds
 
     def _lower_upper(self, value: float, method: str) -> None:
         """Take a proved upper bound where it is better than the one so far."""
@@ -133,13 +161,14 @@ class Search:
         if self._lower > self._upper:
             ends = f"a slope of {self._lower!r} above the upper bound {self._upper!r}"
             raise InternalError(f"{ends} ({method})")
-        step = Step(self._spent, side, value, method)
-        self._steps.append(step)
-        self.report(step)
+        improvement = Improvement(self._spent, side, value, method)
+        self._trace.append(improvement)
+        self.report(Progress("Lipschitz bracket", improvement=improvement))
 
     def _look_around(self, starts: Tensor) -> None:
         """Take the steepest direction at every starting point."""
-        for witness in steepest_pairs(self.graph, starts, self.norm, self.region):
+        options = self.options
+        for witness in steepest_pairs(self.graph, starts, options.norm, options.region):
             self._raise_lower(witness, "largest Jacobian over data")
             if self._closed or self._late(_DATA_SHARE):
                 return
@@ -152,7 +181,8 @@ class Search:
 
         if math.isinf(self._upper) or spent():
             return
-        pairs = ascending_pairs(self.graph, starts, self.norm, self.region, spent, seed)
+        options = self.options
+        pairs = ascending_pairs(self.graph, starts, options.norm, options.region, spent, seed)
         for witness in pairs:
             self._raise_lower(witness, "smoothed ascent")
 
@@ -166,13 +196,14 @@ class Search:
         """Bound the constant by the slopes of the activations together."""
         if math.isinf(self._upper) or self._closed or self._late(1.0):
             return
-        left = max(_LIPSDP_SHARE * self.seconds - self._spent, 0.1 * self.seconds)
-        if self.norm == 2.0:
-            bounds = lipsdp_upper(self.graph, 0.3 * self.tolerance, left, self.region)
+        options, region = self.options, self.options.region
+        left = max(_LIPSDP_SHARE * options.seconds - self._spent, 0.1 * options.seconds)
+        if options.norm == 2.0:
+            bounds = lipsdp_upper(self.graph, 0.3 * options.tolerance, left, region)
         else:
-            bounds = row_bounds_upper(self.graph, self.norm, left, self.region)
+            bounds = row_bounds_upper(self.graph, options.norm, left, region)
         for value in bounds:
-            self._lower_upper(value, "LipSDP" if self.region is None else "LipSDP on the region")
+            self._lower_upper(value, "LipSDP" if region is None else "LipSDP on the region")
             if self._closed:
                 return
 
@@ -181,9 +212,9 @@ class Search:
         if math.isinf(self._upper) or self._closed or self._late(_BRANCH_SHARE):
             return
         goal = Goal(
-            self.norm,
-            self.region,
-            self.tolerance,
+            self.options.norm,
+            self.options.region,
+            self.options.tolerance,
             lambda: self._lower,
             lambda: self._late(_BRANCH_SHARE),
         )
@@ -203,15 +234,15 @@ class Search:
         return Outcome.BUDGET_SPENT if self._late(1.0) else Outcome.EXHAUSTED
 
     def _bracket(self, gain: GainReading, outcome: Outcome) -> Bracket:
-        methods = {step.side: step.method for step in self._steps}
+        methods = {step.side: step.method for step in self._trace}
         return Bracket(
             lower=self._lower,
             upper=self._upper,
-            norm=self.norm,
+            norm=self.options.norm,
             lower_by=methods.get("lower", "nothing moved"),
             upper_by=methods.get("upper", "nothing finite"),
             witness=(self._witness.first, self._witness.second) if self._witness else None,
-            trace=tuple(self._steps),
+            trace=tuple(self._trace),
             layers=tuple(gain.layers),
             outcome=outcome,
             assumptions=self._assumptions(),
@@ -221,8 +252,8 @@ class Search:
     def _starts(self, points: Tensor) -> Tensor:
         """Return the finite rows of the data and noisy copies, or points of the region."""
         generator = torch.Generator().manual_seed(0)
-        if self.region is not None:
-            return sample(self.region, 512, generator)
+        if self.options.region is not None:
+            return sample(self.options.region, 512, generator)
         points = points.double()
         finite = points[torch.isfinite(points.flatten(1)).all(1)]
         if not len(finite):
@@ -231,10 +262,10 @@ class Search:
         return torch.cat([finite, finite + noise * (float(finite.std(correction=0)) or 1.0)])
 
     def _assumptions(self) -> tuple[str, ...]:
-        where = "all inputs" if self.region is None else "all pairs of inputs in the region"
+        norm, region = norm_name(self.options.norm), self.options.region
+        where = "all inputs" if region is None else "all pairs of inputs in the region"
         sentences = [
-            f"The bracket is about {where}, with the {norm_name(self.norm)} norm on inputs and "
-            "outputs, flattened.",
+            f"The bracket is about {where}, with the {norm} norm on inputs and outputs, flattened.",
             "It is about the exact real function of the stored weights, not about rounding in "
             "the network as executed.",
             "Parametrised weights are taken as the model computes them once, in its precision.",

@@ -6,7 +6,6 @@ f_y - f_j moves by at most K_yj r within distance r, the class holds within marg
 
 import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,27 +31,23 @@ from holdfast.certificates.change import Changes
 from holdfast.certificates.float32 import EXECUTION, check_float32, execution
 from holdfast.certificates.local import Balls, executed_radii, local_radii
 from holdfast.errors import Unsupported
-from holdfast.graph.capture import capture, check_unchanged
+from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import Approximate, evaluate
 from holdfast.graph.walk import check_covered, uncovered
 from holdfast.rounding import coarse_down, coarse_up, gamma, next_down
-from holdfast.types import norm_name
-
-METHODS = ("auto", "global", "local")
-SEMANTICS = ("real", "float32")
-
-_BATCH = 256
-_CERTIFIED = "certified"
+from holdfast.types import Progress, Report, norm_name, silent
 
 
-def certify(
+def certify(  # noqa: PLR0913 - the signature is the contract's
     model: nn.Module,
     inputs: Tensor,
     labels: Tensor,
     norm: float = 2,
     method: str = "auto",
     semantics: str = "real",
+    *,
+    report: Report = silent,
 ) -> Certificates:
     """Certify, row by row, how far an input can move before the predicted class may change.
 
@@ -70,13 +65,15 @@ def certify(
         semantics: What the claim is about. `real`: the exact real function of the stored weights.
             `float32`: the network as executed in float32, on float32 inputs, in whatever order
             sums are taken.
+        report: Called with the progress.
 
     Returns:
         One radius per row, in input order and input units, rounded down; 0 with its reason where
         nothing is certified. Radii do not depend on batch size, threads or row order.
 
     Raises:
-        Unsupported: When the model cannot be captured or bounded, with all the reasons.
+        Unsupported: When the model cannot be captured or bounded, with all the reasons, or its
+            weights change meanwhile.
         InvalidInput: When an argument is not usable.
 
     >>> import torch, holdfast
@@ -89,42 +86,66 @@ def certify(
     >>> certificates.reason
     ('certified', 'tie')
     """
-    model, norm = check_model(model), check_norm(norm)
-    check_choice("method", method, METHODS)
-    check_choice("semantics", semantics, SEMANTICS)
+    model, options = check_model(model), CertifyOptions(norm, method, semantics)
     inputs = fit_inputs(check_inputs(inputs), model)
     labels = check_labels(labels, len(inputs))
-    if semantics == "float32":
-        check_float32(model, inputs)
-    graph = capture(model, inputs[:1].nan_to_num(0.0, 0.0, 0.0))
-    certificates = certify_graph(graph, inputs, labels, Asked(norm, method, semantics))
-    check_unchanged(graph, model)
-    return certificates
+    options.check_execution(model, inputs)
+    with captured(model, example_row(inputs)) as graph:
+        return certify_graph(graph, inputs, labels, options, report)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user asks of certificates.
+class CertifyOptions:
+    """How rows are certified.
 
     Attributes:
         norm: 1, 2 or inf.
-        method: One of `METHODS`.
-        semantics: One of `SEMANTICS`; `float32` for a model that `check_float32` lets pass.
+        method: `auto`, `global` or `local`.
+        semantics: `real` or `float32`.
+
+    Raises:
+        InvalidInput: When one of them is something else.
     """
 
-    norm: float
+    norm: float = 2.0
     method: str = "auto"
     semantics: str = "real"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        check_choice("method", self.method, ("auto", "global", "local"))
+        check_choice("semantics", self.semantics, ("real", "float32"))
 
-def certify_graph(graph: Graph, inputs: Tensor, labels: Tensor, asked: Asked) -> Certificates:
+    def check_execution(self, model: nn.Module, inputs: Tensor) -> None:
+        """Refuse a model that is not executed in the way that the claim is about.
+
+        Args:
+            model: The model.
+            inputs: [N, ...].
+
+        Raises:
+            Unsupported: With all the reasons.
+            InvalidInput: When the inputs are not of the type that the claim is about.
+        """
+        if self.semantics == "float32":
+            check_float32(model, inputs)
+
+
+def certify_graph(
+    graph: Graph,
+    inputs: Tensor,
+    labels: Tensor,
+    options: CertifyOptions,
+    report: Report = silent,
+) -> Certificates:
     """Return certificates for rows of a captured model; see `certify`.
 
     Args:
-        graph: The model.
+        graph: The model, one that `CertifyOptions.check_execution` lets pass.
         inputs: [N, ...].
         labels: [N] classes, or targets.
-        asked: Norm, method and semantics.
+        options: Norm, method and semantics.
+        report: Called with the progress.
 
     Returns:
         One certificate per row.
@@ -142,30 +163,34 @@ def certify_graph(graph: Graph, inputs: Tensor, labels: Tensor, asked: Asked) ->
         labels = check_targets(labels, len(inputs), classes)
     else:
         labels = check_classes(labels, len(inputs), classes)
-    if asked.semantics == "float32":
+    if options.semantics == "float32":
         check_covered(graph, FLOAT32)
-    rates = None if labels.is_floating_point() else _rates(graph, asked)
+    report(Progress("certificates"))
+    rates = None if labels.is_floating_point() else _rates(graph, options)
     finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
     # Rows that are not finite are evaluated as zeros and reported apart.
     safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
     logits = _evaluate(graph, safe)
     known = finite & torch.isfinite(logits.value).all(1)
-    rows = _Rows(safe, labels, logits, known)
-    found = _no_radii(graph, rows, asked) if rates is None else _radii(graph, rows, asked, rates)
+    rows = _LogitRows(safe, labels, logits, known)
+    if rates is None:
+        fields = _no_radii(graph, rows, options)
+    else:
+        fields = _radii(graph, rows, options, rates, report)
     return Certificates(
-        **found,
+        **fields,
         labels=labels,
-        norm=asked.norm,
-        semantics=asked.semantics,
-        guarantee=_guarantee(asked, labels),
+        norm=options.norm,
+        semantics=options.semantics,
+        guarantee=_guarantee(options, labels),
         fingerprint=graph.fingerprint,
         classes=classes,
-        changes=Changes(graph, inputs.detach().clone(), labels, logits, asked.norm),
+        changes=Changes(graph, inputs.detach().clone(), labels, logits, options.norm),
     )
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _LogitRows:
     """The rows to certify.
 
     Attributes:
@@ -181,98 +206,115 @@ class _Rows:
     known: Tensor
 
 
-def _radii(graph: Graph, rows: _Rows, asked: Asked, rates: Rates) -> dict[str, Any]:
+def _radii(
+    graph: Graph, rows: _LogitRows, options: CertifyOptions, rates: Rates, report: Report
+) -> dict[str, Any]:
     """Return radii, margins, predictions, reasons and methods of a classifier's rows."""
     gaps = _gaps(rows.logits, rows.labels)
-    around = torch.zeros(len(gaps), dtype=torch.float64)
-    if asked.method != "global":
+    local = torch.zeros(len(gaps), dtype=torch.float64)
+    if options.method != "global":
         worth = (rows.known & (gaps.amin(1) > 0)).nonzero().flatten()
+        # Where a global constant proves more, the local radius need not be known. As executed in
+        # float32 the two lose different parts of their radii, so there it must.
+        enough = _radius(gaps, rates.pairs[rows.labels])[worth]
+        if options.semantics == "float32":
+            enough = torch.zeros_like(enough)
+        balls = Balls(graph, rows.inputs[worth], rows.labels[worth], options.norm)
         try:
-            around[worth] = local_radii(
-                Balls(graph, rows.inputs[worth], rows.labels[worth], asked.norm)
-            )
+            local[worth] = local_radii(balls, enough, report)
         except Unsupported:
-            if asked.method == "local" or not math.isfinite(rates.constant):
+            if options.method == "local" or not math.isfinite(rates.constant):
                 raise
     in_range = torch.ones_like(rows.known)
-    if asked.semantics == "float32":
-        around = executed_radii(Balls(graph, rows.inputs, rows.labels, asked.norm), around)
-    everywhere = _everywhere(torch.where(rows.known[:, None], gaps, -1.0), rows, rates, around)
-    if asked.semantics == "float32":
-        executed = execution(graph, rows.inputs, everywhere, asked.norm)
+    if options.semantics == "float32":
+        local = executed_radii(Balls(graph, rows.inputs, rows.labels, options.norm), local, report)
+    known_gaps = torch.where(rows.known[:, None], gaps, -1.0)
+    by_constant = _global_radii(known_gaps, rows.labels, rates, local, report)
+    if options.semantics == "float32":
+        executed = execution(graph, rows.inputs, by_constant, options.norm)
         gaps = _gaps(executed.logits(rows.logits), rows.labels)
-        pairs = executed.pairs(rates.pairs, asked.norm)
-        everywhere = torch.minimum(_held(gaps, pairs[rows.labels]), executed.limit)
+        pairs = executed.pairs(rates.pairs, options.norm)
+        by_constant = torch.minimum(_radius(gaps, pairs[rows.labels]), executed.limit)
         in_range = executed.in_range
     margins = coarse_down(gaps.amin(1))
-    radii = torch.maximum(everywhere, around)
+    radii = torch.maximum(by_constant, local)
     # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
     safe = (margins > 0) & (radii > 0)
     leads = _leads(rows.logits, rows.labels)
-    unbounded = asked.method != "local" and math.isinf(rates.constant)
-    reason = tuple(_Causes(rows.known, leads, in_range, safe).reasons(unbounded))
-    certified = torch.tensor([entry == _CERTIFIED for entry in reason])
-    nearer = "local" if asked.method == "local" else "global"
+    unbounded = options.method != "local" and math.isinf(rates.constant)
+    columns = (rows.known, leads, in_range, safe)
+    each = zip(*(column.tolist() for column in columns), strict=True)
+    reason = tuple(
+        _reason(row_known, lead, row_in_range, row_safe, unbounded)
+        for row_known, lead, row_in_range, row_safe in each
+    )
+    certified = torch.tensor([entry == "certified" for entry in reason])
+    nearer = "local" if options.method == "local" else "global"
     return {
         "radius": torch.where(certified, radii, 0.0),
         "margin": torch.where(rows.known, margins, 0.0),
         "predicted": torch.where(rows.known, rows.logits.value.argmax(1), -1),
         "reason": reason,
-        "method": tuple("local" if win else nearer for win in (around > everywhere).tolist()),
+        "method": tuple("local" if win else nearer for win in (local > by_constant).tolist()),
         "constant": rates.constant,
     }
 
 
-def _everywhere(gaps: Tensor, rows: _Rows, rates: Rates, around: Tensor) -> Tensor:
-    """Return the radius of each row by global constants where it exceeds `around`, else 0.
+def _global_radii(
+    gaps: Tensor, labels: Tensor, rates: Rates, local: Tensor, report: Report
+) -> Tensor:
+    """Return the radius of each row by global constants where it exceeds the local one, else 0.
 
     Constants are tightened only as far as that takes; the result is as if all of them were.
     """
+    count = 0
     while True:
-        slowest = _ratios(gaps, rates.final[rows.labels]).amin(1)
-        reached, other = _ratios(gaps, rates.pairs[rows.labels]).min(1)
-        unsure = (slowest > around) & (slowest > reached)
+        slowest = _ratios(gaps, rates.final[labels]).amin(1)
+        reached, other = _ratios(gaps, rates.pairs[labels]).min(1)
+        unsure = (slowest > local) & (slowest > reached)
         if not bool(unsure.any()):
-            return torch.where(slowest > around, _held(gaps, rates.pairs[rows.labels]), 0.0)
-        asked = torch.stack([rows.labels, other], 1)[unsure]
-        wanted, count = asked.sort(1).values.unique(dim=0, return_counts=True)
-        i, j = wanted[count.argmax()].tolist()
+            return torch.where(slowest > local, _radius(gaps, rates.pairs[labels]), 0.0)
+        asked = torch.stack([labels, other], 1)[unsure]
+        wanted, rows = asked.sort(1).values.unique(dim=0, return_counts=True)
+        i, j = wanted[rows.argmax()].tolist()
         rates.tighten(i, j)
+        count += 1
+        report(Progress("certificates: constants of pairs of classes", count))
 
 
-def _rates(graph: Graph, asked: Asked) -> Rates:
+def _rates(graph: Graph, options: CertifyOptions) -> Rates:
     """Return global constants; infinite ones where bounds around rows are all that there is."""
     unknown = Rates.unknown(graph[graph.output].shape[0])
-    if asked.method == "local":
+    if options.method == "local":
         return unknown
     try:
-        return Rates(graph, asked.norm)
+        return Rates(graph, options.norm)
     except Unsupported:
-        if asked.method == "global" or uncovered(graph, READING):
+        if options.method == "global" or uncovered(graph, READING):
             raise
         return unknown
 
 
-def _no_radii(graph: Graph, rows: _Rows, asked: Asked) -> dict[str, Any]:
+def _no_radii(graph: Graph, rows: _LogitRows, options: CertifyOptions) -> dict[str, Any]:
     """Return what takes the place of radii where labels are targets: there is no class."""
     count = len(rows.inputs)
     constant = math.inf
-    if asked.method != "local":
+    if options.method != "local":
         with contextlib.suppress(Unsupported):
-            constant = coarse_up(gain_upper(graph, asked.norm))
+            constant = coarse_up(gain_upper(graph, options.norm))
     nothing = torch.zeros(count, dtype=torch.float64)
     return {
         "radius": nothing,
         "margin": nothing,
         "predicted": torch.full((count,), -1),
         "reason": tuple("no_class" if known else "not_finite" for known in rows.known.tolist()),
-        "method": (asked.method,) * count,
+        "method": (options.method,) * count,
         "constant": constant,
     }
 
 
-def _guarantee(asked: Asked, labels: Tensor) -> str:
-    norm = norm_name(asked.norm)
+def _guarantee(options: CertifyOptions, labels: Tensor) -> str:
+    norm = norm_name(options.norm)
     if labels.is_floating_point():
         return (
             f"Within {norm} distance epsilon of a row no output moves further than "
@@ -281,7 +323,7 @@ def _guarantee(asked: Asked, labels: Tensor) -> str:
     inputs, meaning = {
         "real": ("input", "exact real function of the stored weights"),
         "float32": ("float32 input", f"network {EXECUTION}"),
-    }[asked.semantics]
+    }[options.semantics]
     return (
         f"Every {inputs} within {norm} distance `radius` of a certified row has the "
         f"same largest logit as the row, its label's, for the {meaning}."
@@ -289,7 +331,8 @@ def _guarantee(asked: Asked, labels: Tensor) -> str:
 
 
 def _evaluate(graph: Graph, inputs: Tensor) -> Approximate:
-    parts = [evaluate(graph, part) for part in inputs.split(_BATCH)]
+    # So many rows at once keep the largest nodes of ordinary nets within a few hundred MB.
+    parts = [evaluate(graph, part) for part in inputs.split(256)]
     return Approximate(
         torch.cat([part.value for part in parts]), torch.cat([part.error for part in parts])
     )
@@ -309,7 +352,7 @@ def _ratios(gaps: Tensor, rates: Tensor) -> Tensor:
     return torch.where(rates > 0, gaps / rates, math.inf * gaps.sign())
 
 
-def _held(gaps: Tensor, rates: Tensor) -> Tensor:
+def _radius(gaps: Tensor, rates: Tensor) -> Tensor:
     """Return per row the smallest proved radius over the other classes."""
     ratios = _ratios(gaps, rates)
     below = torch.where(torch.isinf(ratios), ratios, next_down(ratios))
@@ -323,42 +366,27 @@ def _leads(logits: Approximate, labels: Tensor) -> Tensor:
     return (own - others).squeeze(1)
 
 
-@dataclass(frozen=True)
-class _Causes:
-    """What decides whether a row is certified.
+def _reason(known: bool, lead: float, in_range: bool, safe: bool, unbounded: bool) -> str:
+    """Say why the radius of a row is 0, or that it is certified.
 
-    Attributes:
-        known: [N] bool: the row and its logits are finite.
-        leads: [N]: the label's logit minus the largest other one, as computed.
-        in_range: [N] bool: nothing overflows at the row.
-        safe: [N] bool: margin and radius are proved to be above 0.
+    Args:
+        known: The row and its logits are finite.
+        lead: The label's logit minus the largest other one, as computed.
+        in_range: Nothing overflows at the row.
+        safe: Margin and radius are proved to be above 0.
+        unbounded: No finite constant is known.
+
+    Returns:
+        One of the reasons of `Certificates`.
     """
-
-    known: Tensor
-    leads: Tensor
-    in_range: Tensor
-    safe: Tensor
-
-    def reasons(self, unbounded: bool) -> Iterator[str]:
-        """Say for every row whether its radius is certified, or why it is 0.
-
-        Args:
-            unbounded: Whether no finite constant is known.
-
-        Yields:
-            One reason per row.
-        """
-        columns = (self.known, self.leads, self.in_range, self.safe)
-        for known, lead, in_range, safe in zip(*(c.tolist() for c in columns), strict=True):
-            if not known:
-                yield "not_finite"
-            elif lead < 0:
-                yield "misclassified"
-            elif lead == 0:
-                yield "tie"
-            elif not in_range:
-                yield "may_overflow"
-            elif safe:
-                yield _CERTIFIED
-            else:
-                yield "unbounded_constant" if unbounded else "within_rounding"
+    if not known:
+        return "not_finite"
+    if lead < 0:
+        return "misclassified"
+    if lead == 0:
+        return "tie"
+    if not in_range:
+        return "may_overflow"
+    if safe:
+        return "certified"
+    return "unbounded_constant" if unbounded else "within_rounding"

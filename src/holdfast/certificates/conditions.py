@@ -8,21 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import check_inputs, check_labels, check_model, check_norm, shown
-from holdfast.brackets.lipschitz import lipschitz
+from holdfast.arguments import (
+    check_inputs,
+    check_labels,
+    check_model,
+    check_norm,
+    fit_inputs,
+    shown,
+)
+from holdfast.brackets.lipschitz import LipschitzOptions, lipschitz_graph
 from holdfast.certificates.certificate import Certificates
-from holdfast.certificates.certify import certify
+from holdfast.certificates.certify import CertifyOptions, certify_graph
 from holdfast.certificates.resolution import neighbour_distance, quantisation_step
 from holdfast.errors import InvalidInput, Unsupported
-from holdfast.graph.capture import capture
-from holdfast.types import norm_name
-
-VACUOUS_BELOW = 0.1
-"""Share of the half distance between neighbours below which the median certified radius says next
-to nothing."""
-
-_LOOSE_ABOVE = 2.0
-_SECONDS = 5.0
+from holdfast.graph.capture import captured, example_row
+from holdfast.graph.ir import Graph
+from holdfast.types import Report, norm_name, silent
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,15 @@ class Conditions:
     advice: str
 
 
-def conditions(
+def conditions(  # noqa: PLR0913 - the signature is the contract's
     model: nn.Module,
     inputs: Tensor | Mapping[str, Tensor],
     labels: Tensor,
     norm: float = 2,
     metric: str | None = None,
+    *,
+    seconds: float = 5.0,
+    report: Report = silent,
 ) -> Conditions:
     """Say whether Lipschitz certificates make sense for a model and its inputs.
 
@@ -79,12 +83,14 @@ def conditions(
         norm: Norm of the distance between inputs: 1, 2 or inf.
         metric: Name of the distance that you vouch for, where the numbers alone do not tell, as
             for embeddings; it is repeated in the advice.
+        seconds: Time for the bracket of the constant.
+        report: Called with the progress.
 
     Returns:
-        The conditions. It takes a bracket of five seconds and the certificates of all rows.
+        The conditions. It takes a bracket of the constant and the certificates of all rows.
 
     Raises:
-        Unsupported: When the model cannot be captured.
+        Unsupported: When the model cannot be captured, or its weights change meanwhile.
         InvalidInput: When an argument is not usable.
 
     >>> import torch, holdfast
@@ -97,41 +103,88 @@ def conditions(
     >>> f"{verdict.median_radius:.3f} of {verdict.resolution:.3f}"
     '1.414 of 1.414'
     """
-    model, norm = check_model(model), check_norm(norm)
-    if metric is not None and not isinstance(metric, str):
-        raise InvalidInput("metric", shown(metric), "the name of a distance, or None")
+    model, options = check_model(model), ConditionsOptions(norm, metric, seconds)
     rows = _numbers(inputs)
     if rows is None:
-        return _without_metric(norm)
-    labels = check_labels(labels, len(rows))
-    capture(model, rows[:1])  # a model that cannot be captured is refused, not called unbounded
+        return _without_metric(options.norm)
+    rows, labels = fit_inputs(rows, model), check_labels(labels, len(rows))
+    with captured(model, example_row(rows)) as graph:
+        return conditions_graph(graph, rows, labels, options, report)
+
+
+@dataclass(frozen=True)
+class ConditionsOptions:
+    """What conditions are about.
+
+    Attributes:
+        norm: 1, 2 or inf.
+        metric: Name of the distance that the user vouches for; None for the norm itself.
+        seconds: Time for the bracket of the constant.
+
+    Raises:
+        InvalidInput: When one of them is something else.
+    """
+
+    norm: float = 2.0
+    metric: str | None = None
+    seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        if self.metric is not None and not isinstance(self.metric, str):
+            raise InvalidInput("metric", shown(self.metric), "the name of a distance, or None")
+
+
+def conditions_graph(
+    graph: Graph,
+    inputs: Tensor,
+    labels: Tensor,
+    options: ConditionsOptions,
+    report: Report = silent,
+) -> Conditions:
+    """Certify and bracket a captured model, and say what that is worth; see `conditions`.
+
+    Args:
+        graph: The model.
+        inputs: [N, ...], floating point.
+        labels: [N].
+        options: Norm, metric and time.
+        report: Called with the progress.
+
+    Returns:
+        The conditions.
+
+    Raises:
+        InvalidInput: When labels do not fit, or no row is finite.
+    """
+    norm = options.norm
     try:
-        certificates = certify(model, rows, labels, norm)
+        certificates = certify_graph(graph, inputs, labels, CertifyOptions(norm), report)
     except Unsupported:
         certificates = None
     try:
-        ratio = lipschitz(model, rows, norm, seconds=_SECONDS).ratio
+        bracket = LipschitzOptions(norm, seconds=options.seconds)
+        ratio = lipschitz_graph(graph, inputs, bracket, report).ratio
     except Unsupported:
         ratio = math.inf
-    return conditions_of((rows, labels), norm, certificates, ratio, metric)
+    return conditions_of((inputs, labels), options, certificates, ratio)
 
 
 def conditions_of(
     rows: tuple[Tensor, Tensor],
-    norm: float,
+    options: ConditionsOptions,
     certificates: Certificates | None,
     ratio: float,
-    metric: str | None = None,
 ) -> Conditions:
     """Return the conditions of rows that were certified; see `conditions`.
 
     Args:
         rows: Inputs [N, ...], floating point, and labels [N].
-        norm: 1, 2 or inf.
+        options: Norm and metric.
         certificates: Of these rows; None where the model allows none.
         ratio: Upper bound of the constant divided by the lower one.
-        metric: As for `conditions`.
     """
+    norm, metric = options.norm, options.metric
     inputs, labels = rows
     finite = torch.isfinite(inputs.flatten(1)).all(1)
     inputs, labels = inputs[finite], labels[finite]
@@ -182,7 +235,9 @@ def _bounded(radius: float | None, ratio: float, step: float | None, between: fl
     """Hold the median radius against what the data can resolve."""
     if radius is None or (radius == 0 and not math.isfinite(ratio)):
         return "unbounded"
-    enough = step or 0.0 if between is None else VACUOUS_BELOW * between
+    # A radius below a tenth of the half distance between neighbours says next to nothing: even
+    # balls ten times as wide would leave the rows apart.
+    enough = step or 0.0 if between is None else 0.1 * between
     return "meaningful" if radius > 0 and radius >= enough else "vacuous"
 
 
@@ -195,7 +250,7 @@ def _advice(bounded: str, ratio: float, distance: str) -> str:
             "Use knowledge continuity, or bounds on a ball around each input: no finite "
             f"constant is proved in {distance} distance."
         )
-    if ratio > _LOOSE_ABOVE:
+    if ratio > 2.0:  # better bounds might double the radii
         return (
             "Train for a smaller constant, or use knowledge continuity: the bounds of the "
             f"constant in {distance} distance are a factor of {ratio:.3g} apart, and the radii "

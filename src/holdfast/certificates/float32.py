@@ -38,8 +38,6 @@ from holdfast.norms.node import absolute_norm_upper
 from holdfast.ops import Kind, rules
 from holdfast.rounding import add_up, coarse_down, coarse_up, mul_up, next_down, rows_up, sqrt_up
 
-_BATCH = 256
-
 EXECUTION = (
     "as executed by PyTorch in float32, with sums in any order, fused or not, subnormal numbers "
     "flushed to zero or not, and library functions within 32 units of roundoff of max(1, |x|), but "
@@ -70,14 +68,12 @@ def check_float32(model: nn.Module, inputs: Tensor) -> None:
 
 def _weights(model: nn.Module) -> list[Obstacle]:
     state = [*model.named_parameters(), *model.named_buffers()]
+    advice = "convert it with model.float(), or use semantics='real'"
     return [
-        Obstacle(path, "weights", f"stored as {str(value.dtype).removeprefix('torch.')}", _CONVERT)
+        Obstacle(path, "weights", f"stored as {str(value.dtype).removeprefix('torch.')}", advice)
         for path, value in state
         if value.is_floating_point() and value.dtype != torch.float32
     ]
-
-
-_CONVERT = "convert it with model.float(), or use semantics='real'"
 
 
 def _quantised(model: nn.Module) -> list[Obstacle]:
@@ -101,12 +97,9 @@ def _settings(model: nn.Module) -> list[Obstacle]:
     for name in backends:
         precision = operator.attrgetter(f"{name}.fp32_precision")(torch.backends)
         if precision not in ("none", "ieee"):
-            why = f"products in {precision}"
-            obstacles.append(Obstacle("", f"torch.backends.{name}", why, _IEEE))
+            why, advice = f"products in {precision}", "set its fp32_precision to 'ieee'"
+            obstacles.append(Obstacle("", f"torch.backends.{name}", why, advice))
     return obstacles
-
-
-_IEEE = "set its fp32_precision to 'ieee'"
 
 
 @dataclass(frozen=True)
@@ -156,7 +149,8 @@ def execution(graph: Graph, inputs: Tensor, radius: Tensor, norm: float) -> Exec
     """
     growth = Growth(graph, norm)
     radius = radius.nan_to_num(0.0).clamp(max=LARGEST)
-    batches = zip(inputs.split(_BATCH), radius.split(_BATCH), strict=True)
+    # So many rows at once keep the largest nodes of ordinary nets within a few hundred MB.
+    batches = zip(inputs.split(256), radius.split(256), strict=True)
     parts = [execution_error(graph, *batch, growth.rates) for batch in batches]
     room = next_down(LARGEST - torch.cat([part.peak for part in parts]))
     return Execution(

@@ -26,28 +26,14 @@ from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.graph.ir import Graph
 from holdfast.rounding import coarse_down, gamma, next_down, rows_up
-from holdfast.types import dual
+from holdfast.types import Progress, Report, dual, silent
 
 _STEPS = 1024
-"""Radii tried per factor of two."""
-
-_START = 3 * _STEPS
-"""The first radius tried is so far below the distance by the gradient: an eighth of it."""
-
-_MOST = 20
-"""Evaluations of one row, at most."""
+"""Radii tried per factor of two: the grid costs a radius at most 0.07 %."""
 
 _REACH = 40
-"""Radii tried lie within this many factors of two of the first estimate."""
-
-_FALL = 8.0
-"""How many times faster than r the value of g(r) falls, as a first guess."""
-
-_STEEP = 64.0
-"""Beyond this many radii a value of g says nothing about where it crosses."""
-
-_ENTRIES = 2**18
-"""Values of the widest node held for one batch of rows."""
+"""Radii tried lie within this many factors of two of the first estimate, far beyond where the
+distance by the gradient says anything."""
 
 
 @dataclass(frozen=True)
@@ -101,31 +87,54 @@ class Balls:
         return coarse_down(next_down(height / length).amin(1).nan_to_num(-1.0, math.inf, -1.0))
 
 
-def local_radii(balls: Balls) -> Tensor:
+def local_radii(balls: Balls, enough: Tensor, report: Report = silent) -> Tensor:
     """Return a proved radius around each row within which its label's logit is the largest.
 
     Args:
         balls: N rows of a classifier with linear bounds.
+        enough: [N]: a radius below this is of no use, and need not be found.
+        report: Called with the progress.
 
     Returns:
-        [N] float64, rounded down; 0 where nothing is proved. A row's radius depends on the row
-        alone.
+        [N] float64, rounded down; 0 where nothing is proved, or nothing of use. A row's radius
+        depends on the row, and on what is enough for it, alone.
 
     Raises:
         Unsupported: When an op has no linear bounds, naming every such op.
     """
-    everywhere = torch.zeros(len(balls.inputs), dtype=torch.float64)
-    first = _held(balls, torch.arange(len(balls.inputs)), everywhere)
+    balls = dataclasses.replace(balls, graph=balls.graph.double())
+    first = _held(balls, torch.arange(len(balls.inputs)), torch.zeros_like(enough))
     starts = [_Crossing(held) if held > 0 else None for held in first.tolist()]
-    return _search(balls, starts)
+    hopeless = _hopeless(balls, first, enough)
+    for row in hopeless.tolist():
+        starts[row] = None
+    return _search(balls, starts, report)
 
 
-def executed_radii(balls: Balls, radius: Tensor) -> Tensor:
+def _hopeless(balls: Balls, first: Tensor, enough: Tensor) -> Tensor:
+    """Return the numbers of the rows whose local radius is less than what is enough.
+
+    g falls, so where g(r) < r for the r that is enough, the radius is less than r.
+
+    Args:
+        balls: N rows.
+        first: [N], g(0).
+        enough: [N].
+    """
+    useless = first < enough
+    # Where the search would start above what is enough anyway, its own first step tells.
+    near = (~useless & (first * 2.0 ** (-_Crossing.START / _STEPS) < enough)).nonzero().flatten()
+    useless[near] = _held(balls, near, enough[near]) < enough[near]
+    return useless.nonzero().flatten()
+
+
+def executed_radii(balls: Balls, radius: Tensor, report: Report = silent) -> Tensor:
     """Return what remains of radii for the network as executed in float32.
 
     Args:
         balls: N rows of a classifier, float32.
         radius: [N], proved for the exact function.
+        report: Called with the progress.
 
     Returns:
         [N], nowhere larger than `radius`.
@@ -133,14 +142,16 @@ def executed_radii(balls: Balls, radius: Tensor) -> Tensor:
     Raises:
         Unsupported: When the rounding of an op is not known, naming every such op.
     """
+    balls = dataclasses.replace(balls, graph=balls.graph.double())
     starts = [_Crossing.below(value) if value > 0 else None for value in radius.tolist()]
-    return torch.minimum(_search(balls, starts, executed=True), radius)
+    return torch.minimum(_search(balls, starts, report, executed=True), radius)
 
 
 def batches(graph: Graph, count: int) -> Sequence[Tensor]:
     """Return the rows that are worth bounding at once, in order."""
     widest = max(math.prod(node.shape) for node in graph.nodes)
-    rows = max(1, _ENTRIES // (widest * graph[graph.output].shape[0]))
+    # Values of the widest node that are held for one batch: 2 MB for every row of coefficients.
+    rows = max(1, 2**18 // (widest * graph[graph.output].shape[0]))
     return torch.arange(count).split(rows) if count else ()
 
 
@@ -157,7 +168,12 @@ class _Crossing:
 
     Args:
         first: g(0), the distance by the gradient alone, above 0; infinite where it vanishes.
+
+    Attributes:
+        START: The first radius tried is so many places below that distance: an eighth of it.
     """
+
+    START = 3 * _STEPS
 
     def __init__(self, first: float) -> None:
         first = first if first < 2.0**_REACH else 1.0
@@ -166,12 +182,12 @@ class _Crossing:
         self._inside, self._outside = (0.0, first), (math.inf, -math.inf)
         self._last_held = False
         self._evaluations = 0
-        self._tried = self._origin - _START
+        self._tried = self._origin - self.START
 
     @classmethod
     def below(cls, radius: float) -> "_Crossing":
         """Return a search that starts just below a radius, where g is taken to fall fast."""
-        crossing = cls(_FALL * radius)
+        crossing = cls(8.0 * radius)  # a first guess: g falls eight times faster than r grows
         crossing._tried = _place(radius)
         return crossing
 
@@ -200,12 +216,13 @@ class _Crossing:
             self._low = max(self._low, _place(min(radius, held)))
         guess = self._between() if math.isfinite(self._outside[0]) else self._beyond(before)
         self._tried = min(max(_place(guess), self._low + 1), self._high - 1)
-        return self._high - self._low > 1 and self._evaluations < _MOST
+        return self._high - self._low > 1 and self._evaluations < 20  # 8 to 12 are usual
 
     def _between(self) -> float:
         """Return where the chord of g(r) - r crosses 0 (the Illinois rule)."""
         (inside, above), (outside, below) = self._inside, self._outside
-        if not (math.isfinite(below) and above < _STEEP * outside):
+        # A value of g many times the radius says nothing about where it crosses.
+        if not (math.isfinite(below) and above < 64.0 * outside):
             return math.sqrt(inside * outside) if inside else outside / 8.0
         return inside + (outside - inside) * above / (above - below)
 
@@ -226,12 +243,17 @@ def _place(radius: float) -> int:
     return math.floor(math.log2(radius) * _STEPS)
 
 
-def _search(balls: Balls, crossings: Sequence[_Crossing | None], executed: bool = False) -> Tensor:
+def _search(
+    balls: Balls,
+    crossings: Sequence[_Crossing | None],
+    report: Report,
+    executed: bool = False,
+) -> Tensor:
     """Return the largest radius found for each row that has a crossing to find; 0 for others."""
-    balls = dataclasses.replace(balls, graph=balls.graph.double())
     best = torch.zeros(len(crossings), dtype=torch.float64)
     going = {row: crossing for row, crossing in enumerate(crossings) if crossing is not None}
     while going:
+        report(Progress("certificates", len(crossings) - len(going), len(crossings)))
         rows = torch.tensor(list(going))
         tried = [crossing.radius for crossing in going.values()]
         radius = torch.tensor(tried, dtype=torch.float64)

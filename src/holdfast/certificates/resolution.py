@@ -6,10 +6,6 @@ from torch import Tensor
 MOST_ROWS = 2000
 """Distances between rows grow with the square of their number: the first so many are compared."""
 
-_BLOCK = 128
-_LEVELS = 2**12
-_OFF_GRID = 1e-3
-
 
 def neighbour_distance(inputs: Tensor, labels: Tensor, norm: float) -> float | None:
     """Return half the distance from a row to its nearest row with another label, as a median.
@@ -31,7 +27,8 @@ def neighbour_distance(inputs: Tensor, labels: Tensor, norm: float) -> float | N
     """
     flat, labels = inputs[:MOST_ROWS].flatten(1).double(), labels[:MOST_ROWS]
     nearest = []
-    for rows, own in zip(flat.split(_BLOCK), labels.split(_BLOCK), strict=True):
+    # 128 rows against 2000: 2 MB of distances at a time.
+    for rows, own in zip(flat.split(128), labels.split(128), strict=True):
         distances = torch.cdist(rows, flat, norm, "donot_use_mm_for_euclid_dist")
         distances[own[:, None] == labels] = torch.inf
         nearest.append(distances.amin(1))
@@ -57,14 +54,16 @@ def quantisation_step(inputs: Tensor) -> float | None:
     >>> f"{quantisation_step(torch.tensor([0.0, 3.0, 5.0, 7.0, 6.0]) / 10):.3f}"
     '0.100'
     """
+    most = 2**12  # levels: those of 12-bit images; finer grids are those of floating point itself
     values = inputs.flatten().unique().double()
-    if not 2 <= len(values) <= _LEVELS:
+    if not 2 <= len(values) <= most:
         return None
     gaps = values.diff()
     span = float(values[-1] - values[0])
     count = round(span / float(gaps.min()))
-    if count > _LEVELS:
+    if count > most:
         return None
     step = span / count
     levels = (values - values[0]) / step
-    return step if bool(((levels - levels.round()).abs() < _OFF_GRID).all()) else None
+    # Values in float32 are off a grid of 4096 levels by far less than a thousandth of its step.
+    return step if bool(((levels - levels.round()).abs() < 1e-3).all()) else None

@@ -32,12 +32,14 @@ def attack(
     as_json: Json = False,
 ) -> Answer:
     """Look for the nearest input around each row that gets another answer."""
-    from holdfast.terminal import attacks_table, working
+    from holdfast.terminal import ProgressBar, attacks_table
 
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
-    with working("attacks"):
-        attacks = holdfast.attack(loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon)
+    with ProgressBar("attacks") as bar:
+        attacks = holdfast.attack(
+            loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon, report=bar.take
+        )
     if out is not None:
         attacks.save(out)
     document = {"model": model, "data": data, **attacks.document()}

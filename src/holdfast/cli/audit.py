@@ -1,6 +1,5 @@
 """`holdfast audit`."""
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,6 @@ from holdfast.cli.app import (
     stopping_at_once,
     verb,
 )
-from holdfast.errors import InvalidInput
 
 
 @verb
@@ -37,16 +35,14 @@ def audit(  # noqa: PLR0913 - the options of the main job
     as_json: Json = False,
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
-    from holdfast.audits.audit import Settings, run_audit, steps_of
+    from holdfast.audits.audit import AuditOptions, audit_models
     from holdfast.sources.demo import DEMO_MODELS
-    from holdfast.terminal import Steps, audit_summary
+    from holdfast.terminal import ProgressBar, audit_summary
 
-    if epsilon is not None and not 0 < epsilon < math.inf:
-        raise InvalidInput("epsilon", epsilon, "a finite distance above 0")
     models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
     command = repeat_command("audit", asked | {"step": step, "training": training, "out": out})
-    settings = Settings(norm_of(norm), epsilon, seconds, step, training, command)
-    with stopping_at_once(), Steps(len(models) * len(steps_of(rows)) + 1) as steps:
-        report = run_audit(models, rows, out, settings, steps.begin)
+    options = AuditOptions(norm_of(norm), epsilon, seconds, step, training, command)
+    with stopping_at_once(), ProgressBar("audit") as bar:
+        report = audit_models(models, rows, out, options, bar.take)
     return Answer(report.document, lambda: audit_summary(report), as_json)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-import holdfast
 from holdfast.cli.app import (
     Answer,
     DataName,
@@ -22,6 +21,10 @@ from holdfast.errors import InvalidInput
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from holdfast.certificates.certificate import Certificates
+    from holdfast.graph.ir import Graph
+    from holdfast.types import Report
 
 
 @verb
@@ -40,19 +43,22 @@ def certify(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Certify how far each input can move before its class may change."""
+    from holdfast.certificates.certify import CertifyOptions, certify_graph
     from holdfast.files import plain
-    from holdfast.terminal import certificates_table, working
+    from holdfast.graph.capture import captured, example_row
+    from holdfast.terminal import ProgressBar, certificates_table
 
     if not 0 <= epsilon < math.inf:
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
-    with working("certificates"):
-        certificates = holdfast.certify(
-            loaded.model, rows.inputs, rows.labels, norm_of(norm), method, semantics
-        )
-    if attack:
-        _attack(loaded.model, (rows.inputs, rows.labels), certificates)
+    options = CertifyOptions(norm_of(norm), method, semantics)
+    options.check_execution(loaded.model, rows.inputs)
+    example = example_row(rows.inputs)
+    with ProgressBar("certificates") as bar, captured(loaded.model, example) as graph:
+        certificates = certify_graph(graph, rows.inputs, rows.labels, options, bar.take)
+        if attack:
+            _attack(graph, loaded.model, (rows.inputs, rows.labels), certificates, bar.take)
     if out is not None:
         certificates.save(out)
     document = {
@@ -69,12 +75,15 @@ def certify(  # noqa: PLR0913 - the options of the verb
 
 
 def _attack(
-    model: "nn.Module", rows: "tuple[Tensor, Tensor]", certificates: "holdfast.Certificates"
+    graph: "Graph",
+    model: "nn.Module",
+    rows: "tuple[Tensor, Tensor]",
+    certificates: "Certificates",
+    report: "Report",
 ) -> None:
     """Attack certified rows, and stop where that contradicts a certificate."""
     from holdfast.attacks.agreement import check_agreement
-    from holdfast.terminal import working
+    from holdfast.attacks.attack import AttackOptions, attack_graph
 
-    with working("attacks"):
-        attacks = holdfast.attack(model, *rows, certificates.norm)
-        check_agreement(holdfast.capture(model, rows[0][:1]), certificates, attacks)
+    attacks = attack_graph(graph, model, rows, AttackOptions(certificates.norm), report)
+    check_agreement(graph, certificates, attacks)

@@ -10,10 +10,10 @@ def conditions(
 ) -> Answer:
     """Say whether a certificate about distances makes sense for a model and its data."""
     from holdfast.files import plain
-    from holdfast.terminal import conditions_table, working
+    from holdfast.terminal import ProgressBar, conditions_table
 
     (loaded,), rows = load([model], data)
-    with working("conditions"):
-        found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm))
+    with ProgressBar("conditions") as bar:
+        found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), report=bar.take)
     document = {"model": model, "data": data, **plain(found)}
     return Answer(document, lambda: conditions_table(found), as_json)

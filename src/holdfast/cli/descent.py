@@ -22,10 +22,10 @@ def descent(
 ) -> Answer:
     """Measure whether a gradient step improves the cross entropy as the descent lemma promises."""
     from holdfast.report.training import descent_sentence
-    from holdfast.terminal import descent_table, working
+    from holdfast.terminal import ProgressBar, descent_table
 
     (loaded,), rows = load_numbers([model], data)
-    with working("descent"):
+    with ProgressBar("descent"):
         result = holdfast.descent(
             loaded.model, "cross_entropy", rows.inputs, rows.labels, step, momentum,
             batch_size=batch,

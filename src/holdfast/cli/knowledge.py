@@ -35,13 +35,13 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     from holdfast.audits.parts import worst_part
     from holdfast.files import plain
     from holdfast.sources.data import LoadedData
-    from holdfast.terminal import knowledge_table, working
+    from holdfast.terminal import ProgressBar, knowledge_table
 
     if (delta is None) != (eta is None):
         raise InvalidInput("delta, eta", (delta, eta), "both, or neither")
     check_writable(out)
     (loaded,), rows = load([model], data)
-    with working("knowledge continuity"):
+    with ProgressBar("knowledge continuity"):
         result = holdfast.knowledge(
             loaded.model, rows.batches, layer, loss, distance, perturbations=rows.perturbations
         )

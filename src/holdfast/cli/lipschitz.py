@@ -30,18 +30,16 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
 ) -> Answer:
     """Bracket the Lipschitz constant of a model from both sides."""
     from holdfast.audits.parts import bracket_part
-    from holdfast.brackets.search import Search
-    from holdfast.graph.capture import check_unchanged
     from holdfast.terminal import ClosingBracket, bracket_table
     from holdfast.types import Outcome
 
     (loaded,), rows = load_numbers([model], _data_of(model, data))
     region = None if box is None else _box(box, rows.inputs[0])
     with ClosingBracket() as watched:
-        graph = holdfast.capture(loaded.model, rows.inputs[:1])
-        search = Search(graph, norm_of(norm), region, seconds, tolerance, watched.take)
-        bracket = search.run(rows.inputs)
-        check_unchanged(graph, loaded.model)
+        bracket = holdfast.lipschitz(
+            loaded.model, rows.inputs, norm_of(norm), region, seconds, tolerance,
+            report=watched.take,
+        )  # fmt: skip
     code = INTERRUPTED if bracket.outcome is Outcome.INTERRUPTED else 0
     document = {"model": model} | bracket_part(bracket)
     return Answer(document, lambda: bracket_table(bracket), as_json, code)

@@ -45,6 +45,28 @@ def capture(model: nn.Module, example: Example) -> Graph:
     >>> [node.op for node in graph.nodes]
     ['input', 'linear']
     """
+    with captured(model, example) as graph:
+        return graph
+
+
+@contextlib.contextmanager
+def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
+    """Capture a model for the length of a `with` statement; see `capture`.
+
+    Whatever is computed inside is about one state of the weights: they are hashed before the model
+    is exported, and once more where the statement ends.
+
+    Args:
+        model: As for `capture`.
+        example: As for `capture`.
+
+    Yields:
+        The captured graph.
+
+    Raises:
+        Unsupported: As for `capture`, and when weights or buffers changed meanwhile.
+        InvalidInput: As for `capture`.
+    """
     model, example = check_model(model), check_example(example)
     tensors = tuple(example.values()) if isinstance(example, dict) else (example,)
     obstacles = [*training_modes(model), *_weights(model)]
@@ -56,8 +78,13 @@ def capture(model: nn.Module, example: Example) -> Graph:
         translate(program, model), fingerprint=fingerprint, precision=_precision(model, tensors)
     )
     check_replay(graph, model, example, tensors)
+    yield graph
     check_unchanged(graph, model)
-    return graph
+
+
+def example_row(inputs: Tensor) -> Tensor:
+    """Return the first row of inputs, [1, ...], with zeros for entries that are not finite."""
+    return inputs[:1].nan_to_num(0.0, 0.0, 0.0)
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -22,6 +22,30 @@ _DENSE_ENTRIES = 2**25
 """... or it has more entries than this (256 MB in float64)."""
 
 
+class OperatorNorms:
+    """Operator norms of nodes and of runs of them, each computed once.
+
+    Args:
+        norm: 1, 2 or inf, on both sides.
+    """
+
+    def __init__(self, norm: float) -> None:
+        self.norm = norm
+        self._known: dict[tuple[Node, ...], float] = {}
+
+    def of(self, node: Node, shape: Sequence[int]) -> float:
+        """Return `operator_norm_upper` of a node."""
+        if (node,) not in self._known:
+            self._known[node,] = operator_norm_upper(node, shape, self.norm)
+        return self._known[node,]
+
+    def of_run(self, nodes: tuple[Node, ...], shape: Sequence[int]) -> float:
+        """Return `chain_norm_upper` of several nodes, each reading the one before."""
+        if nodes not in self._known:
+            self._known[nodes] = chain_norm_upper(nodes, shape)
+        return self._known[nodes]
+
+
 def operator_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
     """Return a proved upper bound of the operator norm of an affine node's linear part.
 

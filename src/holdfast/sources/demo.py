@@ -6,8 +6,12 @@ bounded net was trained with a constant of 1 up to its last layer, and its certi
 `scripts/train_demo.py` trains both and writes the files that this module reads.
 """
 
+import gzip
 from importlib.resources import files
+from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -150,17 +154,37 @@ def demo_data(name: str = "digits", split: str = "test") -> tuple[Tensor, Tensor
     """
     look_up("data", name, DEMO_DATA)
     look_up("split", split, dict.fromkeys(_SPLITS))
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingExtra("scikit-learn", "demo", "the built-in demo") from error
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = _digits()
     keys = np.random.PCG64(_SPLIT_SEED).random_raw(len(labels))
     in_test = np.zeros(len(labels), dtype=bool)
     in_test[np.lexsort((keys, labels))[::_TEST_EVERY]] = True
     rows = in_test if split == "test" else ~in_test
     inputs = torch.from_numpy((pixels[rows] / 16).astype(np.float32))
     return inputs, torch.from_numpy(labels[rows].astype(np.int64))
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return all pixels [1797, 64] and labels [1797] of scikit-learn's digits.
+
+    Its table is read beside the library: importing that takes a second, which is longer than
+    anything else that is done to load the demo.
+
+    Raises:
+        MissingExtra: If scikit-learn is not installed.
+    """
+    found = find_spec("sklearn")
+    for folder in (found and found.submodule_search_locations) or ():
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            with gzip.open(path, "rt", encoding="ascii") as table:
+                values = np.loadtxt(table, delimiter=",")
+            return values[:, :-1], values[:, -1]
+    try:  # a version that keeps its tables elsewhere
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtra("scikit-learn", "demo", "the built-in demo") from error
+    bunch: Any = load_digits()
+    return bunch.data, bunch.target
 
 
 def demo_image_shape(name: str = "digits") -> tuple[int, int]:
