@@ -3,6 +3,11 @@
 The model is the standard one (Higham, "Accuracy and Stability of Numerical Algorithms", 2002,
 section 2.2): every float64 operation is exact up to a relative error of `UNIT`. Python's own
 float arithmetic rounds to nearest, so one step outward with `nextafter` is a proved bound.
+
+Below the smallest normal number a product, quotient or square errs absolutely instead, by at most
+`TINY` (sums and differences are exact there), and a relative bound says nothing. So every proved
+bound either scales its numbers by powers of two first, which is exact (`scaled`, `lengths_up`), or
+adds a `TINY` for each operation (`rows_up`).
 """
 
 import math
@@ -15,6 +20,9 @@ UNIT = 2.0**-53
 
 TINY = 2.0**-1074
 """Smallest positive float64: the error of an operation that underflows is at most this."""
+
+SMALLEST = 2.0**-1022
+"""Smallest normal float64."""
 
 
 def up(value: float) -> float:
@@ -52,9 +60,28 @@ def add_up(*terms: float) -> float:
 
 
 def sqrt_up(value: float) -> float:
-    """Return an upper bound of the square root; exact squares stay exact."""
+    """Return an upper bound of the square root; squares of small whole numbers stay exact."""
     root = math.sqrt(value)
-    return root if root * root == value and root.is_integer() else up(root)
+    exact = root < 2.0**26 and root.is_integer() and root * root == value
+    return root if exact else up(root)
+
+
+def hypot_up(*values: float) -> float:
+    """Return an upper bound of the root of the sum of squares of numbers that are at least 0."""
+    exponent = math.frexp(max(values))[1]
+    if abs(exponent) < 400:  # the squares are far from both ends of float64
+        exponent = 0
+    small = [ldexp_up(value, -exponent) for value in values]
+    return ldexp_up(sqrt_up(add_up(*[mul_up(value, value) for value in small])), exponent)
+
+
+def ldexp_up(value: float, exponent: int) -> float:
+    """Return an upper bound of value * 2^exponent: the number itself where float64 holds it."""
+    try:
+        product = math.ldexp(value, exponent)
+        return product if math.ldexp(product, -exponent) == value else up(product)
+    except OverflowError:
+        return math.inf
 
 
 def gamma(operations: int) -> float:
@@ -75,6 +102,68 @@ def sum_up(values: Tensor) -> float:
 def rows_up(values: Tensor, operations: int) -> Tensor:
     """Inflate non-negative results of `operations` rounded steps to upper bounds."""
     return values * (1.0 + 2.0 * gamma(operations + 2)) + (operations + 1) * TINY
+
+
+def exponent_of(values: Tensor) -> int:
+    """Return the e for which the largest absolute value is in [2^(e - 1), 2^e); 0 if it is 0."""
+    return math.frexp(float(values.abs().max()))[1] if values.numel() else 0
+
+
+def scaled(values: Tensor, exponent: int) -> Tensor:
+    """Return values * 2^exponent, exact but for what overflows, or underflows by at most `TINY`."""
+    exponent = min(max(exponent, -2100), 2100)  # beyond nothing is left, or everything overflows
+    step = exponent // 3  # in three steps, so that the factors themselves stay in range
+    return values * 2.0**step * 2.0**step * 2.0 ** (exponent - 2 * step)
+
+
+def powers_of_two(exponents: Tensor) -> Tensor:
+    """Return 2^e, exactly, for whole numbers e between -1022 and 1023: library powers may round."""
+    return ((exponents.long() + 1023) << 52).view(torch.float64)
+
+
+def _lengths(vectors: Tensor, norm: float) -> Tensor:
+    """Return the norms of vectors along the last dimension, rounded, whatever their size.
+
+    They are correct to `gamma(n + 6)`, and to `TINY` below the smallest normal number.
+    """
+    sizes = vectors.abs()
+    if not sizes.shape[-1] or norm == 1.0:
+        return sizes.sum(-1)
+    largest = sizes.amax(-1)
+    if math.isinf(norm):
+        return largest
+    # Scaled by a power of two, squares do not overflow, and none that matters vanishes.
+    exponents = torch.frexp(largest).exponent.clamp(-1022, 1022)
+    squares = (sizes * powers_of_two(-exponents)[..., None]).square()
+    return squares.sum(-1).sqrt() * powers_of_two(exponents)
+
+
+def lengths_up(vectors: Tensor, norm: float = 2.0) -> Tensor:
+    """Return upper bounds of the norms of vectors, whatever their size.
+
+    Args:
+        vectors: [..., n], float64 or complex128.
+        norm: 1, 2 or inf.
+
+    Returns:
+        [...]: 0 where a vector is 0, infinity where an entry is not finite.
+    """
+    found = _lengths(vectors, norm)
+    if math.isinf(norm):
+        return found.nan_to_num(math.inf, math.inf)
+    above = found * (1.0 + 2.0 * gamma(vectors.shape[-1] + 8)) + TINY
+    return torch.where(found == 0.0, 0.0, above).nan_to_num(math.inf, math.inf)
+
+
+def lengths_down(vectors: Tensor, norm: float = 2.0) -> Tensor:
+    """Return lower bounds of the norms of vectors; NaN or infinity prove nothing."""
+    below = _lengths(vectors, norm) * (1.0 - 2.0 * gamma(vectors.shape[-1] + 8)) - TINY
+    return below.clamp(min=0.0)
+
+
+def frobenius_up(matrix: Tensor) -> float:
+    """Return an upper bound of the Frobenius norm, whatever its size."""
+    return float(lengths_up(matrix.flatten()))
 
 
 def next_down(values: Tensor) -> Tensor:
@@ -98,4 +187,4 @@ def coarse_up(value: float, bits: int = 36) -> float:
     if not math.isfinite(value):
         return value
     mantissa, exponent = math.frexp(value)
-    return math.ldexp(math.ceil(mantissa * 2**bits), exponent - bits)
+    return ldexp_up(math.ceil(mantissa * 2**bits), exponent - bits)

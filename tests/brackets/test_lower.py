@@ -66,12 +66,17 @@ def test_slopes_are_proved_in_exact_arithmetic(norm: float) -> None:
         assert at_most_the_slope(claim, net, x, y, norm)
 
 
-def test_slopes_of_pairs_too_close_for_squares_are_zero() -> None:
-    net = nn.Linear(2, 2, bias=False).double()
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_slopes_of_pairs_too_close_for_squares_are_proved(norm: float) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 2)).double()
+    net[0].bias.data.zero_()
     graph = holdfast.capture(net, torch.zeros(1, 2, dtype=torch.float64))
     zero = torch.zeros(1, 2, dtype=torch.float64)
     for size in (1e-150, 1e-160, 1e-300, 5e-324):
-        assert slopes_lower(graph, zero, zero + size, 2.0).tolist() == [0.0]
+        (claim,) = slopes_lower(graph, zero, zero + size, norm).tolist()
+        assert at_most_the_slope(claim, net, zero[0], zero[0] + size, norm)
+        assert (claim > 0) == (size > 1e-320)
 
 
 @pytest.mark.parametrize("region", REGIONS)

@@ -22,16 +22,17 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from holdfast.bounds.interval import SMALLEST, Interval
+from holdfast.bounds.interval import Interval
 from holdfast.bounds.relaxations import Lines, lines
 from holdfast.bounds.windows import Rows, Windows, conv_adjoint, is_even
 from holdfast.graph.ir import Node
+from holdfast.graph.running import factor_underflow
 from holdfast.graph.running import offset as added_by
 from holdfast.graph.walk import execute
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.record import Params
 from holdfast.ops.wiring import filled
-from holdfast.rounding import rows_up
+from holdfast.rounding import SMALLEST, UNIT, rows_up
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def affine_step(node: Node, x: Interval) -> Step:
     offset = execute(node, [torch.zeros_like(x.low[:1])])
     op, params = node.facts.absolute(node.params)
     count = node.facts.roundings(node.params, size.shape[1:])
-    room = SMALLEST * 4.0 * count
+    # the rounding is relative to the magnitude: what underflows is counted in units of it
+    room = SMALLEST * 4.0 * count + factor_underflow(node, size) / UNIT
     magnitude = rows_up(OPS[op].run([size], params) + added_by(node, offset) + room, count + 8)
     moving = bool((offset != 0).any())
 

@@ -28,15 +28,12 @@ from holdfast.graph.running import Approximate, affine
 from holdfast.graph.walk import Env, Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.geometry import per_channel
-from holdfast.rounding import UNIT, gamma, next_down, rows_up
+from holdfast.rounding import SMALLEST, UNIT, exponent_of, gamma, next_down, rows_up, scaled
 from holdfast.types import Region
-
-SMALLEST = 2.0**-1022
-"""Bounds the error of one operation that underflows, whether or not subnormals are kept."""
 
 _INF = math.inf
 _ROOM = 2.0**-500
-"""Added to dual norms: covers squares that underflow."""
+"""Added to dual norms scaled to entries around 1: covers squares that underflow."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def _rescaled(node: Node, ball: Spread) -> Spread:
     op, params = node.facts.absolute(node.params)
     center = affine(node, [ball.center])
     error = center.error + 16.0 * SMALLEST
-    scale = rows_up(OPS[op].run([ball.scale], params), 16) + 16.0 * SMALLEST
+    scale = rows_up(OPS[op].run([ball.scale], params), 16) + 16.0 * SMALLEST * (1.0 + ball.scale)
     return dataclasses.replace(ball, center=Approximate(center.value, error), scale=scale)
 
 
@@ -182,15 +179,16 @@ def dual_norms(node: Node, ball: Spread) -> Tensor | None:
     ):
         return None
     op, params = node.facts.absolute(node.params)
-    weight = params["weight"]
-    room = _ROOM * (1.0 + weight.amax()) * (1.0 + ball.scale.amax())
+    powers = exponent_of(params["weight"]), exponent_of(ball.scale)
+    weight, scale = scaled(params["weight"], -powers[0]), scaled(ball.scale, -powers[1])
     if ball.norm == 2.0:
-        squares = OPS[op].run([ball.scale.square()], {**params, "weight": weight.square()})
-        return squares.sqrt() * (1.0 + 8.0 * UNIT) + room
-    if node.op == "linear":
-        return (weight * ball.scale[..., None, :]).amax(-1) + room
-    largest = weight.amax() * ball.scale.amax() + room
-    return largest.expand(1, *node.shape)
+        squares = OPS[op].run([scale.square()], {**params, "weight": weight.square()})
+        lengths = squares.sqrt() * (1.0 + 8.0 * UNIT)
+    elif node.op == "linear":
+        lengths = (weight * scale[..., None, :]).amax(-1)
+    else:
+        lengths = (weight.amax() * scale.amax()).expand(1, *node.shape)
+    return scaled(lengths + _ROOM, sum(powers))
 
 
 def _wire(node: Node, parts: Sequence[Interval]) -> Interval:

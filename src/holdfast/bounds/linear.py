@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from holdfast.bounds.backward import RELU, Pulled, Step, dot, make_step
-from holdfast.bounds.interval import READING, RULES, SMALLEST, Interval, around, lift
+from holdfast.bounds.interval import READING, RULES, Interval, around, lift
 from holdfast.bounds.planes import Below, Plane, optimised
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import slopes_on
@@ -36,7 +36,7 @@ from holdfast.graph.comparisons import with_groups, with_pairs
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Env, check_covered, read
 from holdfast.ops import Kind
-from holdfast.rounding import gamma, next_down
+from holdfast.rounding import SMALLEST, gamma, next_down
 from holdfast.types import Region, dual
 
 _ENTRIES = 2**20

@@ -179,12 +179,12 @@ def _cells(node: Node, low: Tensor, high: Tensor) -> _Cells:
 def _offset_below(cells: _Cells, slope: Tensor) -> Tensor:
     """Return c with slope z + c <= phi(z) on all cells, as the docstring of this file proves.
 
-    The rounding of each product and sum is at most one unit of the magnitudes that enter; four
-    times what a count of the operations gives is taken off.
+    The rounding of each product and sum is at most one unit of the magnitudes that enter, or `TINY`
+    where it underflows; four times what a count of the operations gives is taken off.
     """
     shift = slope * cells.z
     size = cells.value.abs() + shift.abs()
-    g = (cells.value - shift) - (cells.error + 8.0 * UNIT * size + TINY)
+    g = (cells.value - shift) - (cells.error + 8.0 * UNIT * size + 4.0 * TINY)
     p, q = next_down(cells.least - slope), -next_down(slope - cells.most)
     width = -next_down(cells.z[:-1] - cells.z[1:])
     left, right = g[:-1], g[1:]
@@ -193,7 +193,7 @@ def _offset_below(cells: _Cells, slope: Tensor) -> Tensor:
     at_left = weight * left + rest * (right - q * width)
     at_right = weight * (left + p * width) + rest * right
     magnitude = left.abs() + right.abs() + (p.abs() + q.abs()) * width
-    least = torch.minimum(at_left, at_right) - (32.0 * UNIT * magnitude + TINY)
+    least = torch.minimum(at_left, at_right) - (32.0 * UNIT * magnitude + 16.0 * TINY)
     return least.amin(0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holdfast.graph.ir import Graph, Node
 from holdfast.ops.wiring import filled
-from holdfast.rounding import add_up, mul_up, sqrt_up
+from holdfast.rounding import add_up, hypot_up, mul_up, sqrt_up
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Flows:
         self._places = 0
 
     def source(self, shape: Sequence[int], bound: float) -> Flow:
-        """Make the entries of a node a new source, whose norm is at most `bound`."""
+        """Make the entries of a node a new source, of norm at most `bound`; NaN is no bound."""
+        bound = bound if bound >= 0.0 else math.inf
         count = math.prod(shape)
         entries = torch.arange(self._places, self._places + count, dtype=torch.float64)
         flow = Flow(entries.reshape(1, *shape), ((self._places, count, bound),))
@@ -99,5 +100,5 @@ class Flows:
         if self.norm == 1.0:
             return add_up(*moving)
         if self.norm == 2.0:
-            return sqrt_up(add_up(*[mul_up(bound, bound) for bound in moving]))
+            return hypot_up(*moving)
         return max(moving)

@@ -16,8 +16,8 @@ from holdfast.brackets.gain import GainReading
 from holdfast.brackets.semidefinite import MOST_UNITS, row_upper, spectral_constant_upper
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
-from holdfast.rounding import coarse_up, gamma, sqrt_up
-from holdfast.sdp.form import NormalForm
+from holdfast.rounding import coarse_up, gamma, lengths_up, next_down, sqrt_up
+from holdfast.sdp.form import TOO_EXTREME, NormalForm
 from holdfast.sdp.lift import normal_form
 from holdfast.sdp.steepest import steepest_estimate
 from holdfast.types import dual
@@ -58,11 +58,20 @@ class Rates:
         self._norm = norm
         self._form = _affordable(graph, norm) if norm != 1.0 and math.isfinite(constant) else None
         if self._form is not None:
-            upper, lower = torch.tril_indices(len(self.pairs), len(self.pairs), -1)
-            rows = [(int(i), int(j)) for i, j in zip(upper, lower, strict=True)]
-            ahead = torch.zeros_like(self.pairs)
-            ahead[upper, lower] = steepest_estimate(_differences(self._form, rows), norm) * _SHY
-            self.final = torch.minimum(self.final, ahead + ahead.T)
+            self._look_ahead(self._form)
+
+    def _look_ahead(self, form: NormalForm) -> None:
+        """Estimate what LipSDP on each pair cannot go below; without that it is not solved."""
+        upper, lower = torch.tril_indices(len(self.pairs), len(self.pairs), -1)
+        rows = [(int(i), int(j)) for i, j in zip(upper, lower, strict=True)]
+        ahead = torch.zeros_like(self.pairs)
+        try:
+            ahead[upper, lower] = steepest_estimate(_differences(form, rows), self._norm) * _SHY
+        except TOO_EXTREME:
+            self._form = None
+        else:
+            # an estimate that overflowed (NaN) says nothing
+            self.final = torch.minimum(self.final, (ahead + ahead.T).nan_to_num(math.inf))
 
     @classmethod
     def unknown(cls, classes: int) -> "Rates":
@@ -97,15 +106,16 @@ def _by_rows(gains: GainReading) -> Tensor:
         body, _ = graph.cut_at(last.inputs[0])
         constant = min(constant, spectral_constant_upper(body))
     weight = last.params["weight"].double()
-    rows = [torch.linalg.vector_norm(row - weight, ord=dual(norm), dim=1) for row in weight]
-    lengths = torch.stack(rows) * (1.0 + 2.0 * gamma(weight.shape[1] + 8))
-    return _times(lengths, constant)
+    lengths = torch.stack([lengths_up(row - weight, dual(norm)) for row in weight])
+    return _times(lengths * (1.0 + 2.0 * gamma(4)), constant)
 
 
 def _times(lengths: Tensor, constant: float) -> Tensor:
     """Multiply rounding up; where the rows are equal nothing changes, whatever the constant."""
-    product = torch.where(lengths == 0.0, 0.0, lengths * coarse_up(constant))
-    return torch.nextafter(product, torch.full_like(product, math.inf)) * (product > 0)
+    if constant == 0.0:
+        return torch.zeros_like(lengths)
+    above = -next_down(-lengths * coarse_up(constant))
+    return torch.where(lengths == 0.0, 0.0, above)
 
 
 def _affordable(graph: Graph, norm: float) -> NormalForm | None:
@@ -113,7 +123,7 @@ def _affordable(graph: Graph, norm: float) -> NormalForm | None:
     classes = graph[graph.output].shape[0]
     try:
         form = normal_form(graph, MOST_UNITS)
-    except Unsupported:
+    except (Unsupported, *TOO_EXTREME):
         return None
     size = form.units + (min(form.inputs, form.units) if norm == 2.0 else form.inputs)
     return form if classes * (classes - 1) / 2 * size**3 <= PAIRS_WORK else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
-from holdfast.errors import InvalidInput, Unsupported
+from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.sdp.chain.chain import Chain
 from holdfast.sdp.chain.lift import chain_of
@@ -18,7 +18,7 @@ from holdfast.sdp.chain.proof import chain_upper
 from holdfast.sdp.chain.search import minimise as minimise_chain
 from holdfast.sdp.chain.start import closed_form
 from holdfast.sdp.dense.interior import minimise, solve
-from holdfast.sdp.form import NormalForm
+from holdfast.sdp.form import TOO_EXTREME, NormalForm
 from holdfast.sdp.lift import normal_form
 from holdfast.sdp.proof import prove, prove_linf
 from holdfast.sdp.reduction import output_row, reduce, transpose
@@ -68,8 +68,8 @@ def lipsdp_upper(
             if bound < best:
                 best = bound
                 yield bound
-    except (Unsupported, InvalidInput):
-        return  # InvalidInput: the weights are too extreme for this method in float64
+    except (Unsupported, *TOO_EXTREME):
+        return
 
 
 def _spectral_bounds(whole: NormalForm, tolerance: float, seconds: float) -> Iterator[float]:
@@ -165,9 +165,9 @@ def row_bounds_upper(
     end = time.perf_counter() + seconds
     try:
         form = form_on(graph, region)
-    except Unsupported:
+        form = transpose(form) if norm == 1.0 else form
+    except (Unsupported, *TOO_EXTREME):
         return
-    form = transpose(form) if norm == 1.0 else form
     queue: list[tuple[float, int, bool]] = []
     for row in range(len(form.C)):
         rough = row_upper(output_row(form, row), math.inf, _ROUGH)
@@ -190,7 +190,7 @@ def spectral_constant_upper(graph: Graph) -> float:
     """
     try:
         form = reduce(normal_form(graph, UNITS_WITHOUT_CLOCK))
-    except Unsupported:
+    except (Unsupported, *TOO_EXTREME):
         return math.inf
     return row_upper(form, 2.0)
 
@@ -210,7 +210,7 @@ def row_upper(form: NormalForm, norm: float, accuracy: float = _ACCURACY) -> flo
         # Extreme weights may overflow, and then nothing is proved.
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             return _solved(form, norm, accuracy)
-    except InvalidInput:
+    except TOO_EXTREME:
         return math.inf
 
 

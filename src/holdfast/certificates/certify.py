@@ -355,7 +355,8 @@ def _ratios(gaps: Tensor, rates: Tensor) -> Tensor:
 def _radius(gaps: Tensor, rates: Tensor) -> Tensor:
     """Return per row the smallest proved radius over the other classes."""
     ratios = _ratios(gaps, rates)
-    below = torch.where(torch.isinf(ratios), ratios, next_down(ratios))
+    # A quotient that overflowed is a number all the same: only a rate of 0 makes it infinite.
+    below = torch.where(rates > 0, next_down(ratios), ratios)
     return coarse_down(below.amin(1)).clamp(min=0.0)
 
 

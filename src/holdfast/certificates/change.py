@@ -20,7 +20,7 @@ from holdfast.certificates.local import batches, differences
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import Approximate
-from holdfast.rounding import UNIT, gamma, next_down
+from holdfast.rounding import UNIT, gamma, lengths_up, next_down
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ class Changes:
         bounds = relaxed.bounds()
         at = self._at(rows)
         moved = _up(torch.maximum(_up(bounds.high - at.low), _up(at.high - bounds.low)))
-        lengths = torch.linalg.vector_norm(moved, ord=self.norm, dim=1)
-        return _up(lengths * (1.0 + 4.0 * gamma(moved.shape[1] + 8)))
+        return lengths_up(moved, self.norm)
 
     def _at(self, rows: Tensor) -> Interval:
         value, error = self.outputs.value[rows], self.outputs.error[rows]

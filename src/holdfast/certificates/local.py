@@ -25,7 +25,7 @@ from holdfast.bounds.interval import over
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.graph.ir import Graph
-from holdfast.rounding import coarse_down, gamma, next_down, rows_up
+from holdfast.rounding import TINY, coarse_down, gamma, lengths_up, next_down, rows_up
 from holdfast.types import Progress, Report, dual, silent
 
 _STEPS = 1024
@@ -82,8 +82,7 @@ class Balls:
             error = found.error + FLUSH + torch.where(found.peak <= LARGEST, 0.0, math.inf)[:, None]
             noise = rows_up(noise + dot(rows.abs(), error), 8)
         height = next_down(next_down(center + plane.offset) - noise)
-        length = torch.linalg.vector_norm(plane.slope.flatten(2), ord=dual(self.norm), dim=2)
-        length = rows_up(length, count) + 2.0**-500
+        length = lengths_up(plane.slope.flatten(2), dual(self.norm)) + TINY
         return coarse_down(next_down(height / length).amin(1).nan_to_num(-1.0, math.inf, -1.0))
 
 

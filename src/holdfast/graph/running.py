@@ -17,7 +17,7 @@ from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Env, Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.geometry import per_channel
-from holdfast.rounding import UNIT, gamma, rows_up
+from holdfast.rounding import TINY, UNIT, gamma, rows_up
 
 ULPS = 32.0
 """Rounding of one elementary function, in units of roundoff of max(1, |x|): several times what
@@ -79,7 +79,23 @@ def affine(node: Node, parts: Sequence[Approximate]) -> Approximate:
     count = node.facts.roundings(node.params, _row_shape(x))
     magnitude = OPS[op].run([x.value.abs() + x.error], params) + offset(node, value)
     error = OPS[op].run([x.error], params) + 2.0 * gamma(count + 8) * magnitude
+    error = error + factor_underflow(node, x.value.abs() + x.error)
     return Approximate(value, rows_up(error, count + 8))
+
+
+def factor_underflow(node: Node, size: Tensor) -> Tensor | float:
+    """Bound what is lost where the factor of a batch norm, which is a product, underflows.
+
+    Args:
+        node: An affine node.
+        size: [N, ...], the largest absolute values of its input.
+
+    Returns:
+        The bound, of the shape of `size`, or 0.
+    """
+    if node.op != "batch_norm":
+        return 0.0
+    return TINY * (size + per_channel(node.params["mean"].abs(), size.dim()))
 
 
 def offset(node: Node, value: Tensor) -> Tensor:
@@ -160,7 +176,8 @@ def _normalisation(node: Node, parts: Sequence[Approximate]) -> Approximate:
     d = flat.value.shape[-1]
     root, eps = d**0.5, node.params["eps"] ** 0.5
     size = flat.value.abs().amax(-1, keepdim=True)
-    moved = (2.0 * gamma(d + 2) * size + 2.0 * flat.error.amax(-1, keepdim=True)) / eps
+    centred = 2.0 * gamma(d + 2) * size + 2.0 * flat.error.amax(-1, keepdim=True) + 4.0 * d * TINY
+    moved = centred / eps
     z_error = (moved * (1.0 + root) + root * gamma(d + 16)).expand_as(flat.value)
     error = z_error.reshape(value.shape) * weight
     rounding = 4.0 * UNIT * (value.abs() + weight * root + bias)

@@ -21,7 +21,19 @@ from torch import Tensor
 
 from holdfast.norms.matrix import spectral_upper
 from holdfast.ops.geometry import ConvGeometry
-from holdfast.rounding import UNIT, gamma, mul_up, sqrt_up, sum_up, up
+from holdfast.rounding import (
+    TINY,
+    UNIT,
+    add_up,
+    exponent_of,
+    frobenius_up,
+    gamma,
+    ldexp_up,
+    mul_up,
+    scaled,
+    sqrt_up,
+    up,
+)
 
 _CHUNK = 2**22
 """Complex numbers of the symbol that are held at once."""
@@ -47,9 +59,11 @@ def conv_upper(weight: Tensor, geometry: ConvGeometry, size: Sequence[int]) -> f
     """
     geometry, size, copies = _without_copies(geometry, size, weight.shape[2:])
     axes = [_axis(geometry, axis, size[axis], weight.shape[2 + axis]) for axis in range(len(size))]
-    groups = weight.double().reshape(geometry.groups, -1, *weight.shape[1:])
+    exponent = exponent_of(weight)
+    kernel = scaled(weight.double(), -exponent)
+    groups = kernel.reshape(geometry.groups, -1, *weight.shape[1:])
     norm = max(_symbol_upper(group, _best_grid(group, axes)) for group in groups)
-    return mul_up(norm, sqrt_up(float(copies)))
+    return mul_up(ldexp_up(norm, exponent), sqrt_up(float(copies)))
 
 
 def conv_transpose_upper(weight: Tensor, geometry: ConvGeometry, size: Sequence[int]) -> float:
@@ -239,10 +253,12 @@ def _symbol_error(kernel: Tensor, axes: Sequence[_Axis]) -> float:
     """Return a bound of the 2-norm of the rounding error of the computed symbol.
 
     An angle below 2 pi carries at most 8 pi units of error and its cosine and sine 4 more; the
-    waves of the axes are multiplied (4 roundings each), and the taps are summed.
+    waves of the axes are multiplied (4 roundings each), and the taps are summed. Where the kernel
+    underflows, in a product or when it was scaled, an entry loses a few `TINY` for each tap.
     """
     taps = kernel[0, 0].numel()
     per_tap = mul_up(len(axes) * 34.0 * UNIT, 1.01) + gamma(4 * (taps + 4))
     total = kernel.abs().flatten(2).sum(-1) * (1.0 + 2.0 * gamma(taps + 2))
     # Each tap belongs to one phase, so the blocks' errors add up to one such matrix per phase.
-    return mul_up(2.0 * per_tap, sqrt_up(sum_up(total.square())))
+    underflow = 16.0 * kernel.numel() * TINY
+    return add_up(mul_up(2.0 * per_tap, frobenius_up(total)), underflow)

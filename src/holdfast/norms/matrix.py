@@ -11,7 +11,19 @@ import math
 import torch
 from torch import Tensor
 
-from holdfast.rounding import TINY, UNIT, gamma, mul_up, sqrt_up, sum_up, up
+from holdfast.rounding import (
+    TINY,
+    UNIT,
+    exponent_of,
+    frobenius_up,
+    gamma,
+    ldexp_up,
+    mul_up,
+    scaled,
+    sqrt_up,
+    sum_up,
+    up,
+)
 
 _SLACK = (4.0, 64.0, 1e4, 1e7)
 """Multiples of the rounding error by which c is raised until the factorisation succeeds."""
@@ -38,17 +50,10 @@ def spectral_upper(matrices: Tensor) -> float:
     if largest == 0.0:
         return 0.0
     # A power of two keeps the entries exact but for underflow, and squares in range.
-    exponent = math.frexp(largest)[1]
-    scaled = _ldexp(stack, -exponent)
+    exponent = exponent_of(stack)
     lost = mul_up(math.sqrt(2.0 * stack[0].numel()), 2.0 * TINY)
-    bound = up(sqrt_up(_gram_upper(scaled)) + lost)
-    return up(math.ldexp(bound, exponent)) if exponent < 1023 else math.inf
-
-
-def _ldexp(stack: Tensor, exponent: int) -> Tensor:
-    """Multiply by a power of two in two steps, so that the factor itself stays in range."""
-    half = exponent // 2
-    return stack * 2.0**half * 2.0 ** (exponent - half)
+    bound = up(sqrt_up(_gram_upper(scaled(stack, -exponent))) + lost)
+    return ldexp_up(bound, exponent)
 
 
 def _gram_upper(stack: Tensor) -> float:
@@ -60,9 +65,12 @@ def _gram_upper(stack: Tensor) -> float:
     # A complex product is four real ones and a sum of each pair.
     per_term = 4 if stack.is_complex() else 1
     gram = stack @ stack.mH
-    size = max(sum_up(matrix.abs().square()) for matrix in stack)
-    product_error = up(gamma(per_term * (n + 2)) * size) + n * TINY
-    guess = max(float(torch.linalg.eigvalsh(gram)[..., -1].max()), 0.0)
+    size = max(sum_up(matrix.abs().square()) for matrix in stack) + m * n * TINY
+    product_error = up(gamma(per_term * (n + 2)) * size) + per_term * m * n * TINY
+    try:
+        guess = max(float(torch.linalg.eigvalsh(gram)[..., -1].max()), 0.0)
+    except torch.linalg.LinAlgError:
+        return size
     step = max(product_error, per_term * m * UNIT * guess, n * m * TINY)
     identity = torch.eye(m, dtype=gram.dtype)
     for slack in _SLACK:
@@ -82,13 +90,10 @@ def _residual_upper(shifted: Tensor, factor: Tensor) -> float:
     worst = 0.0
     for residual, lower, target in zip(rest, factor, shifted, strict=True):
         rounding = gamma(per_term * (m + 2)) * sum_up(lower.abs().square())
-        rounding += 2.0 * UNIT * (_frobenius_up(target) + _frobenius_up(residual))
-        worst = max(worst, up(_frobenius_up(residual) + 2.0 * rounding) + m * m * TINY)
+        rounding += 2.0 * UNIT * (frobenius_up(target) + frobenius_up(residual))
+        underflow = per_term * m * m * (m + 1) * TINY
+        worst = max(worst, up(frobenius_up(residual) + 2.0 * rounding) + underflow)
     return worst
-
-
-def _frobenius_up(matrix: Tensor) -> float:
-    return sqrt_up(sum_up(matrix.abs().square()))
 
 
 def row_sums_upper(matrix: Tensor) -> float:

@@ -10,7 +10,18 @@ from holdfast.graph.ir import Graph, Node
 from holdfast.norms.conv import conv_transpose_upper, conv_upper
 from holdfast.norms.matrix import row_sums_upper, spectral_upper
 from holdfast.ops import OPS, Kind
-from holdfast.rounding import gamma, mul_up, sqrt_up, up
+from holdfast.rounding import (
+    TINY,
+    UNIT,
+    add_up,
+    exponent_of,
+    gamma,
+    ldexp_up,
+    mul_up,
+    scaled,
+    sqrt_up,
+    up,
+)
 
 DENSE_COLUMNS = 4096
 """An operator with at most so many inputs is written out as a matrix."""
@@ -83,7 +94,14 @@ def absolute_norm_upper(node: Node, shape: Sequence[int], norm: float) -> float:
         return _absolute_norm(node, shape, norm)
     # Riesz-Thorin: the l2 norm is at most the geometric mean of the l1 and linf norms.
     one, infinity = (_absolute_norm(node, shape, p) for p in (1.0, math.inf))
-    return sqrt_up(mul_up(one, infinity))
+    return _geometric_mean_up(one, infinity)
+
+
+def _geometric_mean_up(first: float, second: float) -> float:
+    product = mul_up(first, second)
+    if product == 0.0 or 2.0**-900 < product < math.inf:
+        return sqrt_up(product)
+    return mul_up(sqrt_up(first), sqrt_up(second))
 
 
 def _factor_norm(node: Node) -> float:
@@ -91,7 +109,9 @@ def _factor_norm(node: Node) -> float:
     op, params = node.facts.absolute({k: _double(v) for k, v in node.params.items()})
     factor = OPS[op].run([torch.ones(1, *node.shape, dtype=torch.float64)], params)
     # 5 roundings at most stand between the stored statistics and the factor.
-    return mul_up(float(factor.max()), 1.0 + 2.0 * gamma(8))
+    norm = mul_up(float(factor.max()), 1.0 + 2.0 * gamma(8))
+    underflow = 0.0 if node.facts.stored or norm == 0.0 else TINY
+    return add_up(norm, underflow)
 
 
 def _conv_norm(node: Node, shape: Sequence[int]) -> float:
@@ -138,35 +158,38 @@ def chain_norm_upper(nodes: Sequence[Node], shape: Sequence[int]) -> float:
         nodes: Affine or wiring nodes, each reading the one before.
         shape: Shape of one row of the first one's input.
     """
-    matrix, magnitude, operations = _matrix(nodes, shape)
+    matrix, magnitude, operations, exponent = _matrix(nodes, shape)
     # The entries are rounded; the error is at most gamma times the product of magnitudes.
-    rounding = mul_up(2.0 * gamma(operations), spectral_like_upper(magnitude))
-    return up(spectral_upper(matrix) + rounding)
+    sums = row_sums_upper(magnitude), row_sums_upper(magnitude.mT)
+    rounding = mul_up(2.0 * gamma(operations), _geometric_mean_up(*sums))
+    return ldexp_up(up(spectral_upper(matrix) + rounding), exponent)
 
 
-def spectral_like_upper(magnitude: Tensor) -> float:
-    """Bound the l2 norm of a non-negative matrix by its row and column sums."""
-    return sqrt_up(mul_up(row_sums_upper(magnitude), row_sums_upper(magnitude.mT)))
+def _matrix(nodes: Sequence[Node], shape: Sequence[int]) -> tuple[Tensor, Tensor, int, int]:
+    """Return the matrix, the one of absolute values, the roundings of an entry, and an exponent.
 
-
-def _matrix(nodes: Sequence[Node], shape: Sequence[int]) -> tuple[Tensor, Tensor, int]:
-    """Return the matrix, the one of absolute values, and the roundings of an entry."""
+    Both matrices are to be multiplied by two to that exponent: what is multiplied next is always
+    scaled by a power of two to entries around 1. What underflows all the same is put into the
+    magnitudes, in units of the relative rounding.
+    """
     columns = math.prod(shape)
     basis = torch.eye(columns, dtype=torch.float64).reshape(columns, *shape)
-    values, magnitudes, operations = basis, basis, 2
+    values, magnitudes, operations, exponent = basis, basis, 2, 0
     for node in nodes:
         params = {name: _double(value) for name, value in node.params.items()}
         if node.kind is Kind.WIRING:
             values, magnitudes = (_wire(node, part) for part in (values, magnitudes))
             shape = node.shape
             continue
-        operations += node.facts.roundings(params, shape)
+        count = node.facts.roundings(params, shape)
+        size = exponent_of(magnitudes)
+        values, magnitudes = scaled(values, -size), scaled(magnitudes, -size) + TINY / UNIT
         op, linear = node.facts.linear(params)
         values = OPS[op].run([values], linear)
         op, linear = node.facts.absolute(params)
-        magnitudes = OPS[op].run([magnitudes], linear)
-        shape = node.shape
-    return values.flatten(1).mT, magnitudes.flatten(1).mT, operations
+        magnitudes = OPS[op].run([magnitudes], linear) + 3.0 * count * TINY / UNIT
+        operations, exponent, shape = operations + count, exponent + size, node.shape
+    return values.flatten(1).mT, magnitudes.flatten(1).mT, operations, exponent
 
 
 def _wire(node: Node, part: Tensor) -> Tensor:

@@ -13,15 +13,20 @@ from torch import Tensor
 
 from holdfast.ops.geometry import conv, conv_transpose, per_channel
 from holdfast.ops.record import Evaluate, Kind, Op, Params, Shape
+from holdfast.rounding import TINY
 
 Count = Callable[[Params, Shape], int]
 
 
 def batch_norm_factor(params: Params) -> Tensor:
-    """Return gamma / sqrt(variance + eps) per channel, float64, correct to 4 roundings."""
+    """Return gamma / sqrt(variance + eps) per channel, correct to 4 roundings and `TINY`."""
     variance, weight = params["variance"], params["weight"]
     factor = (variance.double() + params["eps"]).rsqrt()
-    return factor if weight is None else weight.double() * factor
+    if weight is None:
+        return factor
+    product = weight.double() * factor
+    # What underflows stays in sight: a channel has no effect only where its weight is 0.
+    return torch.where((product == 0.0) & (weight != 0.0), TINY * weight.double().sign(), product)
 
 
 def _batch_norm(inputs: Sequence[Tensor], params: Params) -> Tensor:
@@ -111,7 +116,7 @@ def _batch_norm_offset(params: Params, dimensions: int) -> Tensor | None:
 
 
 def _shift_offset(params: Params, dimensions: int) -> Tensor:
-    return torch.as_tensor(params["offset"]).double().abs()
+    return torch.as_tensor(params["offset"], dtype=torch.float64).abs()
 
 
 def _nothing(params: Params, dimensions: int) -> None:

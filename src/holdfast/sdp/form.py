@@ -3,9 +3,13 @@
 Every network of linear maps and scalar activations, with skips or without, is for differences of
 two inputs the same thing: coordinates `xi = (x, v)`, pre-activations `z = B xi`, output `y = C xi`
 and `low_i <= v_i / z_i <= high_i` for every unit.
+
+All bounds of rounding in this room are relative, and hold as long as no product underflows. So a
+form has no entry beyond `EXTREME`, and none but 0 below its inverse: smaller ones are set to 0, and
+the error fields say so. Slopes are moved outward in the same way. Products of an entry, a slope, a
+multiplier and a scale (`proof`) are then ordinary numbers.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 from holdfast.errors import InvalidInput
+from holdfast.rounding import lengths_up
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 HEADROOM = 1.0 + 2.0**-20  # covers the rounding of sums and products of non-negative bounds
-LEAST_EXPONENT = -960
-SQUARES = 1e-150  # more than a length loses when squares of small entries underflow
+EXTREME = 2.0**200
+"""Largest entry of a normal form; its inverse is the smallest one."""
+
+TOO_EXTREME = (InvalidInput, ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)
+"""What a method may raise where weights are too extreme for it: it has then proved nothing."""
+
+_ARRAYS = ("B", "C", "low", "high", "B_error", "C_error")
 
 
 def multiply(left: Array, right: Array) -> Array:
@@ -51,20 +61,25 @@ def levels(B: Array, inputs: int) -> list[tuple[int, int]]:
     return [*runs, (first, B.shape[0])]
 
 
-def may_underflow(*factors: Array) -> bool:
-    """Return whether products of their entries may come near the smallest float64.
-
-    Error bounds here are relative, and say nothing about a product that vanishes.
-    """
-    sizes = [np.abs(factor[factor != 0.0]) for factor in factors]
-    return sum(math.log2(float(size.min())) for size in sizes if size.size) < LEAST_EXPONENT
-
-
 def norm_rows(matrix: Array, inputs: int) -> Array:
     """Return `(|x part of the row|_2, |entries of the v part|)` per row, rounded upwards."""
-    first = np.linalg.norm(matrix[:, :inputs], axis=1, keepdims=True)
-    first += SQUARES * matrix[:, :inputs].any(1, keepdims=True)
+    first = lengths_up(torch.tensor(matrix[:, :inputs])).numpy()[:, None]
     return np.hstack([first, np.abs(matrix[:, inputs:])]) * HEADROOM
+
+
+def clear_small(rows: Array, error: Array, inputs: int) -> bool:
+    """Set entries that are too small to 0, in place, and add them to the error rows.
+
+    Returns:
+        Whether there were any.
+    """
+    small = (np.abs(rows) < 1.0 / EXTREME) & (rows != 0.0)
+    if not small.any():
+        return False
+    rows[small] = 0.0
+    error += np.hstack([small[:, :inputs].sum(1, keepdims=True), small[:, inputs:]]) / EXTREME
+    error *= HEADROOM
+    return True
 
 
 @dataclass(frozen=True)
@@ -96,20 +111,46 @@ class NormalForm:
     rotated: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("B", "C", "low", "high", "B_error", "C_error"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            value = np.array(value, dtype=np.float64, order="C")
-            if not np.isfinite(value).all():
-                raise InvalidInput(name, "values that are not finite", "finite values")
-            value.setflags(write=False)
-            object.__setattr__(self, name, value)
+        for name in _ARRAYS:
+            self._set(name, getattr(self, name))
         self._check_shapes()
+        self._move_outward()
         if not (self.low <= self.high).all():
             raise InvalidInput("high", "slopes below low", "low <= high for every unit")
         if np.triu(self.B[:, self.inputs :]).any():
             raise InvalidInput("B", "a row that uses its own unit or a later one", "earlier units")
+        for name in _ARRAYS:
+            if getattr(self, name) is not None:
+                getattr(self, name).setflags(write=False)
+
+    def _set(self, name: str, value: Array | None) -> None:
+        """Copy one array, unless it is missing.
+
+        Raises:
+            InvalidInput: When it holds what is no number, or too large.
+        """
+        if value is None:
+            return
+        value = np.array(value, dtype=np.float64, order="C")
+        if not (np.abs(value) <= EXTREME).all():
+            raise InvalidInput(name, "numbers too large for LipSDP, or none", "up to 1e60")
+        object.__setattr__(self, name, value)
+
+    def _move_outward(self) -> None:
+        """Replace what is too small: entries by 0 and an error, slopes and errors outward."""
+        B_error, C_error = self.errors()
+        cleared = [clear_small(self.B, B_error, self.inputs)]
+        cleared.append(clear_small(self.C, C_error, self.inputs))
+        if any(cleared):
+            self._set("B_error", B_error)
+            self._set("C_error", C_error)
+        for error in (self.B_error, self.C_error):
+            if error is not None:
+                error[(error > 0.0) & (error < 1.0 / EXTREME)] = 1.0 / EXTREME
+        tiny = 2.0**-100  # products of two slopes stay above the inverse of EXTREME
+        for slopes, sign in ((self.low, -1.0), (self.high, 1.0)):
+            short = np.abs(slopes) < tiny
+            slopes[short] = np.where(sign * slopes[short] > 0.0, sign * tiny, 0.0)
 
     def _check_shapes(self) -> None:
         units, outputs = len(self.B), len(self.C)

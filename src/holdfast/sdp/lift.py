@@ -20,8 +20,8 @@ from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Reading, read
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.record import Params
-from holdfast.rounding import gamma
-from holdfast.sdp.form import HEADROOM, Array, NormalForm, may_underflow, norm_rows
+from holdfast.rounding import exponent_of, gamma, scaled
+from holdfast.sdp.form import HEADROOM, Array, NormalForm, norm_rows
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,13 @@ class _Lift:
         shape = self._shape(node)
         rows = _apply(node.facts.linear(node.params), signal.rows, shape)
         bound = node.facts.absolute(node.params)
-        error = _apply(bound, signal.error, shape) * HEADROOM
         # Applied to single coordinates, stored coefficients come out unrounded.
-        if not node.facts.stored or not _single_coordinates(signal.rows):
-            coefficients = [part for part in bound[1].values() if isinstance(part, Tensor)]
-            if may_underflow(signal.rows, *(part.double().numpy() for part in coefficients)):
-                raise Unsupported("LipSDP", [node.obstacle("weights whose products underflow")])
+        exact = node.facts.stored and _single_coordinates(signal.rows)
+        plain = exact and not signal.error.any() and bool(np.isin(signal.rows, (0.0, 1.0)).all())
+        if not plain and _may_underflow(bound[1], signal):
+            raise Unsupported("LipSDP", [node.obstacle("weights whose products underflow")])
+        error = _apply(bound, signal.error, shape) * HEADROOM
+        if not exact:
             sizes = _apply(bound, norm_rows(signal.rows, self.inputs), shape)
             count = node.facts.roundings(node.params, shape) + 8
             error = (error + gamma(count) * sizes) * HEADROOM
@@ -160,10 +161,11 @@ class _Lift:
             raise Unsupported("LipSDP", [node.obstacle(why)])
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise Unsupported("LipSDP", [node.obstacle("no finite slopes")])
+        signal, exponent = _in_range(signal)
         self._activated.append((signal, np.full(size, low), np.full(size, high)))
         self.units += size
         rows = np.zeros((size, self.inputs + self.units))
-        rows[:, self.inputs + before :] = np.eye(size)
+        rows[:, self.inputs + before :] = np.eye(size) * 2.0**exponent
         return Signal(rows, np.zeros((size, 1 + self.units)))
 
     def _sum(self, left: Signal, right: Signal, sign: float = 1.0) -> Signal:
@@ -207,5 +209,44 @@ def _apply(operation: tuple[str, Params], rows: Array, shape: Sequence[int]) -> 
 
 
 def _single_coordinates(rows: Array) -> bool:
-    """Return whether every entry is one coordinate, and every coordinate in at most one entry."""
-    return bool(np.isin(rows, (0.0, 1.0)).all() and ((rows != 0).sum(0) <= 1).all())
+    """Return whether every entry is one coordinate, and every coordinate in at most one entry.
+
+    A coordinate may be multiplied by a power of two, which rounds nothing.
+    """
+    powers = np.isin(np.frexp(rows)[0], (0.0, 0.5)).all()
+    return bool(powers and ((rows != 0).sum(0) <= 1).all())
+
+
+def _may_underflow(params: Params, signal: Signal) -> bool:
+    """Return whether a product of a coefficient and an entry may come near the smallest float64.
+
+    The bounds of rounding are relative, and say nothing about a product that vanishes.
+    """
+    named = [(name, params.get(name)) for name in ("weight", "factor", "divisor")]
+    sizes = {k: torch.as_tensor(v, dtype=torch.float64) for k, v in named if v is not None}
+    coefficients = [(1.0 / a if name == "divisor" else a).numpy() for name, a in sizes.items()]
+    least = [_least_exponent(part) for part in (*coefficients, signal.rows)]
+    return sum(least) < -960 or sum(least[:-1]) + _least_exponent(signal.error) < -1015
+
+
+def _least_exponent(values: Array) -> int:
+    """Return the e with the smallest |entry| but 0 in [2^(e - 1), 2^e), or 0 where that is more."""
+    sizes = np.abs(values[values != 0.0])
+    return min(math.frexp(float(sizes.min()))[1], 0) if sizes.size else 0
+
+
+def _in_range(signal: Signal) -> tuple[Signal, int]:
+    """Multiply extreme rows by 2^-e to entries around 1, where that is exact.
+
+    Activations are bounded by their slopes alone, which stay the same in other units.
+
+    Returns:
+        The signal, and e.
+    """
+    rows, error = map(torch.from_numpy, (signal.rows, signal.error))
+    exponent = exponent_of(rows)
+    if abs(exponent) < 100:
+        return signal, 0
+    near, known = scaled(rows, -exponent), scaled(error, -exponent)
+    same = torch.equal(scaled(near, exponent), rows) and torch.equal(scaled(known, exponent), error)
+    return (Signal(near.numpy(), known.numpy()), exponent) if same else (signal, 0)

@@ -10,8 +10,10 @@ The claim `S(r, lam) >= 0` (see `pencil`) is proved for the exact network, not f
    errors that the normal form states for B and C.
 
 Every bound below is a sum of products of non-negative numbers, rounded upwards by `HEADROOM`. The
-proof holds for any order of summation, with or without fused operations, but not for Strassen-like
-products.
+entries of a form and the multipliers lie far from both ends of float64 (`form.EXTREME`, `USUAL`),
+so that only sums of products with the scaled entries can underflow, by less than `TINY` together.
+The proof holds for any order of summation, with or without fused operations, but not for
+Strassen-like products.
 """
 
 import math
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidInput
-from holdfast.rounding import gamma
+from holdfast.rounding import frobenius_up, gamma, lengths_up, mul_up, powers_of_two
 from holdfast.sdp.dense.steps import cholesky
 from holdfast.sdp.form import HEADROOM, Array, NormalForm
 from holdfast.sdp.reduction import normalise
@@ -29,6 +31,7 @@ from holdfast.sdp.reduction import normalise
 RAISES = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
 GENEROSITY = (2.0, 8.0, 64.0, 4096.0)
 TINY = 1e-290  # more than every underflow together can lose
+USUAL = 2.0**400  # multipliers lie between this and its inverse; smaller ones of units become 0
 
 
 class Scaled:
@@ -42,8 +45,8 @@ class Scaled:
 
     def __init__(self, form: NormalForm, lam: Tensor, r: Tensor) -> None:
         d = self.inputs = form.inputs
-        exponent = torch.round(-0.5 * torch.log2(torch.cat([r, 2.0 * lam]).clamp(min=1e-200)))
-        self.scale = torch.exp2(exponent.clamp(-300, 300))
+        exponent = torch.round(-0.5 * torch.log2(torch.cat([r, 2.0 * lam]).clamp(min=1.0 / USUAL)))
+        self.scale = powers_of_two(exponent.clamp(-200, 200))
         self.input_scale = float(self.scale[:d].max())
         self.lam, self.low, self.high = lam, torch.tensor(form.low), torch.tensor(form.high)
         self.B, self.C = (torch.tensor(m) * self.scale for m in (form.B, form.C))
@@ -68,14 +71,14 @@ class Scaled:
     def formation_error(self, r: Tensor) -> float:
         """Bound the spectral norm of the rounding in `matrix` with r on the diagonal added."""
         units, outputs = len(self.lam), len(self.C)
-        size = self.B.norm(dim=1) * HEADROOM
+        size = lengths_up(self.B)
         curve = 2.0 * self.lam * (self.low * self.high).abs()
         cross = self.lam * (self.low.abs() + self.high.abs()) * self.scale[self.inputs :]
         own = self.lam * self.scale[self.inputs :] ** 2
         largest = float(torch.cat([self.input_diagonal(r), own]).max())
         total = gamma(units + 16) * float((curve * size**2).sum())
-        total += gamma(16) * 2.0 * float((cross * size).norm())
-        total += gamma(outputs + 16) * float(self.C.norm()) ** 2
+        total += gamma(16) * 2.0 * frobenius_up(cross * size)
+        total += gamma(outputs + 16) * frobenius_up(self.C) ** 2
         return (total + gamma(16) * 2.0 * largest) * HEADROOM + TINY
 
     def model_error(self) -> float:
@@ -84,20 +87,20 @@ class Scaled:
             return 0.0
         weight = torch.cat([self.scale.new_tensor([self.input_scale]), self.scale[self.inputs :]])
         B_error, C_error = (torch.tensor(e) * weight for e in self.form.errors())
-        slip = B_error.norm(dim=1) * HEADROOM
+        slip = lengths_up(B_error)
         bent = (self.low * self.high).abs()
         reads = (self.low.abs() + self.high.abs()) * self.scale[self.inputs :]
-        reads = reads + 2.0 * bent * self.B.norm(dim=1) * HEADROOM
+        reads = reads + 2.0 * bent * lengths_up(self.B)
         total = 2.0 * float((self.lam * (slip * reads + bent * slip**2)).sum())
-        missed = float(C_error.norm()) * HEADROOM
-        return (total + missed * (2.0 * float(self.C.norm()) + missed)) * HEADROOM**4
+        missed = frobenius_up(C_error)
+        return (total + missed * (2.0 * frobenius_up(self.C) + missed)) * HEADROOM**4 + TINY
 
 
 def residual_bound(matrix: Tensor, factor: Tensor) -> float:
     """Bound the spectral norm of `matrix - L L^T` for any lower triangular L."""
     gap = matrix - factor @ factor.T
-    rounding = gamma(len(matrix) + 2) * float(factor.norm()) ** 2
-    return (float(gap.norm()) * (1.0 + gamma(4)) + rounding) * HEADROOM + TINY
+    rounding = gamma(len(matrix) + 2) * frobenius_up(factor) ** 2
+    return (frobenius_up(gap) * (1.0 + gamma(4)) + rounding) * HEADROOM + TINY
 
 
 def least_factor(scaled: Scaled, matrix: Tensor, r: Tensor, shift: float) -> float:
@@ -181,7 +184,7 @@ def prove_linf(form: NormalForm, r: Array, lam: Array) -> float:
     factor = prove_factor(small, np.asarray(lam, dtype=np.float64) / lam_unit, weights)
     if not math.isfinite(factor):
         return math.inf  # not inf * 0, where all weights are 0
-    total = factor * float(np.sum(weights)) * (1.0 + gamma(form.inputs + 4))
+    total = mul_up(factor, float(np.sum(weights)), 1.0 + gamma(form.inputs + 4))
     return scale_up(math.sqrt(total), unit)
 
 
@@ -202,12 +205,14 @@ def prove_factor(form: NormalForm, lam: Array, r: Array) -> float:
     usable = lam.shape == (form.units,) and r.shape == (form.inputs,) and form.inputs > 0
     if not (usable and np.isfinite(lam).all() and np.isfinite(r).all()):
         return math.inf
-    if not ((lam >= 0).all() and (r > 0).all()):
+    if not ((lam >= 0).all() and (r > 0).all() and (lam <= USUAL).all()):
         return math.inf
+    lam[lam < 1.0 / USUAL] = 0.0
     units, weights = torch.tensor(lam), torch.tensor(r)
     rough = Scaled(form, units, weights)
     guess = max(least_factor(rough, rough.matrix(), weights, 0.0), 1e-200)
-    if not math.isfinite(guess):
+    wanted = weights * guess
+    if not bool(((wanted >= 1.0 / USUAL) & (wanted <= USUAL)).all()):
         return math.inf
     scaled = Scaled(form, units, weights * guess)
     matrix = scaled.matrix()

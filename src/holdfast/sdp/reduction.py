@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from holdfast.errors import InvalidInput
-from holdfast.rounding import gamma
+from holdfast.rounding import gamma, lengths_up
 from holdfast.sdp.form import (
+    EXTREME,
     HEADROOM,
     Array,
     Mask,
     NormalForm,
+    clear_small,
     levels,
-    may_underflow,
     multiply,
     norm_rows,
 )
@@ -48,14 +48,9 @@ def substitute(rows: Array, error: Array, B: Array, B_error: Array, plan: tuple)
         B: Pre-activation rows of the units, free of linear units themselves.
         B_error: Error bounds of those rows.
         plan: (the units, their slopes, number of inputs).
-
-    Raises:
-        InvalidInput: When entries are so small that their products vanish.
     """
     units, slopes, inputs = plan
     weight = rows[:, inputs + units] * slopes
-    if may_underflow(rows[:, inputs + units], slopes, B):
-        raise InvalidInput("form", "entries whose products underflow", "larger entries")
     sloped = np.abs(error[:, 1 + units] * slopes) * HEADROOM
     sizes = norm_rows(B, inputs)
     rounding = gamma(len(units) + 4) * (norm_rows(rows, inputs) + multiply(np.abs(weight), sizes))
@@ -67,6 +62,7 @@ def substitute(rows: Array, error: Array, B: Array, B_error: Array, plan: tuple)
     rounding[~touched] = 0.0
     error += rounding + inherited
     error *= HEADROOM
+    clear_small(rows, error, inputs)
 
 
 def substitute_linear(form: NormalForm) -> NormalForm:
@@ -76,7 +72,10 @@ def substitute_linear(form: NormalForm) -> NormalForm:
         return form
     B, C = form.B.copy(), form.C.copy()
     B_error, C_error = (bound.copy() for bound in form.errors())
-    for first, last in levels(form.B, form.inputs):
+    # What a unit reads by an error alone must be replaced as well, level by level.
+    reads = np.abs(form.B)
+    reads[:, form.inputs :] += B_error[:, 1:]
+    for first, last in levels(reads, form.inputs):
         units = first + np.flatnonzero(linear[first:last])
         if len(units):
             plan = (units, form.low[units], form.inputs)
@@ -162,20 +161,26 @@ def rotate_inputs(form: NormalForm) -> NormalForm:
     drift = np.abs(multiply(Q.T, Q) - np.eye(rank)).sum(1).max()
     stretch = 1.0 + HEADROOM * (drift + gamma(d + 2) * rank * 2.0)
     R = triangle.numpy().T * stretch
+    R[np.abs(R) < 1.0 / EXTREME] = 0.0  # any R will do
     # the scaled coordinates are Q^T x / stretch: compare with R (Q^T / stretch)
     residual = direct[used] - multiply(R, Q.T) / stretch
-    rounding = gamma(rank + 4) * np.linalg.norm(R, axis=1) * np.linalg.norm(Q)
-    lost = HEADROOM * (np.linalg.norm(residual, axis=1) * HEADROOM + rounding)
+    rounding = gamma(rank + 4) * _lengths(R) * np.linalg.norm(Q)
+    lost = HEADROOM * (_lengths(residual) + rounding)
     rotated = np.zeros((N + len(form.C), rank))
     rotated[used] = R
     bounds = np.zeros(len(rotated))
-    bounds[used] = lost + gamma(2) * np.linalg.norm(direct[used], axis=1)
+    bounds[used] = lost + gamma(2) * _lengths(direct[used])
     B_error, C_error = (bound.copy() for bound in form.errors())
     B_error[:, 0] = (B_error[:, 0] + bounds[:N]) * HEADROOM
     C_error[:, 0] = (C_error[:, 0] + bounds[N:]) * HEADROOM
     B = np.hstack([rotated[:N], form.B[:, d:]])
     C = np.hstack([rotated[N:], form.C[:, d:]])
     return NormalForm(B, C, form.low, form.high, rank, B_error, C_error, True)
+
+
+def _lengths(rows: Array) -> Array:
+    """Return the lengths of rows, rounded up."""
+    return lengths_up(torch.tensor(rows)).numpy()
 
 
 def transpose(form: NormalForm) -> NormalForm:
@@ -193,9 +198,9 @@ def transpose(form: NormalForm) -> NormalForm:
         return NormalForm(B, C, form.low[back], form.high[back], outputs)
     B_error, C_error = form.errors()
     # An error of length t in the x part of a row is at most t in each of its entries.
-    reads = np.linalg.norm(C_error[:, 1:], axis=0) * HEADROOM
+    reads = _lengths(C_error[:, 1:].T)
     own = np.hstack([reads[:, None], B_error[:, 1:].T[:, back]])[back]
-    direct = np.full((d, 1), float(np.linalg.norm(C_error[:, 0])) * HEADROOM)
+    direct = np.full((d, 1), _lengths(C_error[:, :1].T))
     leaves = np.hstack([direct, np.tile(B_error[:, 0][back], (d, 1))])
     return NormalForm(B, C, form.low[back], form.high[back], outputs, own, leaves)
 

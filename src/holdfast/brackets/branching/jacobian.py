@@ -9,7 +9,7 @@ from holdfast.brackets.branching.pieces import Pieces
 from holdfast.brackets.semidefinite import row_upper
 from holdfast.norms.matrix import row_sums_upper
 from holdfast.rounding import TINY, gamma
-from holdfast.sdp.form import Array
+from holdfast.sdp.form import TOO_EXTREME, Array
 
 
 def constant_upper(pieces: Pieces, low: Array, high: Array, norm: float, accuracy: float) -> float:
@@ -26,7 +26,11 @@ def constant_upper(pieces: Pieces, low: Array, high: Array, norm: float, accurac
         The bound; inf where the weights are too extreme for float64.
     """
     if norm == 2.0:
-        return row_upper(pieces.form(low, high), 2.0, accuracy)
+        try:
+            form = pieces.form(low, high)
+        except TOO_EXTREME:
+            return math.inf
+        return row_upper(form, 2.0, accuracy)
     middle, reach = _jacobian_box(pieces, low, high)
     sizes = torch.from_numpy((np.abs(middle) + reach) * (1.0 + 2.0 * gamma(2)))
     bound = row_sums_upper(sizes.T if norm == 1.0 else sizes)

@@ -126,7 +126,10 @@ class _Tree:
     def run(self) -> Iterator[float | Witness]:
         """Split the cell with the largest bound, again and again."""
         root = Cell.whole(self.network)
-        self._push(root, self._bound(root))
+        bound = self._bound(root)
+        if math.isinf(bound):  # weights too extreme for the bounds of its parts as well
+            return
+        self._push(root, bound)
         yield from self._pair_by_milp()
         last = math.inf
         while self._heap:

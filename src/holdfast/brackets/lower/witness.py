@@ -13,15 +13,12 @@ from torch import Tensor
 
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import evaluate
-from holdfast.rounding import gamma, next_down
+from holdfast.rounding import gamma, lengths_down, lengths_up, next_down
 from holdfast.types import Box, Region
 
 _STEPS = tuple(10.0**-k for k in range(7))
 """Lengths of the pairs tried, relative to the size of the input: long ones lose the kink of a
 piecewise linear net, short ones lose digits."""
-
-_SMALL = 1e-140
-"""Norms below this are not used: their squares come near the smallest float64."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +108,17 @@ def slopes_lower(graph: Graph, first: Tensor, second: Tensor, norm: float) -> Te
     """
     values = evaluate(graph, torch.cat([first, second]))
     (y, z), (ey, ez) = values.value.chunk(2), values.error.chunk(2)
-    outputs = y[0].numel()
     gap = (y - z).abs() * (1.0 - 2.0 * gamma(4)) - (ey + ez) * (1.0 + 2.0 * gamma(4))
-    change = lengths(gap.clamp(min=0.0), norm) * (1.0 - 2.0 * gamma(outputs + 8))
+    change = lengths_down(gap.clamp(min=0.0).flatten(1), norm)
     distance = distances_upper(first, second, norm)
-    slopes = next_down(change / distance.clamp(min=1e-300))
-    # next_down turns infinity into the largest number: what overflowed proves nothing
-    finite = torch.isfinite(change) & torch.isfinite(distance) & torch.isfinite(slopes)
-    proved = (distance > _SMALL) & (change > _SMALL) & finite
+    slopes = next_down(change / distance)
+    proved = (distance > 0.0) & distance.isfinite() & change.isfinite()
     return torch.where(proved, slopes.clamp(min=0.0), torch.zeros_like(slopes))
 
 
 def distances_upper(first: Tensor, second: Tensor, norm: float) -> Tensor:
     """Return upper bounds of the distances between float64 points, row by row, [N]."""
-    entries = first[0].numel()
-    return lengths(first - second, norm) * (1.0 + 2.0 * gamma(entries + 8))
+    return lengths_up((first - second).flatten(1), norm) * (1.0 + 2.0 * gamma(4))
 
 
 # --- regions ----------------------------------------------------------------------------------

@@ -11,14 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.rounding import TINY, UNIT, add_up, gamma, mul_up, sqrt_up, sum_up
-
-
-def frobenius_up(matrix: Tensor) -> float:
-    """Return an upper bound of the Frobenius norm; squares that underflow are paid for."""
-    if not matrix.numel():
-        return 0.0
-    return root_up(add_up(sum_up(matrix.square()), matrix.numel() * TINY))
+from holdfast.rounding import TINY, UNIT, add_up, frobenius_up, gamma, mul_up, sqrt_up
 
 
 def root_up(value: float) -> float:

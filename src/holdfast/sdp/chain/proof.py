@@ -23,13 +23,12 @@ import torch
 from torch import Tensor
 
 from holdfast.norms.matrix import spectral_upper
-from holdfast.rounding import UNIT, add_up, down, gamma, mul_up, up
+from holdfast.rounding import UNIT, add_up, down, frobenius_up, gamma, mul_up, powers_of_two, up
 from holdfast.sdp.chain.chain import Block, Chain
 from holdfast.sdp.chain.enclosed import (
     Enclosed,
     computed,
     exact,
-    frobenius_up,
     root,
     root_up,
     scaled_rows,
@@ -161,7 +160,7 @@ def _straight(block: Block, middle: Tensor) -> Enclosed:
 
 def _balance(lam: Tensor) -> Tensor:
     """Return powers of two close to lam^-1/2."""
-    return torch.exp2(-(torch.frexp(lam).exponent // 2).to(lam.dtype))
+    return powers_of_two(-(torch.frexp(lam).exponent // 2))
 
 
 def _through(block: Block, powers: Tensor, ahead: Enclosed) -> tuple[Enclosed, Enclosed]:
@@ -215,7 +214,7 @@ def _finish(ahead: Tensor | None, inner: Tensor | None) -> float:
         upper, error = found
         image = exact(upper) @ exact(inner)
         norm = add_up(spectral_upper(image.value), image.error)
-        lost = mul_up(max(error - shift, 0.0), frobenius_up(inner), frobenius_up(inner))
+        lost = mul_up(max(up(error - shift), 0.0), frobenius_up(inner), frobenius_up(inner))
         return root_up(add_up(mul_up(norm, norm), lost))
     return math.inf
 
