@@ -99,3 +99,12 @@ def test_reshaped_kernel_is_no_bound() -> None:
     true = float(torch.linalg.matrix_norm(matrix, 2))
     assert float(torch.linalg.matrix_norm(weight.flatten(1), 2)) < 0.9 * true
     assert conv_upper(weight, geometry, [8, 8]) >= true
+
+
+@pytest.mark.parametrize("exponent", [-1000, -500, 500, 900])
+def test_powers_of_two_pass_through(exponent: int) -> None:
+    torch.manual_seed(0)
+    kernel = torch.randn(3, 2, 3, 3, dtype=torch.float64)
+    geometry = ConvGeometry((1, 2), ((1, 1), (0, 1)), (1, 1))
+    bound = math.ldexp(conv_upper(kernel, geometry, [6, 6]), exponent)
+    assert conv_upper(kernel * 2.0**exponent, geometry, [6, 6]) == bound

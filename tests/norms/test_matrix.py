@@ -113,6 +113,14 @@ def test_extreme_sizes_do_not_overflow_or_vanish() -> None:
     assert spectral_upper(torch.tensor([[math.nan]], dtype=torch.float64)) == math.inf
 
 
+@pytest.mark.parametrize("exponent", [-1000, -500, 500, 900])
+def test_powers_of_two_pass_through(exponent: int) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(3, 5, dtype=torch.float64)
+    bound = math.ldexp(spectral_upper(matrix), exponent)
+    assert spectral_upper(matrix * 2.0**exponent) == bound
+
+
 def test_complex_stacks_give_the_largest() -> None:
     torch.manual_seed(0)
     stack = torch.randn(7, 3, 5, dtype=torch.complex128)
