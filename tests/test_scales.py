@@ -20,9 +20,9 @@ from torch import Tensor
 from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.lower.witness import Witness
-from holdfast.brackets.search import Search
+from holdfast.brackets.search import LipschitzOptions, Search
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper, row_upper
-from holdfast.certificates.certify import Asked, certify_graph
+from holdfast.certificates.certify import CertifyOptions, certify_graph
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.sdp.chain.lift import chain_of
@@ -177,7 +177,9 @@ def check_bracket(seed: int, dtype: torch.dtype) -> None:
     for norm in NORMS:
         region = draw.region(center[0].reshape(shape), norm)
         for where in (None, region):
-            bracket = Search(graph, norm, where, seconds=0.02).run(center.reshape(1, *shape))
+            bracket = Search(graph, LipschitzOptions(norm, where, seconds=0.02)).run(
+                center.reshape(1, *shape)
+            )
             assert bracket.lower <= bracket.upper
             assert not all(exceeds(bracket.lower, J, norm) for J in jacobians), norm
             if bracket.witness is not None:
@@ -242,7 +244,9 @@ def check_radii(seed: int, dtype: torch.dtype) -> None:
     row = point.reshape(1, *graph.perturbed_input.shape)
     kinds = ("real",) if dtype == torch.float64 else ("real", "float32")
     for norm in NORMS:
-        for asked in (Asked(norm, m, s) for m in ("auto", "global", "local") for s in kinds):
+        for asked in (
+            CertifyOptions(norm, m, s) for m in ("auto", "global", "local") for s in kinds
+        ):
             try:
                 certificates = certify_graph(graph, row, torch.tensor([label]), asked)
             except Unsupported:
@@ -316,7 +320,7 @@ def test_no_radius_comes_from_a_product_that_vanished(case: str, method: str) ->
     exponents, dtype = VANISHING[case]
     net = diagonal_chain(exponents, dtype)
     net.head(torch.eye(2, dtype=dtype), torch.tensor([500.0, -500.0], dtype=dtype))
-    asked = Asked(2.0, method)
+    asked = CertifyOptions(2.0, method)
     certificates = certify_graph(net.graph(), torch.zeros(1, 2).to(dtype), torch.tensor([0]), asked)
     (step,) = {tuple(step) for norm, step in net.flips([Fraction(0)] * 2, 0) if norm == 2.0}
     assert Fraction(float(certificates.radius)) ** 2 <= power(step, 2.0)
@@ -331,7 +335,7 @@ def test_weights_whose_squares_overflow_leave_the_local_radius(method: str) -> N
     weight = torch.tensor([[1e-170, 0.0], [-1e-170, 0.0]], dtype=torch.float64)
     net.head(weight, torch.tensor([-0.5, 0.5], dtype=torch.float64))
     row = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    certificates = certify_graph(net.graph(), row, torch.tensor([0]), Asked(2.0, method))
+    certificates = certify_graph(net.graph(), row, torch.tensor([0]), CertifyOptions(2.0, method))
     assert 0.499 < float(certificates.radius) <= 0.5
 
 
@@ -342,7 +346,9 @@ def test_a_radius_beyond_float64_is_not_infinite() -> None:
     net.head(weight, torch.tensor([1e300, 0.0], dtype=torch.float64))
     row = torch.zeros(1, 2, dtype=torch.float64)
     for norm in NORMS:
-        certificates = certify_graph(net.graph(), row, torch.tensor([0]), Asked(norm, "global"))
+        certificates = certify_graph(
+            net.graph(), row, torch.tensor([0]), CertifyOptions(norm, "global")
+        )
         assert 1e300 < float(certificates.radius) < math.inf
 
 
@@ -352,5 +358,7 @@ def test_rows_closer_than_the_square_of_the_smallest_number_differ() -> None:
     net.head(weight, torch.tensor([1.0, 0.0], dtype=torch.float64))
     row = torch.zeros(1, 2, dtype=torch.float64)
     for norm in NORMS:
-        certificates = certify_graph(net.graph(), row, torch.tensor([0]), Asked(norm, "global"))
+        certificates = certify_graph(
+            net.graph(), row, torch.tensor([0]), CertifyOptions(norm, "global")
+        )
         assert 0.99e170 < float(certificates.radius) <= 1e170

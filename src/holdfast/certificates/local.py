@@ -222,13 +222,13 @@ class _Crossing:
         (inside, above), (outside, below) = self._inside, self._outside
         # A value of g many times the radius says nothing about where it crosses.
         if not (math.isfinite(below) and above < 64.0 * outside):
-            return math.sqrt(inside * outside) if inside else outside / 8.0
+            return math.sqrt(inside) * math.sqrt(outside) if inside else outside / 8.0
         return inside + (outside - inside) * above / (above - below)
 
     def _beyond(self, before: tuple[float, float]) -> float:
         """Return where the line through the last two points inside crosses 0, not too far off."""
         (last, above), (older, higher) = self._inside, before
-        fall = (higher - above) / (last - older)
+        fall = (higher - above) / (last - older) if last > older else 0.0
         return min(last + above / fall, 4.0 * last) if fall > 0 else 4.0 * last
 
 
@@ -239,7 +239,7 @@ def _halved(point: tuple[float, float], again: bool) -> tuple[float, float]:
 
 def _place(radius: float) -> int:
     """Return the place on the grid of radii at or below a radius."""
-    return math.floor(math.log2(radius) * _STEPS)
+    return math.floor(math.log2(min(max(radius, TINY), 2.0**1023)) * _STEPS)
 
 
 def _search(
