@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from holdfast.batches import gather
+from holdfast.batches import join_batches, read_batches
 from holdfast.errors import InvalidInput
 
 ROWS, LABELS = torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -23,14 +23,14 @@ ROWS, LABELS = torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]
     ids=["pair", "list", "batches", "loader", "generator", "gradient"],
 )
 def test_every_form_of_data_gives_the_same_rows(data):
-    inputs, labels = gather(data)
+    inputs, labels = join_batches(read_batches(data))
     assert torch.equal(inputs, ROWS) and torch.equal(labels, LABELS)
     assert not inputs.requires_grad
 
 
 BAD = {
     "nothing": ([], "data: got no batch, wanted at least one row"),
-    "a number": (3, "data: got 3, wanted (inputs, labels) tensors"),
+    "a number": (3, "data: got 3, wanted (inputs, labels) or batches of them"),
     "None": (None, "data: got None"),
     "a tensor": (ROWS, "data: got Tensor"),
     "a triple": ([(ROWS, LABELS, LABELS)], "data: got tuple"),
@@ -55,5 +55,17 @@ BAD = {
 @pytest.mark.parametrize(("data", "said"), BAD.values(), ids=BAD)
 def test_bad_data_is_refused_by_name(data, said):
     with pytest.raises(InvalidInput) as refusal:
-        gather(data)
+        join_batches(read_batches(data))
     assert str(refusal.value).startswith(said)
+
+
+def test_batches_are_of_at_most_so_many_rows_and_mappings_are_cut_too():
+    named = {"ids": ROWS.long(), "mask": ROWS > 1}
+    batches = list(read_batches([(named, LABELS), (named, LABELS)], 4))
+    assert [len(labels) for _, labels in batches] == [4, 2, 4, 2]
+    assert torch.equal(torch.cat([inputs["ids"] for inputs, _ in batches[:2]]), named["ids"])
+    assert torch.equal(batches[1][0]["mask"], named["mask"][4:])
+    with pytest.raises(InvalidInput, match=r"inputs: got a mapping with \['ids', 'mask'\]"):
+        join_batches(batches)
+    with pytest.raises(InvalidInput, match="rows"):
+        list(read_batches(({"ids": ROWS, "mask": ROWS[:2]}, LABELS)))

@@ -1,62 +1,90 @@
-"""Inputs and labels as users hand them over, checked once for every verb."""
+"""Inputs and labels as users hand them over, read in one way for every verb."""
 
-from collections.abc import Iterable
-from typing import Any, TypeGuard
+from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from holdfast.arguments import check_inputs, check_labels, shown
+from holdfast.arguments import check_example, check_inputs, check_labels, shown
 from holdfast.errors import InvalidInput
 
-Data = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+Inputs = Tensor | Mapping[str, Tensor]
+Data = tuple[Inputs, Tensor] | Iterable[tuple[Inputs, Tensor]]
 
-_PAIRS = "(inputs, labels) tensors, or batches of them"
 
-
-def gather(data: Data) -> tuple[Tensor, Tensor]:
-    """Return all rows of a pair of tensors, or of an iterable of (inputs, labels) batches.
+def read_batches(data: Data, size: int = 256) -> Iterator[tuple[Inputs, Tensor]]:
+    """Yield the rows of a pair of inputs and labels, or of an iterable of such batches.
 
     Args:
-        data: Inputs [N, ...] and labels [N], or batches of them.
+        data: Inputs [N, ...], or a mapping of such, and labels [N]; or batches of them.
+        size: Most rows of a batch.
 
-    Returns:
-        Inputs [N, ...] and labels [N] on the CPU.
+    Yields:
+        Inputs and labels, checked, at least one row.
 
     Raises:
-        InvalidInput: When there are no rows, or a batch is not a pair of tensors.
+        InvalidInput: When there are no rows, or inputs and labels do not belong together.
     """
-    if not isinstance(data, Iterable):
-        raise InvalidInput("data", shown(data), _PAIRS)
-    pairs: list[Any] = [data] if _is_pair(data) else list(data)
-    checked = [_checked(pair) for pair in pairs]
-    if not checked:
+    wanted = "(inputs, labels) or batches of them; inputs: a tensor or a mapping of tensors"
+    if not isinstance(data, Iterable) or isinstance(data, Mapping):
+        raise InvalidInput("data", shown(data), wanted)
+    found = False
+    for batch in cast(Iterable[object], [data] if _is_pair(data) else data):
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise InvalidInput("data", shown(batch), wanted)
+        inputs, labels = _checked(*batch)
+        for start in range(0, len(labels), size):
+            found = True
+            place = slice(start, start + size)
+            yield rows_at(inputs, place), labels[place]
+    if not found:
         raise InvalidInput("data", "no batch", "at least one row")
-    shapes = sorted({tuple(inputs.shape[1:]) for inputs, _ in checked})
+
+
+def rows_at(inputs: Inputs, place: slice) -> Inputs:
+    """Return some rows of inputs."""
+    if isinstance(inputs, Tensor):
+        return inputs[place]
+    return {name: value[place] for name, value in inputs.items()}
+
+
+def join_batches(batches: Iterable[tuple[Inputs, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return all rows as one, on the CPU.
+
+    Args:
+        batches: From `read_batches`.
+
+    Returns:
+        Inputs [N, ...] and labels [N].
+
+    Raises:
+        InvalidInput: When rows have different shapes, or are mappings.
+    """
+    pairs = [(check_inputs(inputs).cpu(), labels.cpu()) for inputs, labels in batches]
+    shapes = sorted({tuple(inputs.shape[1:]) for inputs, _ in pairs})
     if len(shapes) > 1:
         raise InvalidInput("data", f"rows of shapes {shapes}", "rows of one shape")
-    inputs = torch.cat([inputs.cpu() for inputs, _ in checked])
-    labels = torch.cat([labels.cpu() for _, labels in checked])
+    inputs, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return inputs, labels
 
 
-def _checked(pair: object) -> tuple[Tensor, Tensor]:
+def _checked(inputs: object, labels: object) -> tuple[Inputs, Tensor]:
     """Return one batch.
 
     Raises:
         InvalidInput: When it is empty, or rows and labels do not belong together.
     """
-    if not _is_pair(pair):
-        raise InvalidInput("data", shown(pair), _PAIRS)
-    inputs = check_inputs(pair[0])
-    labels = check_labels(pair[1], len(inputs))
-    if labels.dim() > 1:
-        raise InvalidInput("labels", f"shape {tuple(labels.shape)}", f"[{len(inputs)}]")
-    return inputs, labels
+    rows = check_example(inputs) if isinstance(inputs, Mapping) else check_inputs(inputs)
+    count = len(rows if isinstance(rows, Tensor) else next(iter(rows.values())))
+    targets = check_labels(labels, count)
+    if targets.dim() > 1:
+        raise InvalidInput("labels", f"shape {tuple(targets.shape)}", f"[{count}]")
+    return rows, targets
 
 
-def _is_pair(item: object) -> TypeGuard[tuple[object, object]]:
+def _is_pair(item: object) -> bool:
     """Return whether something is inputs and labels, and not a list of two batches."""
     if not isinstance(item, list | tuple) or len(item) != 2:
         return False
-    return isinstance(item[0], Tensor) or hasattr(item[0], "__array__")
+    return isinstance(item[0], Mapping) or any(hasattr(part, "__array__") for part in item)

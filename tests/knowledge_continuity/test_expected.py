@@ -7,7 +7,7 @@ import torch
 
 from holdfast.errors import InvalidInput
 from holdfast.knowledge_continuity.evidence.binomial import mean_upper, pairs_upper
-from holdfast.knowledge_continuity.evidence.evidence import split
+from holdfast.knowledge_continuity.evidence.edges import split
 from holdfast.knowledge_continuity.measure import measure
 
 # Anchors 0, .1, ..., 1: near distance .1 (the 10 % nearest pairs), largest loss change 1.
@@ -47,7 +47,9 @@ def test_the_mean_is_that_of_the_certification_rows(dtype, pairs):
     states = torch.randn(90, 5, generator=generator).to(dtype)
     states[40:60] = states[0]
     losses = torch.rand(90, generator=generator).double() ** 4
-    knowledge = measure({"h": states}, losses, torch.zeros(90), near=0.3, pairs=pairs)
+    knowledge = measure(
+        {"h": states}, losses, torch.zeros(90), near=0.3, pairs=pairs, repeats="draws"
+    )
     found = knowledge.volatility_certificate("h")
     tests, n = split(90, 0)[1].tolist(), 45
     total = 0.0

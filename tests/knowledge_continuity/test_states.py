@@ -12,13 +12,15 @@ from torch import nn
 
 import holdfast
 from holdfast.errors import InvalidInput, Unsupported
-from holdfast.knowledge_continuity.states.states import POOLING, collect, default_layers
+from holdfast.knowledge_continuity.options import KnowledgeOptions
+from holdfast.knowledge_continuity.states.pooling import POOLING
+from holdfast.knowledge_continuity.states.states import collect, default_layers
 from holdfast.knowledge_continuity.states.store import open_store
 
 
 def states_of(model, data, layers=None, pooling="mean"):
     with open_store() as store:
-        return collect(model, data, layers, pooling, store)
+        return collect(model, data, layers, KnowledgeOptions(pooling=pooling), store)
 
 
 class Block(nn.Module):
@@ -180,7 +182,7 @@ def test_changes_of_loss_that_may_be_rounding_are_told():
     for what in ("all pairs", "layer '0', near pairs", "perturbations"):
         assert any(note.startswith(what) and "rounding" in note for note in told.notes), what
     wide = holdfast.knowledge(model.double(), (rows, labels), perturbations=moved)
-    assert wide.loss_resolution < 1e-14 and not any("rounding" in note for note in wide.notes)
+    assert wide.loss_resolution < 1e-14 and not any("of the outputs" in note for note in wide.notes)
     usual = holdfast.knowledge(plain(), (ROWS, LABELS))
     assert not any("rounding" in note for note in usual.notes)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import math
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from holdfast.errors import InvalidInput
-from holdfast.knowledge_continuity.evidence.evidence import split
+from holdfast.knowledge_continuity.evidence.edges import split
 from holdfast.knowledge_continuity.measure import measure
 from holdfast.knowledge_continuity.pairs.intervals import (
     LEVEL,
@@ -17,6 +18,7 @@ from holdfast.knowledge_continuity.pairs.intervals import (
     grouped_mean,
     with_interval,
 )
+from holdfast.knowledge_continuity.pairs.localise import by_class
 
 # Case E1: three points with probabilities 1/2, 1/4, 1/4 as four rows. Pairs of a row with itself
 # weigh nothing, so means over independent pairs are (n - 1) / n of the means over different rows.
@@ -428,7 +430,8 @@ def test_a_sample_of_partners_gives_nearly_the_interval_of_a_class(monkeypatch):
     states, losses, labels = sample(n=400)
     whole, few = [], []
     for most, kept in ((400, whole), (100, few)):
-        monkeypatch.setattr("holdfast.knowledge_continuity.pairs.localise.PARTNERS", most)
+        looking = functools.partial(by_class, most=most)
+        monkeypatch.setattr("holdfast.knowledge_continuity.measure.by_class", looking)
         kept.extend(one_layer(states, losses, labels).by_class["layer"].values())
     for exact, rough in zip(whole, few, strict=True):
         assert rough.value == exact.value

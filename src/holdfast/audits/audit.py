@@ -6,7 +6,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +19,9 @@ from holdfast.arguments import check_model
 from holdfast.audits.citations import citations_for
 from holdfast.audits.parts import attacks_part, certificates_part, data_part, headline_distance
 from holdfast.audits.study import AuditOptions, Steps, Study, steps_of, study
-from holdfast.batches import gather
+from holdfast.batches import Data, join_batches, read_batches
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
 from holdfast.files import StrPath, to_json, write_whole
-from holdfast.knowledge_continuity.states.states import Batches, batches_of
 from holdfast.report.page import write_page
 from holdfast.runs.folder import claim
 from holdfast.smoothness.records import read_measurements
@@ -52,7 +51,7 @@ class AuditReport:
 
 def audit(
     model: nn.Module,
-    data: Batches,
+    data: Data,
     out: StrPath = "runs/audit",
     options: AuditOptions | None = None,
     *,
@@ -83,23 +82,16 @@ def audit(
     return audit_models([loaded], _given(data), out, options or AuditOptions(), report)
 
 
-def _given(data: Batches) -> Rows:
+def _given(data: Data) -> Rows:
     """Return what a user handed over, as data with a name.
 
     Raises:
         InvalidInput: When it is no data.
     """
-    pair = isinstance(data, list | tuple) and len(data) == 2 and isinstance(data[1], torch.Tensor)
-    if not pair and not isinstance(data, Iterable):
-        raise InvalidInput("data", type(data).__name__, "(inputs, labels), or batches of them")
-    batches: list[Any] = [data] if pair else list(data)
-    if batches and _holds_tokens(batches[0]):
-        return LoadedTokens(cast(Sequence[Batch], tuple(batches_of(batches))), "given")
-    return checked(*gather(batches), "given")
-
-
-def _holds_tokens(batch: object) -> bool:
-    return isinstance(batch, list | tuple) and len(batch) > 0 and isinstance(batch[0], Mapping)
+    batches = tuple(read_batches(data))
+    if isinstance(batches[0][0], Mapping):
+        return LoadedTokens(cast(Sequence[Batch], batches), "given")
+    return checked(*join_batches(batches), "given")
 
 
 def audit_models(

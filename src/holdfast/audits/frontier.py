@@ -4,6 +4,7 @@ from typing import Any
 
 from holdfast.files import plain
 from holdfast.knowledge_continuity.evidence.certificate import LIMITS, Frontier
+from holdfast.knowledge_continuity.evidence.statements import on_repeats
 from holdfast.knowledge_continuity.result import Knowledge
 
 
@@ -32,8 +33,9 @@ def _layer(knowledge: Knowledge, frontier: Frontier) -> dict[str, Any]:
         f"layer {frontier.layer!r} AND its loss differs from that anchor's by more than "
         "eta = {eta} is at "
         "most {probability}; given that it lands within, at most {conditional}. Of the "
-        f"{first.trials} rows, {{near}} lie within and {{observed}} of these have such a loss. The "
-        f"confidence is shared by {first.multiplicity} bounds."
+        f"{first.trials} rows, {{near}} lie within and {{observed}} of these have such a "
+        f"loss{on_repeats(first.repeated)}. The confidence is shared by {first.multiplicity} "
+        "bounds."
     )
     names = ("observed", "probability", "conditional", "vacuous", "why")
     cells = {

@@ -18,7 +18,7 @@ from torch.nn import functional
 from holdfast.arguments import check_number, known_names, look_up
 from holdfast.errors import InvalidInput
 from holdfast.graph.layers import Calls, module_path
-from holdfast.knowledge_continuity.states.states import POOLING, Pooling
+from holdfast.knowledge_continuity.states.pooling import POOLING, Pooling
 
 # Smallest distance in the denominator, as a share of the median distance of the batch.
 FLOOR = 1e-2

@@ -20,9 +20,6 @@ from holdfast.arguments import check_share
 # What the tails of the binomial distribution (incomplete beta functions) may be wrong by, of
 # themselves; scipy's are right to about 1e-13.
 TAIL_ERROR = 1e-9
-# Hinges that are tried: any set of them gives a valid bound, the best one lies near the count.
-HINGES = 64
-BISECTIONS = 60
 
 
 def binomial_upper(hits: int, trials: int, alpha: float) -> float:
@@ -83,10 +80,22 @@ def pairs_upper(mean: float, rows: int, alpha: float) -> float:
         return 1.0
     # U itself is a quotient of counts: one rounding, taken upward.
     x = m * math.nextafter(mean, 1.0) * (1 + 1e-15)
+    first = math.floor(x) + 1
+    # 64 of the hinges c > x: any set of them gives a valid bound, the best one lies near the count.
+    steps = np.unique(np.geomspace(1, m + 2 - first, 64).astype(int))
+    hinges = steps + first - 1
+
+    def tail(q: float) -> float:
+        """Return the bound of P(m U <= x) where E g = q."""
+        # E(c - N)_+ is the sum of P(N <= k) over k < c.
+        cdf = special.bdtr(np.arange(hinges[-1]), m, q)
+        expected = np.cumsum(cdf)[hinges - 1]
+        return float((expected / (hinges - x)).min())
+
     low, high = mean, 1.0
-    for _ in range(BISECTIONS):
+    for _ in range(60):  # as many halvings as there are digits
         middle = (low + high) / 2
-        if _hinge_tail(x, m, middle) * (1 + TAIL_ERROR) <= alpha:
+        if tail(middle) * (1 + TAIL_ERROR) <= alpha:
             high = middle
         else:
             low = middle
@@ -129,13 +138,3 @@ def mean_upper(mean: float, square: float, rows: int, alpha: float) -> float:
     share = math.log(2 / alpha) / m
     bound = mean + math.sqrt(2 * share * (square + share / 2)) + share
     return min(1.0, bound * (1 + TAIL_ERROR))
-
-
-def _hinge_tail(x: float, m: int, q: float) -> float:
-    """Return the bound of P(m U <= x) where E g = q."""
-    first = math.floor(x) + 1
-    hinges = np.unique(np.geomspace(1, m + 2 - first, HINGES).astype(int)) + first - 1
-    # E(c - N)_+ is the sum of P(N <= k) over k < c.
-    cdf = special.bdtr(np.arange(hinges[-1]), m, q)
-    expected = np.cumsum(cdf)[hinges - 1]
-    return float((expected / (hinges - x)).min())

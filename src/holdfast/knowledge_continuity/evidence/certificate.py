@@ -19,6 +19,7 @@ from holdfast.knowledge_continuity.evidence.statements import (
     LIMITS,
     at_most,
     check_front,
+    on_repeats,
 )
 from holdfast.rounding import mul_up
 
@@ -33,9 +34,11 @@ class Certificate:
         eta: Loss change of the grid, at most what was asked.
         probability: Upper bound of P(within delta and loss change above eta).
         conditional: Upper bound of P(loss change above eta, given within delta).
-        near: Certification rows (for `pairs`: pairs) within delta.
-        trials: Certification rows (for `pairs`: pairs).
-        observed: Those within delta whose loss changes by more than eta.
+        near: Certification rows (for `pairs`: pairs) within delta, without repeats.
+        trials: Certification rows (for `pairs`: pairs), without repeats.
+        observed: Those within delta whose loss changes by more than eta, repeats included.
+        repeated: Certification rows that repeat an anchor or one another, which count only among
+            `observed`; None where they are counted as separate draws.
         confidence: Probability, over the certification rows, that all certificates of this method
             and at this confidence hold at once.
         multiplicity: Number of bounds among which 1 - confidence was shared.
@@ -55,6 +58,7 @@ class Certificate:
     near: int
     trials: int
     observed: int
+    repeated: int | None
     confidence: float
     multiplicity: int
     vacuous: bool
@@ -173,15 +177,18 @@ def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> 
     if place.method == "anchor":
         multiplicity *= len(evidence.anchors.bad)
     alpha = (1 - place.confidence) / multiplicity
-    bad, near = _events(tally, at, place.anchor)
-    probability, conditional, near_upper = bounds(tally, bad, near, alpha)
-    why = _vacuities(near, probability, conditional, near_upper)
+    bad, extra, near = _events(tally, at, place.anchor)
+    probability, conditional, near_upper = bounds(tally, (bad, extra, near), alpha)
     if front is not None:  # the layer's near rows are not those of the input
-        conditional, why = 1.0, _vacuities(near, probability, 0.0, near_upper)
+        conditional = 1.0
+    why = _vacuities(near, probability, 0.0 if front is not None else conditional, near_upper)
+    if not tally.trials:
+        why = ("every certification row repeats an anchor or another row", *why)
     cell = edges.deltas[at[0]], edges.etas[at[1]]
     found = Certificate(
-        place.layer, *cell, probability, conditional, near, tally.trials, bad, place.confidence,
-        multiplicity, bool(why), why, place.method, None if front is None else delta, front,
+        place.layer, *cell, probability, conditional, near, tally.trials, bad, evidence.repeated,
+        place.confidence, multiplicity, bool(why), why, place.method,
+        None if front is None else delta, front,
         statement="",
     )  # fmt: skip
     return _stated(found, evidence)
@@ -218,29 +225,35 @@ def _tally(evidence: Evidence, place: Place) -> Tally:
     return tally
 
 
-def _events(tally: Tally, at: tuple[int, int], anchor: int | None) -> tuple[int, int]:
-    bad, near = tally.bad[..., at[0], at[1]], tally.near[..., at[0]]
-    if anchor is not None and bad.ndim:
-        bad, near = bad[anchor], near[anchor]
-    return int(bad), int(near)
+def _events(tally: Tally, at: tuple[int, int], anchor: int | None) -> tuple[int, int, int]:
+    """Return how many trials are bad, how many of these are repeats, and how many are near."""
+    found = tally.bad[..., *at], tally.repeated[..., *at], tally.near[..., at[0]]
+    bad, extra, near = (
+        each[anchor] if anchor is not None and each.ndim else each for each in found
+    )
+    return int(bad), int(extra), int(near)
 
 
-def _binomial(tally: Tally, bad: int, near: int, alpha: float) -> tuple[float, float, float]:
+def _binomial(
+    tally: Tally, events: tuple[int, int, int], alpha: float
+) -> tuple[float, float, float]:
     """Return the bounds of the joint and the conditional event, and of being near."""
+    bad, extra, near = events
     return (
-        binomial_upper(bad, tally.trials, alpha),
-        binomial_upper(bad, near, alpha),
-        binomial_upper(near, tally.trials, alpha),
+        binomial_upper(bad, tally.trials + extra, alpha),
+        binomial_upper(bad, near + extra, alpha),
+        binomial_upper(near + extra, tally.trials + extra, alpha),
     )
 
 
-def _paired(tally: Tally, bad: int, near: int, alpha: float) -> tuple[float, float, float]:
+def _paired(tally: Tally, events: tuple[int, int, int], alpha: float) -> tuple[float, float, float]:
     """Return the same for pairs of rows; the conditional bound is a quotient of two bounds."""
-    rows = tally.rows or 0
-    joint = pairs_upper(bad / tally.trials, rows, alpha)
-    share = pairs_lower(near / tally.trials, rows, alpha)
+    bad, extra, near = events
+    trials = max(tally.trials + extra, 1)
+    joint = pairs_upper(bad / trials, tally.rows, alpha)
+    share = pairs_lower(near / tally.pairs, tally.rows, alpha)
     conditional = min(1.0, math.nextafter(joint / share, 2)) if share > 0 else 1.0
-    return joint, conditional, pairs_upper(near / tally.trials, rows, alpha)
+    return joint, conditional, pairs_upper((near + extra) / trials, tally.rows, alpha)
 
 
 _BOUNDS = {"nearest": _binomial, "anchor": _binomial, "pairs": _paired}
@@ -301,6 +314,6 @@ def _stated(found: Certificate, evidence: Evidence) -> Certificate:
         f"distribution as the certification sample: with confidence {found.confidence:g} over "
         f"that sample, the probability that {event}, is at most {at_most(found.probability)}{tail}"
         f". Certification rows: {evidence.rows}; within delta: {found.near} of {found.trials}; of "
-        f"these with such a loss: {found.observed}; the confidence is shared by "
-        f"{found.multiplicity} bounds. {LIMITS}",
+        f"these with such a loss: {found.observed}{on_repeats(evidence.repeated)}; the confidence "
+        f"is shared by {found.multiplicity} bounds. {LIMITS}",
     )

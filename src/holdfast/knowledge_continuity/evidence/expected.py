@@ -19,6 +19,7 @@ from holdfast.knowledge_continuity.evidence.statements import (
     LIMITS,
     at_most,
     check_front,
+    on_repeats,
 )
 from holdfast.rounding import mul_up, up
 
@@ -34,7 +35,7 @@ class VolatilityCertificate:
         observed: Its mean over the pairs of certification rows.
         floor: Distances below count as this one.
         cap: Loss changes above count as this one.
-        rows: Certification rows.
+        rows: Certification rows, without repeats.
         confidence: Probability, over the certification rows, that the bounds of all layers hold.
         multiplicity: Number of layers among which 1 - confidence was shared.
         front_upper: Lipschitz constant of the model up to the layer, with which distances are those
@@ -77,12 +78,12 @@ def certify_slope(
         InvalidInput: If there are fewer than 2 certification rows, or an argument is out of range.
     """
     confidence = check_share("confidence", confidence)
-    slopes = evidence.slopes
-    if slopes is None:
-        raise InvalidInput("data", f"{evidence.rows} certification rows", "at least 2")
-    share = mean_upper(slopes.mean, slopes.square, evidence.rows, (1 - confidence) / layers)
+    if evidence.slopes is None or evidence.pairs is None:
+        raise InvalidInput("data", "fewer than 2 certification rows", "at least 2")
+    mean, square = evidence.slopes
+    share = mean_upper(mean, square, evidence.pairs.rows, (1 - confidence) / layers)
     stretch = 1.0 if front_upper is None else check_front(front_upper)
-    ratio = slopes.ratio
+    ratio = evidence.ratio
     unit, floor = up(mul_up(stretch, ratio.cap) / ratio.floor), ratio.floor
     floor = floor if front_upper is None else up(floor / stretch)
     upper = mul_up(share, unit)
@@ -98,10 +99,10 @@ def certify_slope(
         f"as the certification sample: with confidence {confidence:g} over that sample, the "
         f"expected change of loss between two fresh examples per unit of their distance {space} is "
         f"at most {at_most(upper)}{assumed}, where distances below {at_most(floor)} count as that "
-        f"and changes above {ratio.cap:.6g} count as that. Certification rows: {evidence.rows}; "
-        f"the confidence is shared by {layers} bounds. {LIMITS}"
+        f"and changes above {ratio.cap:.6g} count as that. Certification rows: {evidence.rows}"
+        f"{on_repeats(evidence.repeated)}; the confidence is shared by {layers} bounds. {LIMITS}"
     )
     return VolatilityCertificate(
-        layer, upper, slopes.mean * unit, floor, ratio.cap, evidence.rows, confidence, layers,
+        layer, upper, mean * unit, floor, ratio.cap, evidence.rows, confidence, layers,
         front_upper, bool(why) or not math.isfinite(upper), why, statement,
     )  # fmt: skip

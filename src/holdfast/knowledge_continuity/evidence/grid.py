@@ -1,5 +1,6 @@
 """What certificates need of pairs: counts by distance and loss change, and a kernel from 0 to 1."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,10 @@ class Grid:
     Attributes:
         distances: Edges of the distance; bin b holds what is above edge b - 1 and up to edge b.
         changes: Edges of the loss change, in the same way.
-        roles: Role of each row, 0 or 1, [n]; pairs are counted apart by the sum of their roles.
-        ratio: The kernel from 0 to 1 that is summed over pairs of rows of role 1; None for none.
+        roles: Role of each row, an integer, at least 0, [n]; pairs are counted apart by the sum of
+            their roles.
+        ratio: The kernel from 0 to 1 that is summed over pairs of rows whose roles are not 0; None
+            for none.
     """
 
     distances: Bins
@@ -24,10 +27,10 @@ class Grid:
     roles: Tensor
     ratio: "Ratio | None" = None
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
         """Distance bins, change bins and sums of two roles."""
-        return (len(self.distances), len(self.changes), 3)
+        return (len(self.distances), len(self.changes), 2 * int(self.roles.max()) + 1)
 
     def count(self, distances: Tensor, changes: Tensor, roles: Tensor) -> Tensor:
         """Return how many pairs lie in each bin, of `shape`.
@@ -64,13 +67,13 @@ class Ratio:
         Args:
             distances: Of the pairs; infinite where there is no pair.
             changes: Their loss changes.
-            taken: 1 for rows whose pairs are taken and 0 for others; they broadcast to the pairs.
+            taken: 0 for rows whose pairs are not taken; they broadcast to the pairs.
         """
         # From 0 to 1 and from 1 on: neither overflows, whatever the units.
         shares = (changes / self.cap).clamp_(max=1.0).to(distances.dtype)
         shares.div_(distances.clamp(min=self.floor).div_(self.floor))
         for side in taken:
-            shares.mul_(side.to(distances.dtype))
+            shares.mul_(side > 0)
         # Row by row first: sums of few terms lose little to rounding.
         once = shares.sum(-1).double().sum()
         twice = shares.square_().sum(-1).double().sum()

@@ -21,6 +21,22 @@ def at_most(bound: float) -> str:
     return f"{math.ceil(bound / unit) * unit:.4g}"
 
 
+def on_repeats(repeated: int | None) -> str:
+    """Return how rows that repeat were counted, as a part of a statement; nothing without any.
+
+    Args:
+        repeated: As in `Evidence`.
+    """
+    if repeated is None:
+        return "; rows that repeat are counted as separate draws, as the user says"
+    if not repeated:
+        return ""
+    return (
+        f"; {repeated} more repeat an anchor or another row, and are counted only where they count "
+        "against the model"
+    )
+
+
 def check_front(front_upper: object) -> float:
     """Return a Lipschitz constant, finite and above 0; see `check_number`."""
     wanted = "a finite Lipschitz constant above 0"

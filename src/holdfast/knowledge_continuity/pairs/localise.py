@@ -6,14 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.knowledge_continuity.evidence.evidence import Sample
 from holdfast.knowledge_continuity.pairs.distance import Distance, block_distances
 from holdfast.knowledge_continuity.pairs.intervals import LEVEL, QUANTILE
 from holdfast.knowledge_continuity.pairs.pairs import PairSums, Question
+from holdfast.knowledge_continuity.pairs.points import Points
 from holdfast.types import Estimate
-
-SHOWN = 10
-PARTNERS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +38,11 @@ class Brittle:
     neighbour_label: int | float
 
 
-def brittle_rows(
-    sample: Sample, labels: Tensor, pointwise: Tensor, distance: Distance
-) -> tuple[Brittle, ...]:
+def brittle_rows(points: Points, pointwise: Tensor, distance: Distance) -> tuple[Brittle, ...]:
     """Return the rows with the largest pointwise volatility, each with its worst partner.
 
     Args:
-        sample: States [n, d] and losses [n].
-        labels: [n].
+        points: The rows.
         pointwise: Volatility of each row, [n].
         distance: A name or a callable.
 
@@ -56,16 +50,16 @@ def brittle_rows(
         At most 10 rows, largest first; a row all of whose partners are at distance 0 is left out.
     """
     values, order = pointwise.sort(descending=True, stable=True)
-    rows = order[:SHOWN].to(sample.states.device)
-    losses = sample.losses.double()
-    blocks = sample.states.split(2048)
+    rows = order[:10].to(points.states.device)
+    losses = points.losses
+    blocks = points.states.split(2048)
     distances = torch.cat(
-        [block_distances(distance, sample.states[rows], block) for block in blocks], 1
+        [block_distances(distance, points.states[rows], block) for block in blocks], 1
     )
     changes = losses - losses[rows, None]
     slopes = (changes.abs() / distances).masked_fill_(distances == 0, 0.0)
     top, partners = slopes.max(1)
-    names = labels.tolist()
+    names = points.labels.tolist()
     found = zip(rows.tolist(), values.tolist(), partners.tolist(), top.tolist(), strict=False)
     return tuple(
         Brittle(
@@ -84,32 +78,32 @@ def brittle_rows(
 
 
 def by_class(
-    sample: Sample, labels: Tensor, sums: PairSums, question: Question, seed: int
+    points: Points, sums: PairSums, question: Question, seed: int, most: int = 256
 ) -> dict[int | float, Estimate]:
     """Return the mean pointwise volatility of the rows of each label, with its interval.
 
     The interval is the leave-one-row-out one of `intervals`: a row of the label takes its own
     volatility with it and its weight as a partner, any other row only its weight as a partner. Of
-    these others at most 256 are looked at, drawn at random, and stand for all.
+    these others some are looked at, drawn at random, and stand for all.
 
     Args:
-        sample: States [n, d] and losses [n].
-        labels: [n].
+        points: The rows.
         sums: Over the pairs of each row.
         question: What they answer.
         seed: Of the choice of partners.
+        most: How many other rows are looked at.
     """
-    n, device = len(labels), sample.states.device
-    names, places, sizes = labels.to(device).unique(return_inverse=True, return_counts=True)
+    n, device = len(points), points.states.device
+    names, places, sizes = points.labels.unique(return_inverse=True, return_counts=True)
 
     def of_class(values: Tensor) -> Tensor:
         return values.new_zeros(len(names)).index_add_(0, places, values)
 
     total, pairs = of_class(sums.total), of_class(sums.pairs)
     own = (total[places] - sums.total - sums.same) / (pairs[places] - sums.pairs - sums.same_pairs)
-    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:PARTNERS].to(device)
+    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].to(device)
     shares = sums.pairs[chosen, None] * sizes / (n - 1)
-    weights = _weights_by_class(sample, chosen, question, places, len(names)) / sizes * shares
+    weights = _weights_by_class(points, chosen, question, places, len(names)) / sizes * shares
     other = (total - weights) / (pairs - shares)
     outside = places[chosen, None] != torch.arange(len(names), device=device)
     stands_for = outside * (n - sizes) / outside.sum(0).clamp(min=1)
@@ -126,12 +120,12 @@ def by_class(
 
 
 def _weights_by_class(
-    sample: Sample, chosen: Tensor, question: Question, places: Tensor, classes: int
+    points: Points, chosen: Tensor, question: Question, places: Tensor, classes: int
 ) -> Tensor:
     """Return the sum of the chosen rows' weights as partners, by class, [chosen, classes]."""
-    losses, found = sample.losses.double(), []
+    losses, found = points.losses, []
     for rows in chosen.split(64):
-        distances = block_distances(question.distance, sample.states[rows], sample.states)
+        distances = block_distances(question.distance, points.states[rows], points.states)
         weights = question.kernel((losses - losses[rows, None]).abs(), distances)
         found.append(weights.new_zeros(len(rows), classes).index_add_(1, places, weights))
     return torch.cat(found)

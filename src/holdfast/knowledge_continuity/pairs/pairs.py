@@ -98,11 +98,6 @@ class PairSums:
         """Number of partners, [n]."""
         return self.same_pairs + self.other_pairs
 
-    @property
-    def certified(self) -> Tensor:
-        """Unordered pairs of two rows of role 1, by distance and change; empty without a grid."""
-        return self.same.new_empty(0) if self.counts is None else self.counts[..., 2]
-
 
 class PairState:
     """The sums over the pairs seen so far: `update` with tiles, `merge` what others saw, `result`.

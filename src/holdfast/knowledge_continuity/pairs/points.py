@@ -21,9 +21,10 @@ Tile = tuple[slice, slice]
 
 
 class Points:
-    """Rows with their losses and labels, by increasing loss.
+    """The rows of one layer with their losses and labels, in the order in which they are given.
 
-    Blocks are fetched when they are needed, so the states are not copied as a whole.
+    The pass over pairs visits them by increasing loss. Blocks are fetched when they are needed, so
+    the states are not copied as a whole.
 
     Args:
         states: Hidden states [n, d] of one layer, finite.
@@ -32,14 +33,25 @@ class Points:
     """
 
     def __init__(self, states: Tensor, losses: Tensor, labels: Tensor) -> None:
-        losses, labels = losses.to(states.device), labels.to(states.device)
-        self.order = losses.argsort(stable=True)
         self.states = states
-        self.groups = labels.unique(return_inverse=True)[1].double()
-        self.losses = losses.double()
+        self.losses, self.labels = losses.to(states.device).double(), labels.to(states.device)
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.losses)
+
+    def take(self, rows: Tensor) -> "Points":
+        """Return some of the rows."""
+        return Points(self.states[rows], self.losses[rows], self.labels[rows])
+
+    @functools.cached_property
+    def order(self) -> Tensor:
+        """The rows by increasing loss, [n]."""
+        return self.losses.argsort(stable=True)
+
+    @functools.cached_property
+    def groups(self) -> Tensor:
+        """The labels as numbers from 0, [n] float64."""
+        return self.labels.unique(return_inverse=True)[1].double()
 
     @property
     def side(self) -> int:

@@ -4,136 +4,64 @@ The model is run as it is, with hooks: no capture is needed, so models that cann
 be measured too. States of token models are pooled over the real tokens of each row.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import (
-    check_example,
-    check_inputs,
-    check_labels,
-    check_model,
-    known_names,
-    look_up,
-    shown,
-)
+from holdfast.arguments import check_model, known_names
+from holdfast.batches import Data, Inputs, read_batches, rows_at
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import training_modes
 from holdfast.graph.layers import layer_results, module_path
+from holdfast.knowledge_continuity.options import KnowledgeOptions
+from holdfast.knowledge_continuity.states.identity import row_identity
+from holdfast.knowledge_continuity.states.losses import loss_resolution, row_losses
+from holdfast.knowledge_continuity.states.pooling import POOLING
 from holdfast.knowledge_continuity.states.store import Store
-
-Inputs = Tensor | Mapping[str, Tensor]
-Batches = tuple[Inputs, Tensor] | Iterable[tuple[Inputs, Tensor]]
-Pooling = str | Callable[[Tensor, Tensor], Tensor]
-
-BATCH = 256
-PAIRS = "(inputs, labels), or an iterable of such batches; inputs: a tensor or a mapping of tensors"
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What a model did with some rows.
+class HiddenStates:
+    """What a model makes of some rows, or what was given in its place.
 
     Attributes:
-        outputs: Its outputs, [N, ...].
+        states: By layer, in execution order: [N, ...].
+        losses: [N].
         labels: [N].
-        states: By layer, in execution order: [N, d].
+        identity: What tells one row from another, [N, k]; see `identity`.
+        resolution: Changes of loss below this cannot be told from rounding.
+        outputs: Of the model, [N, ...]; None where there is none.
     """
 
-    outputs: Tensor
+    states: Mapping[str, Tensor]
+    losses: Tensor
     labels: Tensor
-    states: dict[str, Tensor]
-
-
-def _mean(states: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.to(states.dtype)[..., None]
-    return (states * weights).sum(1) / weights.sum(1)
-
-
-def _first(states: Tensor, mask: Tensor) -> Tensor:
-    places = mask.long().argmax(1)
-    return states[torch.arange(len(states), device=states.device), places]
-
-
-def _last(states: Tensor, mask: Tensor) -> Tensor:
-    places = mask.shape[1] - 1 - mask.long().flip(1).argmax(1)
-    return states[torch.arange(len(states), device=states.device), places]
-
-
-POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": _mean,
-    "first": _first,
-    "last": _last,
-}
-
-
-def batches_of(data: Batches) -> Iterator[tuple[Inputs, Tensor]]:
-    """Yield batches of at most 256 rows, each with its labels.
-
-    Args:
-        data: Inputs [N, ...] and labels [N], or an iterable of such batches.
-
-    Yields:
-        Inputs and labels.
-
-    Raises:
-        InvalidInput: When there are no rows, or inputs and labels do not belong together.
-    """
-    if not isinstance(data, Iterable) or isinstance(data, Mapping):
-        raise InvalidInput("data", shown(data), PAIRS)
-    pair = data if isinstance(data, list | tuple) and len(data) == 2 else (None, None)
-    whole = isinstance(pair[0], Tensor | Mapping) or hasattr(pair[1], "__array__")
-    empty, batches = True, cast(Iterable[object], [data] if whole else data)
-    for batch in batches:
-        if not isinstance(batch, list | tuple) or len(batch) != 2:
-            raise InvalidInput("data", shown(batch), PAIRS)
-        inputs, labels, rows = _check_batch(*batch)
-        for start in range(0, rows, BATCH):
-            empty = False
-            yield _rows(inputs, slice(start, start + BATCH)), labels[start : start + BATCH]
-    if empty:
-        raise InvalidInput("data", "no batch", "at least one row")
-
-
-def _check_batch(inputs: object, labels: object) -> tuple[Inputs, Tensor, int]:
-    """Return inputs, labels, and the number of rows.
-
-    Raises:
-        InvalidInput: When inputs and labels do not belong together.
-    """
-    rows = check_example(inputs) if isinstance(inputs, Mapping) else check_inputs(inputs)
-    count = len(rows if isinstance(rows, Tensor) else next(iter(rows.values())))
-    targets = check_labels(labels, count)
-    if targets.dim() > 1:
-        raise InvalidInput("labels", f"shape {tuple(targets.shape)}", f"[{count}]")
-    return rows, targets, count
-
-
-def _rows(inputs: Inputs, place: slice) -> Inputs:
-    if isinstance(inputs, Tensor):
-        return inputs[place]
-    return {name: value[place] for name, value in inputs.items()}
+    identity: Tensor
+    resolution: float = 0.0
+    outputs: Tensor | None = None
 
 
 def collect(
-    model: nn.Module, data: Batches, layers: Sequence[str] | None, pooling: Pooling, store: Store
-) -> Seen:
-    """Run a model on all rows and keep its outputs and the states of layers.
+    model: nn.Module,
+    data: Data,
+    layers: Sequence[str] | None,
+    options: KnowledgeOptions,
+    store: Store,
+) -> HiddenStates:
+    """Run a model on all rows and keep its outputs, their losses and the states of layers.
 
     Args:
         model: In eval mode.
-        data: As for `batches_of`.
+        data: Inputs [N, ...] and labels [N], or an iterable of such batches.
         layers: Module paths (with `@k` for the k-th further call); None for `default_layers`.
-        pooling: `mean`, `first` or `last` over the real tokens (those that `attention_mask` marks),
-            or a callable of states [b, T, d] and mask [b, T] that returns [b, ...]. It applies to
-            states with a token dimension, where the inputs are a mapping.
+        options: Loss and pooling, which applies to states with a token dimension, where the inputs
+            are a mapping.
         store: Where states are kept.
 
     Returns:
-        Outputs, labels and states, on the CPU.
+        The rows, on the CPU.
 
     Raises:
         Unsupported: When a module is in training mode that makes its output depend on chance.
@@ -141,22 +69,31 @@ def collect(
     """
     if obstacles := training_modes(check_model(model)):
         raise Unsupported("knowledge continuity", obstacles)
-    pool = pooling if callable(pooling) else look_up("pooling", pooling, POOLING)
-    outputs, labels, chosen, parts = [], [], tuple(layers or ()), {}
-    for inputs, targets in batches_of(data):
+    pool = options.pooling if callable(options.pooling) else POOLING[options.pooling]
+    outputs, labels, identities, chosen, parts = [], [], [], tuple(layers or ()), {}
+    for inputs, targets in read_batches(data):
         if not outputs:
-            chosen = _choose(model, _rows(inputs, slice(1)), layers)
+            chosen = _choose(model, rows_at(inputs, slice(1)), layers)
             parts = {layer: store.rows() for layer in chosen}
         output, states = _run(model, inputs, chosen)
         outputs.append(output.cpu())
         labels.append(targets.detach().cpu())
+        identities.append(row_identity(inputs).cpu())
         for layer, value in states.items():
             parts[layer].add(_pooled(layer, value, inputs, pool))
     try:
-        together = torch.cat(outputs)
+        together, identity = torch.cat(outputs), torch.cat(identities)
     except RuntimeError as problem:
         raise InvalidInput("data", f"batches that differ ({problem})", "rows of one kind") from None
-    return Seen(together, torch.cat(labels), {name: part.whole() for name, part in parts.items()})
+    answered = together, torch.cat(labels)
+    return HiddenStates(
+        {name: part.whole() for name, part in parts.items()},
+        row_losses(options.loss, *answered),
+        answered[1],
+        identity,
+        loss_resolution(options.loss, *answered),
+        together,
+    )
 
 
 def default_layers(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
