@@ -1,10 +1,9 @@
 """The network: its operations as exact sparse matrices and scalar functions.
 
 Values are flat vectors: value 0 is the input, value k the result of operation k. Operations are
-`linear` (one matrix, on every block of the vector), `diagonal` (a factor and an offset per entry),
-`quotient` (a divisor per entry), `take` (pick entries; -1 picks a zero), `add`, and scalar
-functions. A convolution is a `take` of all patches and a `linear`; the larger of a and b is
-b + relu(a - b).
+`linear` (one matrix, on every block of the vector), `diagonal` and `quotient` (a factor or divisor,
+and an offset, per entry), `take` (pick entries; -1 picks a zero), `add`, and scalar functions. A
+convolution is a `take` of all patches and a `linear`; the larger of a and b is b + relu(a - b).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -69,9 +68,8 @@ def _step(op: Any, sizes: list[int], first: Any, second: Any) -> Step:
         rows = [dict.fromkeys(range(i, size, sizes[0]), ONE) for i in range(sizes[0])]
     elif kind in ("diagonal", "quotient"):
         factors = first.numbers() if first else [ONE]
-        if kind == "quotient":
-            require(all(factors), "quotient: a divisor is zero")
-            factors = [1 / factor for factor in factors]
+        require(kind == "diagonal" or all(factors), "quotient: a divisor is zero")
+        factors = factors if kind == "diagonal" else [1 / factor for factor in factors]
         rows = [{i: factor} for i, factor in enumerate(factors * (size // max(len(factors), 1)))]
         require(len(rows) == size, "diagonal: the factors do not fit")
     elif kind == "take":

@@ -91,14 +91,12 @@ def matrix(form: Form, q: Sequence[fmpq], lam: Sequence[fmpq]) -> fmpq_mat:
 
 def is_positive(S: fmpq_mat, packed: Sequence[fmpq]) -> bool:
     """Return whether S - R R^T is diagonally dominant, scaled by powers of two near S_ii^(-1/2)."""
-    size = S.nrows()
-    require(len(packed) == size * (size + 1) // 2, "a triangular witness does not fit")
-    entries: list[fmpq] = []
-    for i in range(size):
-        entries += [*packed[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2], *[ZERO] * (size - 1 - i)]
-    R = fmpq_mat(size, size, entries)
+    n = S.nrows()
+    require(len(packed) == n * (n + 1) // 2, "a triangular witness does not fit")
+    lower = [packed[i * (i + 1) // 2 + j] if j <= i else ZERO for i in range(n) for j in range(n)]
+    R = fmpq_mat(n, n, lower)
     rest = (S - R * R.transpose()).tolist()
-    bits = [int(S[i, i].q).bit_length() - int(S[i, i].p).bit_length() for i in range(size)]
+    bits = [int(S[i, i].q).bit_length() - int(S[i, i].p).bit_length() for i in range(n)]
     scale = [fmpq(2) ** (bit // 2) for bit in bits]
     sums = [sum(map(fmpq.__mul__, map(abs, row), scale), ZERO) for row in rest]  # with the diagonal
-    return all(2 * rest[i][i] * scale[i] >= sums[i] for i in range(size))
+    return all(2 * rest[i][i] * scale[i] >= sums[i] for i in range(n))
