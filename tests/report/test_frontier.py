@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.report import frontier, verdict
-from holdfast.report.formats import TIMES
 from holdfast.report.reading import finished
 
 
@@ -68,6 +67,6 @@ def test_what_a_cell_shows_is_never_less_than_what_is_proved(share):
     cell = frontier._cell(part, 0, 0)
     assert len(cell.short[0]) <= 3 or share < 0.001
     for shown in (cell.short[0], cell.words["probability"].removesuffix("%")):
-        number, _, power = shown.partition(f"{TIMES}10")
+        number, _, power = shown.partition("\N{MULTIPLICATION SIGN}10")
         power = int(power.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")) or 0)
         assert Decimal(number).scaleb(power) >= 100 * Decimal(str(share))

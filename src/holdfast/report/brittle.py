@@ -3,25 +3,22 @@
 As in `figures`, field names are fixed and names given by users are only ever data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from holdfast.report import marks
 from holdfast.report.formats import number
-from holdfast.report.reading import Finding, finished
+from holdfast.report.reading import Finding, Record, finished
 
-Spec = dict[str, Any]
 KINDS = {
     "normalised": "scale-free",
     "volatility": "raw",
     "near": "near pairs",
     "perturbed": "perturbations",
 }
-MOST_LAYERS = 24
-MOST_CLASSES = 20
 
 
-def volatility(audit: Mapping[str, Any]) -> Spec | None:
+def volatility(audit: Record) -> marks.Spec | None:
     """Draw the volatility of each layer with its interval, of the kind that the reader chooses.
 
     Args:
@@ -112,7 +109,7 @@ def shown_layers(finding: Finding) -> list[str]:
     """
     estimates, layers = finding.part["normalised"], finding.part["layers"]
     ranked = sorted(layers, key=lambda layer: -(estimates[layer]["value"] or 0.0))
-    kept = set(ranked[:MOST_LAYERS])
+    kept = set(ranked[:24])  # each brings pairs, a map and a plot of its own
     return [layer for layer in layers if layer in kept]
 
 
@@ -128,7 +125,7 @@ def class_rows(finding: Finding, layer: str) -> list[dict[str, Any]]:
         and `place` are in percent of the largest value shown.
     """
     means = (finding.part.get("by_class") or {}).get(layer) or {}
-    ranked = sorted(means, key=lambda label: -(means[label]["value"] or 0.0))[:MOST_CLASSES]
+    ranked = sorted(means, key=lambda label: -(means[label]["value"] or 0.0))[:20]
     ends = [means[label]["high"] or means[label]["value"] or 0.0 for label in ranked]
     most = max(ends, default=0.0) or 1.0
     rows = []

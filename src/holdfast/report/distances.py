@@ -9,13 +9,10 @@ from typing import Any
 
 from holdfast.report import marks
 from holdfast.report.formats import at_least, at_most, given, number, percent
-from holdfast.report.reading import Finding, finished
-
-Spec = dict[str, Any]
-_TAIL = 0.01
+from holdfast.report.reading import Finding, Record, finished
 
 
-def conditions(audit: Mapping[str, Any]) -> Spec | None:
+def conditions(audit: Record) -> marks.Spec | None:
     """Draw the distances that matter for the data, and how far each model is proved and attacked.
 
     Args:
@@ -111,7 +108,7 @@ def _data_lines(found: Sequence[Finding]) -> list[dict[str, Any]]:
     return [{"text": text, "side": side, "distance": value} for text, side, value in lines if value]
 
 
-def reach(audit: Mapping[str, Any]) -> Spec | None:
+def reach(audit: Record) -> marks.Spec | None:
     """Draw the shares of inputs that are proved right and that survive the attacks.
 
     Args:
@@ -176,7 +173,7 @@ def _survive(finding: Finding) -> str:
     return "" if share is None else f", {percent(share)} survive the attacks"
 
 
-def _reach_rows(audit: Mapping[str, Any], found: Sequence[Finding]) -> list[dict[str, Any]]:
+def _reach_rows(audit: Record, found: Sequence[Finding]) -> list[dict[str, Any]]:
     """Return the curves of all models on one range of distances."""
     widest = max([audit.get("epsilon") or 0.0, *(_end(finding) for finding in found)])
     return [row for finding in found for row in _model_rows(audit, finding, widest)]
@@ -185,7 +182,7 @@ def _reach_rows(audit: Mapping[str, Any], found: Sequence[Finding]) -> list[dict
 def _end(finding: Finding) -> float:
     """Return where the curves of a model end: the few rows that survive longest are left out."""
     last = max(point["radius"] for point in finding.part["curve"])
-    left = [p["radius"] for p in _attacked_curve(finding) if p["surviving"] > _TAIL]
+    left = [p["radius"] for p in _attacked_curve(finding) if p["surviving"] > 0.01]
     return max([last, *left])
 
 
@@ -194,7 +191,7 @@ def _attacked_curve(finding: Finding) -> list[dict[str, Any]]:
     return sorted(attacks.get("curve") or (), key=lambda point: point["radius"])
 
 
-def _model_rows(audit: Mapping[str, Any], finding: Finding, widest: float) -> list[dict[str, Any]]:
+def _model_rows(audit: Record, finding: Finding, widest: float) -> list[dict[str, Any]]:
     """Return one model's shares at every distance where one of them changes."""
     total = audit["data"]["rows"]
     proved = sorted(
@@ -240,7 +237,7 @@ def _surviving_at(curve: Sequence[Mapping[str, Any]], radius: float, clean: floa
     return min(clean, curve[place - 1]["surviving"]) if place else clean
 
 
-def _at_epsilon(audit: Mapping[str, Any], finding: Finding) -> list[dict[str, Any]]:
+def _at_epsilon(audit: Record, finding: Finding) -> list[dict[str, Any]]:
     """Return the point of the verdict where the curve does not already have it."""
     epsilon, proved = audit.get("epsilon"), finding.part.get("verified_accuracy")
     known = {point["radius"] for point in finding.part["curve"]}
@@ -250,7 +247,7 @@ def _at_epsilon(audit: Mapping[str, Any], finding: Finding) -> list[dict[str, An
     return [{"radius": epsilon, "proved": proved, "count": rows}]
 
 
-def _epsilon_rule(audit: Mapping[str, Any]) -> list[Any]:
+def _epsilon_rule(audit: Record) -> list[Any]:
     """Return the marked distance of the verdict, or nothing where none was asked for."""
     if not audit.get("epsilon"):
         return []

@@ -12,15 +12,11 @@ from typing import Any
 from holdfast.report import brittle, marks, training
 from holdfast.report.distances import conditions, reach
 from holdfast.report.formats import NBSP, at_least, at_most, number, seconds
-from holdfast.report.reading import Finding, finished
+from holdfast.report.reading import Finding, Record, finished
 from holdfast.report.verdict import rate
 
-Spec = dict[str, Any]
-MAX_LAYERS = 40
-SHORT_NAME = 24
 
-
-def figures(audit: Mapping[str, Any]) -> dict[str, Spec]:
+def figures(audit: Record) -> dict[str, marks.Spec]:
     """Return every figure that the audit has data for, by name.
 
     Args:
@@ -30,11 +26,20 @@ def figures(audit: Mapping[str, Any]) -> dict[str, Spec]:
         Vega-Lite specifications under `conditions`, `bracket`, `gains`, `reach`, `volatility`,
         `descent` and `stability`.
     """
-    drawn = {name: draw(audit) for name, draw in _FIGURES.items()}
+    every: dict[str, Callable[[Record], marks.Spec | None]] = {
+        "conditions": conditions,
+        "bracket": bracket,
+        "gains": gains,
+        "reach": reach,
+        "volatility": brittle.volatility,
+        "descent": training.descent,
+        "stability": training.stability,
+    }
+    drawn = {name: draw(audit) for name, draw in every.items()}
     return {name: spec for name, spec in drawn.items() if spec is not None}
 
 
-def bracket(audit: Mapping[str, Any]) -> Spec | None:
+def bracket(audit: Record) -> marks.Spec | None:
     """Draw how the proved bounds on the rate of change closed in over time.
 
     Args:
@@ -87,7 +92,7 @@ def bracket(audit: Mapping[str, Any]) -> Spec | None:
 
 def _short(name: str) -> str:
     """Return a name that fits beside a number on a narrow screen."""
-    return name if len(name) <= SHORT_NAME else name[: SHORT_NAME - 1] + "…"
+    return name if len(name) <= 24 else name[:23] + "…"
 
 
 def _bracket_rows(finding: Finding) -> list[dict[str, Any]]:
@@ -118,7 +123,7 @@ def _bracket_row(finding: Finding, time: float, best: Mapping[str, float | None]
     }
 
 
-def gains(audit: Mapping[str, Any]) -> Spec | None:
+def gains(audit: Record) -> marks.Spec | None:
     """Draw the gain of each layer as a bar that starts at 1, on a logarithmic axis.
 
     Args:
@@ -189,16 +194,5 @@ def gain_rows(finding: Finding) -> list[dict[str, Any]]:
             }
         )
     effect = sorted(rows, key=lambda row: -abs(math.log(row["gain"])) if row["gain"] else -math.inf)
-    kept = {row["layer"] for row in effect[:MAX_LAYERS]}
+    kept = {row["layer"] for row in effect[:40]}
     return [row for row in rows if row["layer"] in kept]
-
-
-_FIGURES: dict[str, Callable[[Mapping[str, Any]], Spec | None]] = {
-    "conditions": conditions,
-    "bracket": bracket,
-    "gains": gains,
-    "reach": reach,
-    "volatility": brittle.volatility,
-    "descent": training.descent,
-    "stability": training.stability,
-}

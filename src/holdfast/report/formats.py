@@ -5,11 +5,7 @@ from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 NBSP = "\N{NO-BREAK SPACE}"
-TIMES = "\N{MULTIPLICATION SIGN}"
 DASH = "\N{EN DASH}"
-_SUPERSCRIPTS = str.maketrans(
-    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
-)
 
 
 def number(value: float | Decimal | None, rounding: str = ROUND_HALF_EVEN, digits: int = 3) -> str:
@@ -37,7 +33,8 @@ def number(value: float | Decimal | None, rounding: str = ROUND_HALF_EVEN, digit
     power = short.adjusted()
     if -4 <= power < 6:
         return f"{short:,f}"
-    return f"{short.scaleb(-power):.{digits - 1}f}{TIMES}10{str(power).translate(_SUPERSCRIPTS)}"
+    raised = "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(d)] if d != "-" else "⁻" for d in str(power))
+    return f"{short.scaleb(-power):.{digits - 1}f}\N{MULTIPLICATION SIGN}10{raised}"
 
 
 def at_least(value: float | None, digits: int = 3) -> str:

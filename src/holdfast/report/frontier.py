@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from holdfast.report.brittle import most_brittle, shown_layers
 from holdfast.report.formats import number, percent_at_most
-from holdfast.report.reading import Finding
-
-Part = Mapping[str, Any]
+from holdfast.report.reading import Finding, Record
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def headline(finding: Finding) -> Headline | None:
     return found
 
 
-def _telling(part: Part) -> tuple[float, tuple[int, int]]:
+def _telling(part: Record) -> tuple[float, tuple[int, int]]:
     """Return the smallest bound as a part of the bound at any distance, and where it stands."""
     last = len(part["deltas"]) - 1
     shares = [
@@ -135,7 +132,7 @@ def _telling(part: Part) -> tuple[float, tuple[int, int]]:
     return min(shares, default=(1.0, (last, len(part["etas"]) - 1)))
 
 
-def _map(layer: str, part: Part) -> Map:
+def _map(layer: str, part: Record) -> Map:
     rows = tuple(
         (
             "any" if delta is None else number(delta),
@@ -147,7 +144,7 @@ def _map(layer: str, part: Part) -> Map:
     return Map(layer, etas, rows, part["statement"], _telling(part)[1])
 
 
-def _cell(part: Part, row: int, column: int) -> Cell:
+def _cell(part: Record, row: int, column: int) -> Cell:
     shares = part["probability"][row][column], part["conditional"][row][column]
     words = {
         "delta": _edge(part["deltas"][row]),

@@ -9,8 +9,6 @@ import numpy as np
 
 from holdfast.errors import MissingExtra
 
-GREY, COLOUR = 1, 3
-
 
 def data_uri(
     pixels: Sequence[float] | None,
@@ -50,9 +48,9 @@ def _layout(pixels: Sequence[float] | None, shape: Sequence[int] | None) -> np.n
     if not pixels or not shape or math.prod(shape) != len(pixels):
         return None
     array = np.asarray(pixels, dtype=np.float64).reshape(tuple(shape))
-    if array.ndim == 3 and array.shape[0] in (GREY, COLOUR):
+    if array.ndim == 3 and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, -1)
-    if array.ndim == 3 and array.shape[-1] == GREY:
+    if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == COLOUR)
+    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)
     return array if is_picture else None

@@ -6,23 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.errors import MissingExtra
-from holdfast.report.reading import SHAPES, Finding, subjects
+from holdfast.report.reading import SHAPES, Finding, Record, subjects
 
-Audit = Mapping[str, Any]
-_MOST_TICKS = 6
-_SHORTEST = 0.3
-_TICK_DIGITS = (
-    (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 8),
-    (1, 1.5, 2, 3, 5, 7),
-    (1, 2, 5),
-    (1, 3),
-    (1,),
-)
-_TICK_LABEL = (
-    "datum.value >= 1e6 || datum.value < 1e-3"
-    " ? format(datum.value, '.0e') : format(datum.value, ',~r')"
-)
-_LAYER_LABEL = "length(datum.label) > 22 ? '…' + slice(datum.label, -21) : datum.label"
+Spec = dict[str, Any]
+"""A figure as a Vega-Lite specification."""
 
 
 def altair() -> Any:
@@ -41,14 +28,14 @@ def altair() -> Any:
     return module
 
 
-def colour(audit: Audit) -> Any:
+def colour(audit: Record) -> Any:
     """Return the colour of each model; the palette is the theme's."""
     alt = altair()
     keys = [finding.series for finding in subjects(audit)]
     return alt.Color("series:N", scale=alt.Scale(domain=keys), legend=None)
 
 
-def shape(audit: Audit) -> Any:
+def shape(audit: Record) -> Any:
     """Return the marker of each model, the same in every figure and legend."""
     alt = altair()
     keys = [finding.series for finding in subjects(audit)]
@@ -74,7 +61,8 @@ def layer_axis() -> Any:
     """Return the layers of rows `in_order` from top to bottom, long paths cut at the front."""
     alt = altair()
     order = alt.EncodingSortField(field="order", op="min")
-    axis = alt.Axis(labelExpr=_LAYER_LABEL, grid=False, ticks=False)
+    cut = "length(datum.label) > 22 ? '…' + slice(datum.label, -21) : datum.label"
+    axis = alt.Axis(labelExpr=cut, grid=False, ticks=False)
     return alt.Y("layer:N", sort=order, title=None, axis=axis)
 
 
@@ -110,11 +98,15 @@ def log_axis(values: Sequence[float], below: float, above: float) -> tuple[Any, 
     """
     alt = altair()
     low, high = math.log10(min(values)), math.log10(max(values))
-    stretch = max(0.0, _SHORTEST - (high - low)) / 2
+    stretch = max(0.0, 0.3 - (high - low)) / 2  # values that are nearly equal still need an axis
     low, high = low - stretch, high + stretch
     low, high = low - below * (high - low), high + above * (high - low)
     scale = alt.Scale(type="log", domain=[10**low, 10**high], nice=False)
-    return scale, alt.Axis(values=log_ticks(10**low, 10**high), labelExpr=_TICK_LABEL)
+    label = (
+        "datum.value >= 1e6 || datum.value < 1e-3"
+        " ? format(datum.value, '.0e') : format(datum.value, ',~r')"
+    )
+    return scale, alt.Axis(values=log_ticks(10**low, 10**high), labelExpr=label)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -127,17 +119,17 @@ def log_ticks(low: float, high: float) -> list[float]:
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
-    for digits in _TICK_DIGITS:
+    most = 6  # more labels than that run into each other on a narrow screen
+    finest = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 8)
+    for digits in (finest, (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         round_numbers = (float(f"{digit}e{power}") for power in powers for digit in digits)
         ticks = [tick for tick in round_numbers if low <= tick <= high]
-        if len(ticks) <= _MOST_TICKS:
+        if len(ticks) <= most:
             return ticks
-    return ticks[:: math.ceil(len(ticks) / _MOST_TICKS)]
+    return ticks[:: math.ceil(len(ticks) / most)]
 
 
-def finish(
-    chart: Any, title: Any, description: str, subtitle: Sequence[str] = ()
-) -> dict[str, Any]:
+def finish(chart: Any, title: Any, description: str, subtitle: Sequence[str] = ()) -> Spec:
     """Return the specification of a chart that is as wide as the page allows.
 
     Args:

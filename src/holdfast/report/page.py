@@ -17,15 +17,12 @@ from holdfast.report.brittle import class_rows, kinds, most_brittle, shown_layer
 from holdfast.report.figures import figures, gain_rows
 from holdfast.report.frontier import maps, opened
 from holdfast.report.images import data_uri
-from holdfast.report.reading import asked, check, finished, subjects
+from holdfast.report.reading import Record, asked, check, finished, subjects
 from holdfast.report.training import descent_sentence, run_sentence
 from holdfast.types import Outcome
 
-_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
-_FILTERS = ("number", "at_least", "at_most", "percent", "count", "given", "seconds", "listing")
 
-
-def render(audit: Mapping[str, Any]) -> str:
+def render(audit: Record) -> str:
     """Return the whole page of one audit.
 
     Args:
@@ -62,7 +59,7 @@ def render(audit: Mapping[str, Any]) -> str:
     return _environment().get_template("page.html.j2").render(context)
 
 
-def write_page(audit: Mapping[str, Any], path: StrPath) -> Path:
+def write_page(audit: Record, path: StrPath) -> Path:
     """Write the page of one audit so that the file is either whole or untouched.
 
     Args:
@@ -88,7 +85,7 @@ def json_in_script(value: object) -> str:
     False
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return "".join(_UNSAFE.get(character, character) for character in text)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _shown(value: Any) -> Any:
@@ -100,11 +97,11 @@ def _shown(value: Any) -> Any:
     return visible(value) if isinstance(value, str) else value
 
 
-def _picture(data: Mapping[str, Any], pixels: list[float] | None) -> str | None:
+def _picture(data: Record, pixels: list[float] | None) -> str | None:
     return data_uri(pixels, data.get("image"), data.get("range") or (0.0, 1.0))
 
 
-def _difference(data: Mapping[str, Any], change: list[float] | None) -> str | None:
+def _difference(data: Record, change: list[float] | None) -> str | None:
     """Return a change of pixels as a picture: grey where there is none."""
     most = max(map(abs, change or ()), default=0.0) or 1.0
     return data_uri(change, data.get("image"), (-most, most))
@@ -164,7 +161,9 @@ def _environment() -> Any:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {name: getattr(formats, name) for name in _FILTERS}
+    written = (formats.number, formats.at_least, formats.at_most, formats.percent, formats.count)
+    written += (formats.given, formats.seconds, formats.listing)
+    environment.filters |= {function.__name__: function for function in written}
     environment.filters |= {"outcome": _outcome, "gain_rows": gain_rows, "brittle": most_brittle}
     environment.filters |= {"shown_layers": shown_layers, "class_rows": class_rows, "kinds": kinds}
     environment.filters |= {"maps": maps, "opened": opened, "promise": verdict.promise}

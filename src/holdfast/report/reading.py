@@ -7,7 +7,9 @@ from typing import Any
 
 from holdfast.errors import InvalidInput
 
-FORMAT = 1
+Record = Mapping[str, Any]
+"""What `audit.json` holds: all of it, or one part."""
+
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down")
 
 
@@ -22,8 +24,8 @@ class Finding:
     """
 
     index: int
-    subject: Mapping[str, Any]
-    part: Mapping[str, Any]
+    subject: Record
+    part: Record
 
     @property
     def name(self) -> str:
@@ -46,7 +48,7 @@ class Finding:
         return self.part.get("refused")
 
 
-def asked(audit: Mapping[str, Any], part: str) -> list[Finding]:
+def asked(audit: Record, part: str) -> list[Finding]:
     """Return the findings of one part, refused ones included, in the order of the subjects."""
     return [
         Finding(index, subject, subject[part])
@@ -55,17 +57,17 @@ def asked(audit: Mapping[str, Any], part: str) -> list[Finding]:
     ]
 
 
-def finished(audit: Mapping[str, Any], part: str) -> list[Finding]:
+def finished(audit: Record, part: str) -> list[Finding]:
     """Return the findings of one part that came to an end."""
     return [finding for finding in asked(audit, part) if finding.refused is None]
 
 
-def subjects(audit: Mapping[str, Any]) -> list[Finding]:
+def subjects(audit: Record) -> list[Finding]:
     """Return every subject as a finding about itself."""
     return [Finding(index, one, one) for index, one in enumerate(audit["subjects"])]
 
 
-def check(audit: Mapping[str, Any]) -> None:
+def check(audit: Record) -> None:
     """Say at once when this is not an audit that the page can show.
 
     Args:
@@ -76,8 +78,8 @@ def check(audit: Mapping[str, Any]) -> None:
     """
     if not isinstance(audit, Mapping):
         raise InvalidInput("audit", type(audit).__name__, "a mapping as in audit.json")
-    if audit.get("format") != FORMAT:
-        raise InvalidInput("audit", f"format {audit.get('format')!r}", f"format {FORMAT}")
+    if audit.get("format") != 1:
+        raise InvalidInput("audit", f"format {audit.get('format')!r}", "format 1")
     if not audit.get("subjects"):
         raise InvalidInput("audit", "no subjects", "at least one audited model")
     try:

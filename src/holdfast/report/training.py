@@ -1,17 +1,13 @@
 """The figures and sentences about training steps: promised against measured, and along a run."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from holdfast.report import marks
 from holdfast.report.formats import given, number, percent
-from holdfast.report.reading import Finding, finished
-
-Part = Mapping[str, Any]
-Spec = dict[str, Any]
+from holdfast.report.reading import Finding, Record, finished
 
 
-def descent_sentence(part: Part) -> str:
+def descent_sentence(part: Record) -> str:
     """Return the answer about one step in words.
 
     Args:
@@ -41,7 +37,7 @@ def descent_sentence(part: Part) -> str:
     )
 
 
-def run_sentence(run: Part) -> str:
+def run_sentence(run: Record) -> str:
     """Return what a training run showed, in words.
 
     Args:
@@ -62,7 +58,7 @@ def run_sentence(run: Part) -> str:
     return f"{told}; {edge}. The last one was {number(last)} of it."
 
 
-def descent(audit: Part) -> Spec | None:
+def descent(audit: Record) -> marks.Spec | None:
     """Draw the change of the loss against the length of the step, promised and measured.
 
     Args:
@@ -139,7 +135,7 @@ def _path_rows(finding: Finding) -> list[dict[str, Any]]:
     ]
 
 
-def stability(audit: Part) -> Spec | None:
+def stability(audit: Record) -> marks.Spec | None:
     """Draw each measured step of a run over the largest safe step.
 
     Args:

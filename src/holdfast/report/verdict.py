@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from holdfast.report.formats import (
     at_least,
@@ -15,14 +14,8 @@ from holdfast.report.formats import (
     percent_at_most,
 )
 from holdfast.report.frontier import headline
-from holdfast.report.reading import Finding, asked, finished, subjects
+from holdfast.report.reading import Finding, Record, asked, finished, subjects
 
-Audit = Mapping[str, Any]
-MOST_STEPS = 3
-VACUOUS_BELOW = 0.1
-USABLE_ABOVE = 0.5
-OPEN_ABOVE = 1.1
-WIDE_ABOVE = 5.0
 _PARTS = {
     "lipschitz": "bracket on the rate of change",
     "certificates": "certificates",
@@ -48,7 +41,7 @@ class Verdict:
     shares: Mapping[str, float] | None
 
 
-def verdicts(audit: Audit) -> list[Verdict]:
+def verdicts(audit: Record) -> list[Verdict]:
     """Return the answer about each model, in the order of the audit.
 
     Args:
@@ -60,7 +53,7 @@ def verdicts(audit: Audit) -> list[Verdict]:
     return [_verdict(audit, finding) for finding in subjects(audit)]
 
 
-def _verdict(audit: Audit, finding: Finding) -> Verdict:
+def _verdict(audit: Record, finding: Finding) -> Verdict:
     subject = finding.subject
     parts = {name: subject.get(name) or {} for name in _PARTS}
     shares = _shares(parts["certificates"], parts["attacks"])
@@ -87,7 +80,7 @@ def _verdict(audit: Audit, finding: Finding) -> Verdict:
     return Verdict(finding, "No distance is certified.", None)
 
 
-def _shares(part: Mapping[str, Any], attacks: Mapping[str, Any]) -> dict[str, float] | None:
+def _shares(part: Record, attacks: Record) -> dict[str, float] | None:
     """Return the shares of the verdict, which add up to one."""
     proved, clean = part.get("verified_accuracy"), part.get("clean_accuracy")
     if proved is None or clean is None:
@@ -105,7 +98,7 @@ def _shares(part: Mapping[str, Any], attacks: Mapping[str, Any]) -> dict[str, fl
     }
 
 
-def _proved_sentence(audit: Audit, shares: Mapping[str, float]) -> str:
+def _proved_sentence(audit: Record, shares: Mapping[str, float]) -> str:
     attacked = f"attacks change {percent(shares['attacked'])}; " if "attacked" in shares else ""
     return (
         f"Within an {audit['norm']} distance of {given(audit['epsilon'])}, "
@@ -115,7 +108,7 @@ def _proved_sentence(audit: Audit, shares: Mapping[str, float]) -> str:
     )
 
 
-def _token_sentence(audit: Audit, finding: Finding) -> str:
+def _token_sentence(audit: Record, finding: Finding) -> str:
     """Return the answer where inputs are token ids."""
     known = finding.subject["knowledge"]
     told = known.get("refused") or promise(Finding(finding.index, finding.subject, known))
@@ -146,7 +139,7 @@ def promise(finding: Finding) -> str:
     )
 
 
-def rate(audit: Audit, bracket: Mapping[str, Any]) -> str:
+def rate(audit: Record, bracket: Record) -> str:
     """Return a bracket in words, bounds rounded outward.
 
     Args:
@@ -165,7 +158,7 @@ def rate(audit: Audit, bracket: Mapping[str, Any]) -> str:
     return f"at least {at_least(lower)} and at most {at_most(upper)} {unit}"
 
 
-def comparison(audit: Audit) -> list[str]:
+def comparison(audit: Record) -> list[str]:
     """Return what follows from the numbers of two or more models side by side.
 
     Args:
@@ -177,7 +170,7 @@ def comparison(audit: Audit) -> list[str]:
     return [sentence for sentence in (_compare_shares(audit), _compare_rates(audit)) if sentence]
 
 
-def _compare_shares(audit: Audit) -> str:
+def _compare_shares(audit: Record) -> str:
     found = [f for f in finished(audit, "certificates") if _shares(f.part, {})]
     if len(found) < 2 or not audit.get("epsilon"):
         return ""
@@ -198,7 +191,7 @@ def _compare_shares(audit: Audit) -> str:
     )
 
 
-def _compare_rates(audit: Audit) -> str:
+def _compare_rates(audit: Record) -> str:
     found = [f for f in finished(audit, "lipschitz") if f.part.get("upper")]
     if len(found) < 2:
         return ""
@@ -213,7 +206,7 @@ def _compare_rates(audit: Audit) -> str:
     )
 
 
-def next_steps(audit: Audit) -> list[str]:
+def next_steps(audit: Record) -> list[str]:
     """Return the most useful things to do next, the most urgent first.
 
     Args:
@@ -223,15 +216,16 @@ def next_steps(audit: Audit) -> list[str]:
         At most three sentences; empty where the numbers ask for nothing.
     """
     steps = (*_vacuous(audit), *_refused(audit), *_open_brackets(audit), *_wide_brackets(audit))
-    return list(steps[:MOST_STEPS])
+    return list(steps[:3])
 
 
-def _vacuous(audit: Audit) -> Iterator[str]:
+def _vacuous(audit: Record) -> Iterator[str]:
     names = [
         f.name
         for f in finished(audit, "certificates")
-        if (f.part.get("verified_accuracy") or 0.0) < VACUOUS_BELOW
-        and (f.part.get("clean_accuracy") or 0.0) > USABLE_ABOVE
+        # hardly anything is proved of a model that is right more often than not
+        if (f.part.get("verified_accuracy") or 0.0) < 0.1
+        and (f.part.get("clean_accuracy") or 0.0) > 0.5
         and f.part.get("verified_accuracy") is not None
     ]
     if names:
@@ -241,14 +235,14 @@ def _vacuous(audit: Audit) -> Iterator[str]:
         )
 
 
-def _refused(audit: Audit) -> Iterator[str]:
+def _refused(audit: Record) -> Iterator[str]:
     for part, title in _PARTS.items():
         for finding in asked(audit, part):
             if finding.refused is not None:
                 yield f"{finding.name}: no {title}: {finding.refused}"
 
 
-def _open_brackets(audit: Audit) -> Iterator[str]:
+def _open_brackets(audit: Record) -> Iterator[str]:
     for finding in finished(audit, "lipschitz"):
         ratio = finding.part.get("ratio")
         if finding.part.get("outcome") == "UNBOUNDED":
@@ -256,17 +250,17 @@ def _open_brackets(audit: Audit) -> Iterator[str]:
                 f"{finding.name}: no finite constant holds on the whole space: "
                 "certify on a ball around each input, or use knowledge continuity."
             )
-        elif finding.part.get("outcome") == "BUDGET_SPENT" and ratio and ratio > OPEN_ABOVE:
+        elif finding.part.get("outcome") == "BUDGET_SPENT" and ratio and ratio > 1.1:
             yield (
                 f"{finding.name}: the bracket is still open (upper ÷ lower is {number(ratio)}): "
                 "give it more seconds."
             )
 
 
-def _wide_brackets(audit: Audit) -> Iterator[str]:
+def _wide_brackets(audit: Record) -> Iterator[str]:
     for finding in finished(audit, "lipschitz"):
         ratio = finding.part.get("ratio")
-        if finding.part.get("outcome") == "EXHAUSTED" and ratio and ratio > WIDE_ABOVE:
+        if finding.part.get("outcome") == "EXHAUSTED" and ratio and ratio > 5.0:
             yield (
                 f"{finding.name}: every method has run and the bounds still differ by a factor of "
                 f"{number(ratio)}: certify on a ball around each input for a tighter constant."
