@@ -11,9 +11,6 @@ from holdfast.errors import InvalidInput
 from holdfast.files import MOST_BYTES, open_file, reason
 from holdfast.sources.zips import checked_members
 
-_WANTED = "an .npz file of plain arrays"
-_HEADER = 2**14
-
 
 def read_npz(
     path: Path, inputs: str | None, labels: str | None, rows: int | None
@@ -34,9 +31,10 @@ def read_npz(
             holds objects, or it unpacks to far more than it is.
         MemoryError: When an array does not fit.
     """
-    with open_file(path, "data", _WANTED) as file:
+    wanted = "an .npz file of plain arrays"
+    with open_file(path, "data", wanted) as file:
         if not zipfile.is_zipfile(file):
-            raise InvalidInput("data", f"{str(path)!r}, which is something else", _WANTED)
+            raise InvalidInput("data", f"{str(path)!r}, which is something else", wanted)
         try:
             with zipfile.ZipFile(file) as archive:
                 members = {
@@ -49,7 +47,7 @@ def read_npz(
         except (InvalidInput, MemoryError):
             raise
         except Exception as problem:  # a damaged file can break its reader anywhere
-            raise InvalidInput("data", f"{str(path)!r} ({reason(problem)})", _WANTED) from problem
+            raise InvalidInput("data", f"{str(path)!r} ({reason(problem)})", wanted) from problem
     return found[0], found[1]
 
 
@@ -89,7 +87,7 @@ def _read(
         ValueError: When header and length contradict each other.
     """
     with archive.open(info) as member:
-        head = io.BytesIO(member.read(_HEADER))
+        head = io.BytesIO(member.read(2**14))  # the header of an array is shorter
     shape, fortran, dtype = _header(head)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded: they are pickled")

@@ -20,10 +20,7 @@ from holdfast.sources.query import numbers, split_query, whole
 from holdfast.sources.shapes import channels_first, to_shape
 from holdfast.sources.tables import read_csv, read_parquet
 
-FORMS = "demo:NAME, npz:PATH, csv:PATH, parquet:PATH or normal:SHAPE"
-_OPTIONS = ("inputs", "labels", "rows", "scale", "layout")
-_NORMAL_ROWS, _MOST_ENTRIES = 64, 2**22
-_BYTE = 255.0
+DATA_FORMS = "demo:NAME, npz:PATH, csv:PATH, parquet:PATH or normal:SHAPE"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,31 +102,37 @@ def load_data(spec: str, dtype: torch.dtype = torch.float32) -> LoadedData:
         return _from_file(spec, kind, rest, dtype)
     if kind == "normal" and rest:
         return _normal(spec, rest)
-    raise InvalidInput("data", repr(spec), FORMS)
+    raise InvalidInput("data", repr(spec), DATA_FORMS)
 
 
 def _normal(spec: str, shape: str) -> LoadedData:
     """Return random rows where there is no data: a bracket needs points to search from."""
     sizes = shape.split("x")
     if not all(size.isdecimal() and int(size) for size in sizes):
-        raise InvalidInput("data", repr(spec), FORMS)
+        raise InvalidInput("data", repr(spec), DATA_FORMS)
     sides = [int(size) for size in sizes]
-    if math.prod(sides) > _MOST_ENTRIES:
-        raise InvalidInput("data", repr(spec), f"at most {_MOST_ENTRIES} entries a row")
+    rows, most = 64, 2**22  # enough starts for a search, in at most 1 GiB
+    if math.prod(sides) > most:
+        raise InvalidInput("data", repr(spec), f"at most {most} entries a row")
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(_NORMAL_ROWS, *sides, generator=generator)
-    return LoadedData(inputs, torch.zeros(_NORMAL_ROWS, dtype=torch.int64), spec)
+    inputs = torch.randn(rows, *sides, generator=generator)
+    return LoadedData(inputs, torch.zeros(rows, dtype=torch.int64), spec)
 
 
-_Reader = Callable[[Path, str | None, str | None, int | None], tuple[np.ndarray, np.ndarray]]
-_READERS: Mapping[str, _Reader] = {"npz": read_npz, "csv": read_csv, "parquet": read_parquet}
+_READERS: Mapping[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "npz": read_npz,
+    "csv": read_csv,
+    "parquet": read_parquet,
+}
+"""Readers of a path, the names of inputs and labels, and a number of rows, by kind of file."""
 
 
 def _from_file(spec: str, kind: str, rest: str, dtype: torch.dtype) -> LoadedData:
-    path, options = split_query("data", rest, _OPTIONS)
+    known = ("inputs", "labels", "rows", "scale", "layout")
+    path, options = split_query("data", rest, known)
     rows = whole("data", "rows", options["rows"]) if "rows" in options else None
     if not path:
-        raise InvalidInput("data", repr(spec), FORMS)
+        raise InvalidInput("data", repr(spec), DATA_FORMS)
     arrays = _READERS[kind](Path(path), options.get("inputs"), options.get("labels"), rows)
     inputs, labels = map(torch.from_numpy, arrays)
     if inputs.dim() == 0 or inputs.numel() == 0:
@@ -151,7 +154,7 @@ def _scaled(inputs: Tensor, stated: str | None, dtype: torch.dtype) -> tuple[Ten
     if stated is None:
         said = "data: bytes were divided by 255; if the model was trained otherwise, say ?scale=..."
         warnings.warn(said, HoldfastWarning, stacklevel=2)
-    scale = _BYTE if stated is None else numbers("data", "scale", stated)[0]
+    scale = 255.0 if stated is None else numbers("data", "scale", stated)[0]
     if not scale > 0 or "," in (stated or ""):
         raise InvalidInput("data", f"scale={stated}", "one number above 0")
     values = inputs if inputs.is_floating_point() else inputs.to(dtype)

@@ -9,7 +9,6 @@ bounded net was trained with a constant of 1 up to its last layer, and its certi
 import gzip
 from importlib.resources import files
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,6 @@ DEMO_DATA: dict[str, str] = {
     ),
 }
 """Name of every built-in data set and one sentence about it."""
-
-_WIDTHS = (64, 112, 112, 112)
-_SPLITS = ("train", "test")
-_SPLIT_SEED = 0
-_TEST_EVERY = 5
 
 
 class GroupSort(nn.Module):
@@ -98,9 +92,9 @@ def demo_architecture(name: str) -> nn.Sequential:
     look_up("model", name, DEMO_MODELS)
     activation = nn.ReLU if name == "digits-plain" else GroupSort
     layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(_WIDTHS):
-        layers += [nn.Linear(fan_in, fan_out), activation()]
-    return nn.Sequential(*layers, nn.Linear(_WIDTHS[-1], 10))
+    for fan_in in (64, 112, 112):
+        layers += [nn.Linear(fan_in, 112), activation()]
+    return nn.Sequential(*layers, nn.Linear(112, 10))
 
 
 def demo_model(name: str) -> nn.Module:
@@ -153,11 +147,11 @@ def demo_data(name: str = "digits", split: str = "test") -> tuple[Tensor, Tensor
         MissingExtra: If scikit-learn is not installed.
     """
     look_up("data", name, DEMO_DATA)
-    look_up("split", split, dict.fromkeys(_SPLITS))
+    look_up("split", split, dict.fromkeys(("train", "test")))
     pixels, labels = _digits()
-    keys = np.random.PCG64(_SPLIT_SEED).random_raw(len(labels))
+    keys = np.random.PCG64(0).random_raw(len(labels))
     in_test = np.zeros(len(labels), dtype=bool)
-    in_test[np.lexsort((keys, labels))[::_TEST_EVERY]] = True
+    in_test[np.lexsort((keys, labels))[::5]] = True
     rows = in_test if split == "test" else ~in_test
     inputs = torch.from_numpy((pixels[rows] / 16).astype(np.float32))
     return inputs, torch.from_numpy(labels[rows].astype(np.int64))

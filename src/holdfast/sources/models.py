@@ -21,12 +21,11 @@ from holdfast.sources.query import split_query
 from holdfast.sources.units import normalised
 from holdfast.sources.weights import read_weights
 
-FORMS = (
+MODEL_FORMS = (
     "demo:NAME, onnx:PATH, torch:PATH, hf:FOLDER or "
     "module:package.file:factory[?weights=PATH.safetensors], "
     "with ?mean=...&std=... where inputs are normalised"
 )
-_UNITS = ("mean", "std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +74,12 @@ def load_model(spec: str) -> LoadedModel:
         Unsupported: When a file holds what cannot be read, with all the reasons.
     """
     kind, _, rest = spec.partition(":")
-    if kind not in _KINDS or not rest:
-        raise InvalidInput("model", repr(spec), FORMS)
-    known = ("weights", *_UNITS) if kind == "module" else _UNITS
+    if kind not in _LOADERS or not rest:
+        raise InvalidInput("model", repr(spec), MODEL_FORMS)
+    known = ("weights", "mean", "std") if kind == "module" else ("mean", "std")
     target, options = split_query("model", rest, known)
-    loaded = _KINDS[kind](spec, target, options.get("weights"))
-    units = {key: options[key] for key in _UNITS if key in options}
+    loaded = _LOADERS[kind](spec, target, options.pop("weights", None))
+    units = options
     if not units:
         return loaded
     if len(units) < 2:
@@ -162,7 +161,7 @@ def silently() -> Iterator[None]:
 def _from_module(spec: str, target: str, weights: str | None) -> LoadedModel:
     module_name, _, factory_name = target.partition(":")
     if not module_name or not factory_name:
-        raise InvalidInput("model", repr(spec), FORMS)
+        raise InvalidInput("model", repr(spec), MODEL_FORMS)
     factory = _factory(module_name, factory_name)
     try:
         model = factory()
@@ -181,7 +180,7 @@ def _from_module(spec: str, target: str, weights: str | None) -> LoadedModel:
     return LoadedModel(model, spec, factory_name, description + ".", weights=file)
 
 
-_KINDS: Mapping[str, Callable[[str, str, str | None], LoadedModel]] = {
+_LOADERS: Mapping[str, Callable[[str, str, str | None], LoadedModel]] = {
     "demo": _from_demo,
     "onnx": _from_onnx,
     "torch": _from_exported,

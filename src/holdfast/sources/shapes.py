@@ -6,9 +6,6 @@ from torch import Tensor
 
 from holdfast.errors import InvalidInput
 
-LAYOUTS = ("nchw", "nhwc")
-_CHANNELS = (2, 3, 4)
-
 
 def channels_first(inputs: Tensor, layout: str | None) -> Tensor:
     """Return images with channels before pixels, where the layout says that they come last.
@@ -20,8 +17,8 @@ def channels_first(inputs: Tensor, layout: str | None) -> Tensor:
     Raises:
         InvalidInput: When there is no such layout, or the rows are no images.
     """
-    if layout not in (None, *LAYOUTS):
-        raise InvalidInput("data", f"layout={layout}", " or ".join(LAYOUTS))
+    if layout not in (None, "nchw", "nhwc"):
+        raise InvalidInput("data", f"layout={layout}", "nchw or nhwc")
     if layout != "nhwc" or inputs.dim() == 2:
         return inputs
     if inputs.dim() != 4:
@@ -57,7 +54,7 @@ def to_shape(inputs: Tensor, shape: tuple[int, ...], layout: str | None) -> Tens
         hint = " (say ?layout=nhwc if channels come last)" if layout is None else ""
         raise InvalidInput("data", f"rows of shape {list(row)}{hint}", wanted)
     # Flat colour images come in both orders; [3, H, W] itself says which one it is.
-    open_order = flat and len(longer) > 2 and not (longer == here and here[0] in _CHANNELS)
+    open_order = flat and len(longer) > 2 and not (longer == here and here[0] in (2, 3, 4))
     if open_order and layout is None:
         got = f"rows of shape {list(row)} for a model that takes {list(shape)}"
         raise InvalidInput("data", got, "?layout=nchw or ?layout=nhwc: where the channels are")

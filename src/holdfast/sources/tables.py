@@ -16,7 +16,6 @@ from holdfast.files import open_file, reason
 from holdfast.sources.files import check_unpacked
 
 _MOST_ENTRIES = 2**28
-_CSV, _PARQUET = "a CSV file", "a Parquet file"
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def read_csv(
         InvalidInput: When the file is not a table, a column is missing, or a field is no number.
         MemoryError: When the rows do not fit.
     """
-    with _table(path, f"{_CSV} of numbers") as file:
+    with _table(path, "a CSV file of numbers") as file:
         fields = _fields(file, lambda columns: _columns(columns, inputs, labels), rows)
         return _arrays([[_number(field, row) for field in one] for row, one in enumerate(fields)])
 
@@ -137,7 +136,7 @@ def read_csv_text(path: Path, columns: TextColumns, rows: int | None) -> Sentenc
         InvalidInput: When the file is not a table, a column is missing, a sentence is empty, or a
             label is no whole number.
     """
-    with _table(path, _CSV) as file:
+    with _table(path, "a CSV file") as file:
         fields = _fields(file, columns.among, rows)
         numbers = [_number(label, row) for row, (_, label, *_) in enumerate(fields)]
     return _checked(
@@ -310,7 +309,7 @@ def read_parquet(
         MemoryError: When the rows do not fit.
     """
     parquet = _parquet()
-    with _table(path, _PARQUET) as file:
+    with _table(path, "a Parquet file") as file:
         source = parquet.ParquetFile(file)
         names = _columns(source.schema_arrow.names, inputs, labels)
         taken = source.metadata.num_rows if rows is None else rows
@@ -335,7 +334,7 @@ def read_parquet_text(path: Path, columns: TextColumns, rows: int | None) -> Sen
         InvalidInput: As for `read_csv_text`.
     """
     parquet = _parquet()
-    with _table(path, _PARQUET) as file:
+    with _table(path, "a Parquet file") as file:
         source = parquet.ParquetFile(file)
         names = columns.among(source.schema_arrow.names)
         taken = source.metadata.num_rows if rows is None else rows
@@ -356,7 +355,7 @@ def _parquet() -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingExtra("pyarrow", "parquet", _PARQUET) from error
+        raise MissingExtra("pyarrow", "parquet", "a Parquet file") from error
     return parquet
 
 

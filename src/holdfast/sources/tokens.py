@@ -20,10 +20,6 @@ BATCH = 64
 
 Batch = tuple[Mapping[str, Tensor], Tensor]
 
-_COLUMNS = ("text", "labels", "perturbed")
-_COUNTS = ("rows", "tokens")
-_WITHOUT_LIMIT = 512
-
 
 @dataclass(frozen=True, eq=False)
 class LoadedTokens:
@@ -100,12 +96,13 @@ def load_sentences(spec: str, loaded: LoadedModel) -> LoadedTokens:
     kind, _, rest = spec.partition(":")
     if loaded.folder is None or kind not in TABLES:
         raise InvalidInput("data", repr(spec), "csv:PATH or parquet:PATH, for a model hf:FOLDER")
-    path, options = split_query("data", rest, (*_COLUMNS, *_COUNTS))
-    rows, most = (whole("data", key, options[key]) if key in options else None for key in _COUNTS)
+    names, counts = ("text", "labels", "perturbed"), ("rows", "tokens")
+    path, options = split_query("data", rest, (*names, *counts))
+    rows, most = (whole("data", key, options[key]) if key in options else None for key in counts)
     tokenizer = read_tokenizer(loaded.folder)
     places = getattr(loaded.model.config, "max_position_embeddings", tokenizer.model_max_length)
     tokenizer.model_max_length = min(tokenizer.model_max_length, places)
-    columns = TextColumns(*(options.get(key) for key in _COLUMNS))
+    columns = TextColumns(*(options.get(key) for key in names))
     return tokenized(TABLES[kind](Path(path), columns, rows), tokenizer, most, spec)
 
 
@@ -156,7 +153,7 @@ def tokenized(table: Sentences, tokenizer: Any, most: int | None, name: str) -> 
     if most is not None and not tokenizer.num_special_tokens_to_add() < most <= allowed:
         low = tokenizer.num_special_tokens_to_add() + 1
         raise InvalidInput("data", f"tokens={most}", f"{low} to {allowed}, as the model has it")
-    limit = most or min(allowed, _WITHOUT_LIMIT)
+    limit = most or min(allowed, 512)  # some tokenizers name no limit of their model
     texts, labels = table.texts, torch.from_numpy(table.labels)
     lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
     if 0 in lengths:

@@ -8,8 +8,8 @@ from holdfast.errors import Unsupported
 from holdfast.graph.capture import capture
 from holdfast.graph.walk import run
 from holdfast.sources.onnx.build import build
+from holdfast.sources.onnx.call import OPERATORS
 from holdfast.sources.onnx.file import read_onnx
-from holdfast.sources.onnx.step import OPERATORS
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

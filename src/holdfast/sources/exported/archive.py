@@ -16,7 +16,6 @@ from holdfast.files import open_file, reason, strict_json
 from holdfast.sources.zips import checked_members, read_member
 
 _WANTED = "an exported program (torch.export.save)"
-_SCHEMA = 8
 TYPES: Mapping[int, torch.dtype] = {
     1: torch.uint8,
     2: torch.int8,
@@ -83,8 +82,8 @@ def _read(archive: zipfile.ZipFile) -> Archive:
     }
     order = read_member(archive, members["byteorder"]) if "byteorder" in members else b"little"
     document = strict_json(stored[models[0]])
-    if order != b"little" or document["schema_version"]["major"] != _SCHEMA:
-        raise InvalidInput("model", "another version of the format", f"major version {_SCHEMA}")
+    if order != b"little" or document["schema_version"]["major"] != 8:
+        raise InvalidInput("model", "another version of the format", "major version 8")
     tensors: dict[str, Tensor] = {}
     for kind in ("weights", "constants"):
         config = f"data/{kind}/{name}_{kind}_config.json"

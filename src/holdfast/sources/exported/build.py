@@ -33,15 +33,14 @@ _MORE = {
 _ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv")
 }
-_CHECKS = ("_assert", "sym_constrain")
 
 
-class Call(nn.Module):
+class ExportedCall(nn.Module):
     """One call of an operation.
 
     Args:
         target: The operation.
-        arguments: By name: a value, or a `_Coming` place in what the call is given.
+        arguments: By name: a value, or a `Position`.
         kept: Its constants by the name of their argument.
         several: Whether it gives several results.
     """
@@ -80,12 +79,12 @@ def _held(name: str) -> str:
     return name if name in ("weight", "bias", "running_mean", "running_var") else f"the_{name}"
 
 
-class _Coming(int):
-    """A place for the k-th value that a call is given."""
+class Position(int):
+    """The position of a value among those that a call is given."""
 
 
 def _fill(item: Any, values: Sequence[Any]) -> Any:
-    if isinstance(item, _Coming):
+    if isinstance(item, Position):
         return values[item]
     return [_fill(part, values) for part in item] if isinstance(item, list) else item
 
@@ -123,8 +122,8 @@ def _build(
     steps, taken = [], set()
     for node in graph["nodes"]:
         target, name = _target(node["target"]), node["target"].removeprefix("torch.ops.aten.")
-        if any(name.startswith(check) for check in _CHECKS):
-            continue
+        if name.startswith(("_assert", "sym_constrain")):
+            continue  # what the export checked of its sizes
         if target is None:
             why = "this operation is not known"
             obstacles.append(Obstacle(_path(node), node["target"], why, "load it with module:"))
@@ -212,7 +211,7 @@ def _path(node: Mapping[str, Any]) -> str:
 
 def _step(
     node: Mapping[str, Any], target: Callable[..., Any], constants: Mapping[str, Tensor], path: str
-) -> tuple[Wire, Call]:
+) -> tuple[Wire, ExportedCall]:
     """Return a call and where its values come from."""
     reads: list[str] = []
     arguments: dict[str, Any] = {}
@@ -220,39 +219,37 @@ def _step(
     for place, each in enumerate(node["inputs"]):
         name = each["name"] or str(place)
         value = _argument(each["arg"])
-        if isinstance(value, _Name) and value in constants:
+        if isinstance(value, ValueName) and value in constants:
             kept[name] = constants[value]
         else:
             arguments[name] = _placed(value, reads, constants)
     writes = [name for output in node["outputs"] for name in _written(output)]
     several = len(writes) > 1 or any("as_tensors" in output for output in node["outputs"])
-    return Wire(path, tuple(reads), tuple(writes)), Call(target, arguments, kept, several)
+    return Wire(path, tuple(reads), tuple(writes)), ExportedCall(target, arguments, kept, several)
 
 
 def _placed(value: Any, reads: list[str], constants: Mapping[str, Tensor]) -> Any:
     """Return an argument with names of values replaced by places."""
     if isinstance(value, list):
         return [_placed(part, reads, constants) for part in value]
-    if not isinstance(value, _Name):
+    if not isinstance(value, ValueName):
         return value
     if value in constants:
         return constants[value]
     reads.append(str(value))
-    return _Coming(len(reads) - 1)
+    return Position(len(reads) - 1)
 
 
-class _Name(str):
+class ValueName(str):
     """The name of a value, apart from text."""
 
     __slots__ = ()
 
 
-_FORMATS = {1: torch.contiguous_format, 4: torch.preserve_format}
-_LAYOUTS = {7: torch.strided}
-
-
 def _named(value: Mapping[str, Any]) -> Any:
-    return value["as_int"] if "as_int" in value else _Name(value.get("name", value.get("as_name")))
+    return (
+        value["as_int"] if "as_int" in value else ValueName(value.get("name", value.get("as_name")))
+    )
 
 
 def _same(value: Any) -> Any:
@@ -263,7 +260,7 @@ def _optional(value: Mapping[str, Any]) -> Any:
     return _named(value["as_tensor"]) if "as_tensor" in value else None
 
 
-_KINDS: Mapping[str, Callable[[Any], Any]] = {
+_ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
     "as_none": lambda value: None,
     "as_device": lambda value: None,
     "as_int": _same,
@@ -282,8 +279,8 @@ _KINDS: Mapping[str, Callable[[Any], Any]] = {
     "as_optional_tensor": _optional,
     "as_optional_tensors": lambda value: [_optional(part) for part in value],
     "as_scalar_type": lambda value: TYPES[value],
-    "as_memory_format": lambda value: _FORMATS[value],
-    "as_layout": lambda value: _LAYOUTS[value],
+    "as_memory_format": {1: torch.contiguous_format, 4: torch.preserve_format}.__getitem__,
+    "as_layout": {7: torch.strided}.__getitem__,
 }
 """How every kind of argument is read; graphs, operators and objects are not among them."""
 
@@ -291,7 +288,7 @@ _KINDS: Mapping[str, Callable[[Any], Any]] = {
 def _argument(argument: Mapping[str, Any]) -> Any:
     """Return an argument of a call."""
     ((kind, value),) = argument.items()
-    return _KINDS[kind](value)
+    return _ARGUMENTS[kind](value)
 
 
 def _written(output: Mapping[str, Any]) -> Iterator[str]:

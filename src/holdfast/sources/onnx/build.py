@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from holdfast.errors import Obstacle, Unsupported
 from holdfast.files import reason
-from holdfast.sources.onnx.rows import Rows, settle, shape_of, stored_shape
-from holdfast.sources.onnx.step import OPERATORS, Coming, Known, Step, make_step
+from holdfast.sources.onnx.call import OPERATORS, OnnxCall, Placeholder, Value, make_call
+from holdfast.sources.onnx.rows import RowValue, settle, shape_of, stored_shape
 from holdfast.sources.sizes import Budget, activations
 from holdfast.sources.wired import Wire, Wired, module_name
 
@@ -90,7 +90,7 @@ class _Plan:
         failed: Names of values that cannot be had.
     """
 
-    values: dict[str, Known]
+    values: dict[str, Value]
     made: Budget
     run: Budget
     steps: list[tuple[Wire, nn.Module]] = field(default_factory=list)
@@ -130,7 +130,7 @@ def _unknown(graph: OnnxGraph) -> Iterator[Obstacle]:
 
 def _module(graph: OnnxGraph, batch: int) -> Wired:
     batched, row = stored_shape(graph.shape_for(batch))
-    start = Rows(torch.empty(1, *row, dtype=graph.dtype, device="meta"), batched)
+    start = RowValue(torch.empty(1, *row, dtype=graph.dtype, device="meta"), batched)
     stored = graph.entries + start.tensor.numel()
     # Of constants, tables and masks are made, and they stay: a few hundred times what is stored.
     plan = _Plan({**graph.constants, graph.entry: start}, Budget(stored, 200), activations(stored))
@@ -143,7 +143,7 @@ def _module(graph: OnnxGraph, batch: int) -> Wired:
         except Exception as problem:  # a hostile file can break any operation, in any way
             plan.failed.update(node.outputs)
             plan.obstacles.append(node.obstacle(reason(problem)))
-    if not plan.obstacles and not isinstance(plan.values.get(graph.result), Rows):
+    if not plan.obstacles and not isinstance(plan.values.get(graph.result), RowValue):
         why = f"the output {graph.result!r} does not depend on the input"
         plan.obstacles.append(Obstacle("", "output", why))
     if plan.obstacles:
@@ -166,16 +166,16 @@ def _add(plan: _Plan, node: OnnxNode, opset: int) -> None:
         return
     while values and values[-1] is None:
         values.pop()
-    step = make_step(node.op, values, node.attributes, opset, len(node.outputs))
-    rows = [value for value in values if isinstance(value, Rows)]
+    step = make_call(node.op, values, node.attributes, opset, len(node.outputs))
+    rows = [value for value in values if isinstance(value, RowValue)]
     if rows:
         with plan.run:
-            results: Sequence[Known] = step.results([_on_meta(each) for each in rows])
+            results: Sequence[Value] = step.results([_on_meta(each) for each in rows])
         name = module_name(node.name or f"{node.op}_{len(plan.steps)}", plan.taken)
         reads = [
             name
             for name, value in zip(node.inputs, values, strict=False)
-            if isinstance(value, Rows)
+            if isinstance(value, RowValue)
         ]
         plan.steps.append((Wire(name, tuple(reads), node.outputs), step))
     else:
@@ -183,21 +183,21 @@ def _add(plan: _Plan, node: OnnxNode, opset: int) -> None:
     plan.values.update(zip(node.outputs, results, strict=False))
 
 
-def _on_meta(rows: Rows) -> Rows:
-    return Rows(rows.tensor.to("meta"), rows.batched)
+def _on_meta(rows: RowValue) -> RowValue:
+    return RowValue(rows.tensor.to("meta"), rows.batched)
 
 
-def _folded(step: Step, values: Sequence[Known], budget: Budget) -> list[Tensor]:
+def _folded(step: OnnxCall, values: Sequence[Value], budget: Budget) -> list[Tensor]:
     """Return what a node makes of constants alone; its size is known before it is made."""
     pairs = zip(step.places, values, strict=True)
-    constants = [value for place, value in pairs if isinstance(place, Coming)]
+    constants = [value for place, value in pairs if isinstance(place, Placeholder)]
     rows = [settle(value.unsqueeze(0)) for value in constants if isinstance(value, Tensor)]
     with budget:  # without rows there is only a view of one number
         found = step.results([_on_meta(each) for each in rows])
     return [result.free()[0] for result in (step.results(rows) if rows else found)]
 
 
-def _read(node: OnnxNode, values: Sequence[Known]) -> Tensor:
+def _read(node: OnnxNode, values: Sequence[Value]) -> Tensor:
     """Return the value of a node that is known without running it.
 
     Raises:

@@ -17,8 +17,6 @@ from holdfast.sources.onnx.build import WHAT, OnnxGraph, OnnxNode
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
-_WANTED = "an ONNX model"
-_OPSETS = range(7, 27)
 _TYPES: Mapping[int, type[np.generic]] = {
     1: np.float32,
     2: np.uint8,
@@ -51,20 +49,21 @@ def read_onnx(path: Path) -> OnnxGraph:
         import onnx
     except ImportError as error:
         raise MissingExtra("onnx", "onnx", "an ONNX file") from error
-    content = read_file(path, "model", _WANTED)
+    wanted = "an ONNX model"
+    content = read_file(path, "model", wanted)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except Exception as problem:  # protobuf's own, and decoding errors
-        raise InvalidInput("model", f"{str(path)!r} ({reason(problem)})", _WANTED) from problem
+        raise InvalidInput("model", f"{str(path)!r} ({reason(problem)})", wanted) from problem
     if not model.graph.node:
-        raise InvalidInput("model", f"{str(path)!r}, which has no operators", _WANTED)
+        raise InvalidInput("model", f"{str(path)!r}, which has no operators", wanted)
     try:
         return _decode(model, path)
     except (InvalidInput, Unsupported):
         raise
     except Exception as problem:  # a damaged file can break its reader anywhere
-        raise InvalidInput("model", f"{str(path)!r} ({reason(problem)})", _WANTED) from problem
+        raise InvalidInput("model", f"{str(path)!r} ({reason(problem)})", wanted) from problem
 
 
 def _decode(model: "ModelProto", path: Path) -> OnnxGraph:
@@ -111,8 +110,8 @@ def _constants(graph: "GraphProto", path: Path) -> dict[str, Tensor]:
 def _obstacles(model: "ModelProto", opset: int) -> Iterator[Obstacle]:
     """Yield what a file holds that is not read."""
     graph: GraphProto = model.graph
-    if opset not in _OPSETS:
-        why = f"opset {opset}, wanted {_OPSETS[0]} to {_OPSETS[-1]}"
+    if not 7 <= opset <= 26:
+        why = f"opset {opset}, wanted 7 to 26"
         yield Obstacle("", "version", why, "convert it with onnx.version_converter")
     if model.functions:
         yield Obstacle("", "functions", "operators defined in the file", "inline them with onnx")

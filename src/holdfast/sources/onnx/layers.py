@@ -13,7 +13,7 @@ from torch import Tensor
 
 from holdfast.sources.onnx.rows import (
     Operand,
-    Rows,
+    RowValue,
     along,
     combined,
     counted,
@@ -37,15 +37,15 @@ def gemm(  # noqa: PLR0913 - the attributes of the operator
     beta: float = 1.0,
     transA: int = 0,
     transB: int = 0,
-) -> Rows:
+) -> RowValue:
     """Return alpha * x' * weight' + beta * bias."""
     left = _turned(x) if transA else x
     right = _turned(weight) if transB else weight
-    if isinstance(left, Rows) and isinstance(right, Tensor) and isinstance(bias, Tensor):
+    if isinstance(left, RowValue) and isinstance(right, Tensor) and isinstance(bias, Tensor):
         same_for_all = bias.dim() < 2 or len(bias) == 1
         if same_for_all and alpha == beta == 1.0:
             row = bias.reshape(-1).expand(right.shape[1])
-            return Rows(F.linear(left.tensor, right.T, row), left.batched)
+            return RowValue(F.linear(left.tensor, right.T, row), left.batched)
     product = matmul(left, right)
     if alpha != 1.0:
         product = product.map(lambda t: t * alpha)
@@ -64,20 +64,20 @@ def _turned(x: Operand) -> Operand:
     return x.T if isinstance(x, Tensor) else settle(x.free().transpose(1, 2))
 
 
-def matmul(a: Operand, b: Operand) -> Rows:
+def matmul(a: Operand, b: Operand) -> RowValue:
     """Return the product, broadcast over leading axes as in NumPy.
 
     Raises:
         ValueError: For a vector where only matrices are handled.
     """
-    if isinstance(a, Rows) and isinstance(b, Tensor) and b.dim() == 2:
-        return Rows(F.linear(a.tensor, b.T), a.batched)
-    if isinstance(a, Tensor) and isinstance(b, Rows) and a.dim() == 2:
+    if isinstance(a, RowValue) and isinstance(b, Tensor) and b.dim() == 2:
+        return RowValue(F.linear(a.tensor, b.T), a.batched)
+    if isinstance(a, Tensor) and isinstance(b, RowValue) and a.dim() == 2:
         if len(b.shape) == 1:
-            return Rows(F.linear(b.tensor, a), b.batched)
+            return RowValue(F.linear(b.tensor, a), b.batched)
         turned = b.free().transpose(-1, -2)
         return settle(F.linear(turned, a).transpose(-1, -2))
-    ranks = [len(x.shape) if isinstance(x, Rows) else x.dim() for x in (a, b)]
+    ranks = [len(x.shape) if isinstance(x, RowValue) else x.dim() for x in (a, b)]
     if min(ranks) < 2:
         raise ValueError("a product with a vector on this side")
     left, right = (_raised(x, max(ranks)) for x in (a, b))
@@ -86,7 +86,7 @@ def matmul(a: Operand, b: Operand) -> Rows:
 
 def _raised(x: Operand, rank: int) -> Tensor:
     """Return an operand with axes of size one in front, batch first."""
-    full = x.free() if isinstance(x, Rows) else x.unsqueeze(0)
+    full = x.free() if isinstance(x, RowValue) else x.unsqueeze(0)
     missing = rank - (full.dim() - 1)
     return full.reshape(full.shape[0], *[1] * missing, *full.shape[1:]) if missing else full
 
@@ -95,7 +95,7 @@ def _raised(x: Operand, rank: int) -> Tensor:
 
 
 def window_pads(
-    x: Rows,
+    x: RowValue,
     kernel: Sequence[int],
     strides: Sequence[int],
     dilations: Sequence[int],
@@ -131,7 +131,7 @@ def flat_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def conv(  # noqa: PLR0913 - the attributes of the operator
-    x: Rows,
+    x: RowValue,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
@@ -141,7 +141,7 @@ def conv(  # noqa: PLR0913 - the attributes of the operator
     dilations: list[int] | None = None,
     group: int = 1,
     auto_pad: str = "NOTSET",
-) -> Rows:
+) -> RowValue:
     """Convolve in one, two or three dimensions.
 
     Returns:
@@ -164,7 +164,7 @@ def conv(  # noqa: PLR0913 - the attributes of the operator
 
 
 def conv_transpose(  # noqa: PLR0913 - the attributes of the operator
-    x: Rows,
+    x: RowValue,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
@@ -175,7 +175,7 @@ def conv_transpose(  # noqa: PLR0913 - the attributes of the operator
     output_padding: list[int] | None = None,
     group: int = 1,
     auto_pad: str = "NOTSET",
-) -> Rows:
+) -> RowValue:
     """Convolve transposed; padding that is not symmetric is cropped afterwards.
 
     Returns:
@@ -206,7 +206,7 @@ def conv_transpose(  # noqa: PLR0913 - the attributes of the operator
 
 
 def max_pool(  # noqa: PLR0913 - the attributes of the operator
-    x: Rows,
+    x: RowValue,
     *,
     kernel_shape: list[int],
     strides: list[int] | None = None,
@@ -215,7 +215,7 @@ def max_pool(  # noqa: PLR0913 - the attributes of the operator
     ceil_mode: int = 0,
     storage_order: int = 0,
     auto_pad: str = "NOTSET",
-) -> Rows:
+) -> RowValue:
     """Return the largest entry of every window."""
     rank = len(kernel_shape)
     steps, spread = strides or [1] * rank, dilations or [1] * rank
@@ -227,7 +227,7 @@ def max_pool(  # noqa: PLR0913 - the attributes of the operator
 
 
 def average_pool(  # noqa: PLR0913 - the attributes of the operator
-    x: Rows,
+    x: RowValue,
     *,
     kernel_shape: list[int],
     strides: list[int] | None = None,
@@ -236,7 +236,7 @@ def average_pool(  # noqa: PLR0913 - the attributes of the operator
     ceil_mode: int = 0,
     count_include_pad: int = 0,
     auto_pad: str = "NOTSET",
-) -> Rows:
+) -> RowValue:
     """Return the mean of every window.
 
     Raises:
@@ -258,7 +258,7 @@ def average_pool(  # noqa: PLR0913 - the attributes of the operator
 
 
 def _ends(
-    x: Rows,
+    x: RowValue,
     reach: Sequence[int],
     strides: Sequence[int],
     amounts: Sequence[tuple[int, int]],
@@ -286,13 +286,13 @@ def _ends(
     return padding, True
 
 
-def global_average_pool(x: Rows) -> Rows:
+def global_average_pool(x: RowValue) -> RowValue:
     """Return the mean of every channel."""
     moved, dims = along(x, range(2, len(x.shape)))
     return renewed(moved, moved.tensor.mean(dims, keepdim=True))
 
 
-def global_max_pool(x: Rows) -> Rows:
+def global_max_pool(x: RowValue) -> RowValue:
     """Return the largest entry of every channel."""
     moved, dims = along(x, range(2, len(x.shape)))
     return renewed(moved, moved.tensor.amax(dims, keepdim=True))
@@ -302,7 +302,7 @@ def global_max_pool(x: Rows) -> Rows:
 
 
 def batch_norm(  # noqa: PLR0913 - the attributes of the operator
-    x: Rows,
+    x: RowValue,
     weight: Tensor,
     bias: Tensor,
     running_mean: Tensor,
@@ -312,11 +312,11 @@ def batch_norm(  # noqa: PLR0913 - the attributes of the operator
     momentum: float = 0.9,
     spatial: int = 1,
     training_mode: int = 0,
-) -> Rows:
+) -> RowValue:
     """Normalise every channel with the statistics in the file.
 
     Returns:
-        Rows of the same shape.
+        RowValue of the same shape.
 
     Raises:
         ValueError: In training mode, where rows would influence each other.
@@ -328,14 +328,14 @@ def batch_norm(  # noqa: PLR0913 - the attributes of the operator
 
 
 def layer_norm(
-    x: Rows,
+    x: RowValue,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
     axis: int = -1,
     epsilon: float = 1e-5,
     stash_type: int = 1,
-) -> Rows:
+) -> RowValue:
     """Normalise every row over its last axes."""
     (first,) = counted([axis], len(x.shape))
     moved, dims = along(x, range(first, len(x.shape)))
@@ -346,18 +346,18 @@ def layer_norm(
 
 
 def group_norm(
-    x: Rows,
+    x: RowValue,
     weight: Tensor,
     bias: Tensor,
     *,
     num_groups: int,
     epsilon: float = 1e-5,
     stash_type: int = 1,
-) -> Rows:
+) -> RowValue:
     """Normalise groups of channels; weights are per channel, as from opset 21.
 
     Returns:
-        Rows of the same shape.
+        RowValue of the same shape.
 
     Raises:
         ValueError: For weights per group, as in opset 18.
@@ -367,16 +367,16 @@ def group_norm(
     return per_image(lambda t: F.group_norm(t, num_groups, weight, bias, epsilon), x)
 
 
-def instance_norm(x: Rows, weight: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Rows:
+def instance_norm(x: RowValue, weight: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> RowValue:
     """Normalise every channel of every row: a group norm with one channel a group."""
     groups = x.shape[1]
     return per_image(lambda t: F.group_norm(t, groups, weight, bias, epsilon), x)
 
 
-def softmax(function: Callable[..., Tensor]) -> Callable[..., Rows]:
+def softmax(function: Callable[..., Tensor]) -> Callable[..., RowValue]:
     """Return softmax or its logarithm, along one axis or, before opset 13, all from one on."""
 
-    def apply(x: Rows, *, axis: int | None = None, opset: int) -> Rows:
+    def apply(x: RowValue, *, axis: int | None = None, opset: int) -> RowValue:
         axis = (-1 if opset >= 13 else 1) if axis is None else axis
         (first,) = counted([axis], len(x.shape))
         if opset < 13 and first != len(x.shape) - 1:
@@ -389,7 +389,7 @@ def softmax(function: Callable[..., Tensor]) -> Callable[..., Rows]:
     return apply
 
 
-LAYERS: Mapping[str, Callable[..., Rows]] = {
+LAYERS: Mapping[str, Callable[..., RowValue]] = {
     "Gemm": gemm,
     "MatMul": matmul,
     "Conv": conv,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class RowValue:
     """A value for every row.
 
     A leading axis of size one in the file is not stored: there the batch takes its place, so that
@@ -38,16 +38,16 @@ class Rows:
         """Return [B, *shape]."""
         return self.tensor.unsqueeze(1) if self.batched else self.tensor
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "RowValue":
         """Return what an elementwise function gives."""
-        return Rows(function(self.tensor), self.batched)
+        return RowValue(function(self.tensor), self.batched)
 
 
-def settle(tensor: Tensor) -> Rows:
+def settle(tensor: Tensor) -> RowValue:
     """Return the rows whose values are [B, *shape]."""
     if tensor.dim() >= 3 and tensor.shape[1] == 1:
-        return Rows(tensor.squeeze(1), True)
-    return Rows(tensor, False)
+        return RowValue(tensor.squeeze(1), True)
+    return RowValue(tensor, False)
 
 
 def stored_shape(shape: Sequence[int]) -> tuple[bool, tuple[int, ...]]:
@@ -56,7 +56,7 @@ def stored_shape(shape: Sequence[int]) -> tuple[bool, tuple[int, ...]]:
     return batched, tuple(shape[1:] if batched else shape)
 
 
-def reshaped(x: Rows, shape: Sequence[int]) -> Rows:
+def reshaped(x: RowValue, shape: Sequence[int]) -> RowValue:
     """Return rows that the file sees in another shape of the same size.
 
     Raises:
@@ -66,8 +66,8 @@ def reshaped(x: Rows, shape: Sequence[int]) -> Rows:
         raise ValueError(f"cannot reshape {list(x.shape)} to {list(shape)}")
     batched, row = stored_shape(shape)
     if tuple(x.tensor.shape[1:]) == row:
-        return Rows(x.tensor, batched)
-    return Rows(x.tensor.reshape(x.tensor.shape[0], *row), batched)
+        return RowValue(x.tensor, batched)
+    return RowValue(x.tensor.reshape(x.tensor.shape[0], *row), batched)
 
 
 def counted(axes: Sequence[int], rank: int) -> list[int]:
@@ -82,34 +82,34 @@ def counted(axes: Sequence[int], rank: int) -> list[int]:
     return positive
 
 
-def along(x: Rows, axes: Sequence[int]) -> tuple[Rows, list[int]]:
+def along(x: RowValue, axes: Sequence[int]) -> tuple[RowValue, list[int]]:
     """Return the rows stored so that the file's axes are dimensions of the tensor, and those."""
     positive = counted(axes, len(x.shape))
     if x.batched and 0 not in positive:
         return x, positive
-    return Rows(x.free(), False), [axis + 1 for axis in positive]
+    return RowValue(x.free(), False), [axis + 1 for axis in positive]
 
 
-def renewed(x: Rows, tensor: Tensor) -> Rows:
+def renewed(x: RowValue, tensor: Tensor) -> RowValue:
     """Return rows computed from `x` along dimensions that `along` gave."""
     if not x.batched:
         return settle(tensor)
-    return Rows(tensor, True) if tensor.dim() > 1 else Rows(tensor.unsqueeze(1), False)
+    return RowValue(tensor, True) if tensor.dim() > 1 else RowValue(tensor.unsqueeze(1), False)
 
 
-Operand = Rows | Tensor
+Operand = RowValue | Tensor
 
 
 def shape_of(x: Operand) -> tuple[int, ...]:
     """Return the shape that the file sees."""
-    return x.shape if isinstance(x, Rows) else tuple(x.shape)
+    return x.shape if isinstance(x, RowValue) else tuple(x.shape)
 
 
-def combined(function: Callable[..., Any], *operands: Operand) -> Rows:
+def combined(function: Callable[..., Any], *operands: Operand) -> RowValue:
     """Return what an elementwise function gives, shapes aligned at the right as in NumPy."""
     shape = torch.broadcast_shapes(*map(shape_of, operands))
     batched, _ = stored_shape(shape)
-    return Rows(function(*(_aligned(x, len(shape), batched) for x in operands)), batched)
+    return RowValue(function(*(_aligned(x, len(shape), batched) for x in operands)), batched)
 
 
 def _aligned(x: Operand, rank: int, batched: bool) -> Tensor:
@@ -123,9 +123,9 @@ def _aligned(x: Operand, rank: int, batched: bool) -> Tensor:
     return x.tensor.reshape(x.tensor.shape[0], *row)
 
 
-def per_image(function: Callable[[Tensor], Tensor], x: Rows) -> Rows:
+def per_image(function: Callable[[Tensor], Tensor], x: RowValue) -> RowValue:
     """Apply a layer that takes a batch of images of its own, [N, C, ...]."""
     if x.batched:
-        return Rows(function(x.tensor), True)
+        return RowValue(function(x.tensor), True)
     result = function(x.tensor.flatten(0, 1))
     return settle(result.unflatten(0, (-1, x.shape[0])))

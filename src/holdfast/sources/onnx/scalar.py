@@ -9,22 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.sources.onnx.layers import Static
-from holdfast.sources.onnx.rows import Operand, Rows, along, combined, renewed
-
-Unary = Callable[[Tensor], Tensor]
+from holdfast.sources.onnx.rows import Operand, RowValue, along, combined, renewed
 
 
-def plain(function: Unary) -> Callable[..., Rows]:
+def plain(function: Callable[[Tensor], Tensor]) -> Callable[..., RowValue]:
     """Return an operator of one input and no attributes."""
     return lambda x: x.map(function)
 
 
-def leaky_relu(x: Rows, *, alpha: float = 0.01) -> Rows:
+def leaky_relu(x: RowValue, *, alpha: float = 0.01) -> RowValue:
     """Return x, times alpha where it is negative."""
     return x.map(lambda t: F.leaky_relu(t, alpha))
 
 
-def prelu(x: Rows, slope: Tensor) -> Rows:
+def prelu(x: RowValue, slope: Tensor) -> RowValue:
     """Return x, times a slope where it is negative.
 
     Raises:
@@ -37,17 +35,17 @@ def prelu(x: Rows, slope: Tensor) -> Rows:
     return x.map(lambda t: F.prelu(t, slope.reshape(-1)))
 
 
-def elu(x: Rows, *, alpha: float = 1.0) -> Rows:
+def elu(x: RowValue, *, alpha: float = 1.0) -> RowValue:
     """Return x, or alpha (exp(x) - 1) where it is negative."""
     return x.map(lambda t: F.elu(t, alpha))
 
 
-def celu(x: Rows, *, alpha: float = 1.0) -> Rows:
+def celu(x: RowValue, *, alpha: float = 1.0) -> RowValue:
     """Return x, or alpha (exp(x / alpha) - 1) where it is negative."""
     return x.map(lambda t: F.celu(t, alpha))
 
 
-def selu(x: Rows, *, alpha: float = 1.6732632, gamma: float = 1.0507010) -> Rows:
+def selu(x: RowValue, *, alpha: float = 1.6732632, gamma: float = 1.0507010) -> RowValue:
     """Return the scaled elu.
 
     Raises:
@@ -58,24 +56,26 @@ def selu(x: Rows, *, alpha: float = 1.6732632, gamma: float = 1.0507010) -> Rows
     return x.map(F.selu)
 
 
-def gelu(x: Rows, *, approximate: str = "none") -> Rows:
+def gelu(x: RowValue, *, approximate: str = "none") -> RowValue:
     """Return x times the normal distribution function at x."""
     return x.map(lambda t: F.gelu(t, approximate=approximate))
 
 
-def hard_sigmoid(x: Rows, *, alpha: float = 0.2, beta: float = 0.5) -> Rows:
+def hard_sigmoid(x: RowValue, *, alpha: float = 0.2, beta: float = 0.5) -> RowValue:
     """Return alpha x + beta, cut to [0, 1]."""
     return x.map(lambda t: (t * alpha + beta).clamp(0.0, 1.0))
 
 
-def clip(x: Rows, min: Static = None, max: Static = None) -> Rows:
+def clip(x: RowValue, min: Static = None, max: Static = None) -> RowValue:
     """Return x cut to an interval."""
     if min is None and max is None:
         return x
     return x.map(lambda t: t.clamp(min, max))
 
 
-def dropout(x: Rows, ratio: Static = 0.5, training_mode: Static = 0, *, seed: int = 0) -> Rows:
+def dropout(
+    x: RowValue, ratio: Static = 0.5, training_mode: Static = 0, *, seed: int = 0
+) -> RowValue:
     """Return x: nothing is dropped outside training.
 
     Raises:
@@ -86,7 +86,7 @@ def dropout(x: Rows, ratio: Static = 0.5, training_mode: Static = 0, *, seed: in
     return x
 
 
-def cast(x: Rows, *, to: int, saturate: int = 1) -> Rows:
+def cast(x: RowValue, *, to: int, saturate: int = 1) -> RowValue:
     """Return x in another type.
 
     Raises:
@@ -102,32 +102,32 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
-def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Rows]:
+def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., RowValue]:
     """Return an operator of two inputs that broadcast."""
     return lambda a, b: combined(function, a, b)
 
 
-def folded(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Rows]:
+def folded(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., RowValue]:
     """Return an operator of any number of inputs that broadcast."""
 
-    def apply(*parts: Operand) -> Rows:
+    def apply(*parts: Operand) -> RowValue:
         total: Any = reduce(lambda a, b: combined(function, a, b), parts)
         return total
 
     return apply
 
 
-def where(condition: Operand, a: Operand, b: Operand) -> Rows:
+def where(condition: Operand, a: Operand, b: Operand) -> RowValue:
     """Return a where the condition holds and b elsewhere."""
     return combined(torch.where, condition, a, b)
 
 
-def reduction(function: Callable[..., Tensor]) -> Callable[..., Rows]:
+def reduction(function: Callable[..., Tensor]) -> Callable[..., RowValue]:
     """Return a reduction over some axes, or over all of them."""
 
     def apply(
-        x: Rows, axes: Static = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-    ) -> Rows:
+        x: RowValue, axes: Static = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+    ) -> RowValue:
         if not axes and noop_with_empty_axes:
             return x
         over = axes if isinstance(axes, list) and axes else range(len(x.shape))
@@ -137,7 +137,7 @@ def reduction(function: Callable[..., Tensor]) -> Callable[..., Rows]:
     return apply
 
 
-SCALAR: Mapping[str, Callable[..., Rows]] = {
+SCALAR: Mapping[str, Callable[..., RowValue]] = {
     "Relu": plain(F.relu),
     "LeakyRelu": leaky_relu,
     "PRelu": prelu,

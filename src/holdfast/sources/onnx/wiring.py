@@ -12,7 +12,7 @@ from torch import Tensor
 from holdfast.sources.onnx.layers import Static, flat_pads
 from holdfast.sources.onnx.rows import (
     Operand,
-    Rows,
+    RowValue,
     along,
     counted,
     renewed,
@@ -23,7 +23,7 @@ from holdfast.sources.onnx.rows import (
 )
 
 
-def reshape(x: Rows, shape: Static, *, allowzero: int = 0) -> Rows:
+def reshape(x: RowValue, shape: Static, *, allowzero: int = 0) -> RowValue:
     """Return x in another shape; 0 keeps an axis, -1 takes what is left."""
     wanted = [int(size) for size in _list(shape)]
     sizes = [
@@ -39,13 +39,13 @@ def _list(value: Static) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def flatten(x: Rows, *, axis: int = 1) -> Rows:
+def flatten(x: RowValue, *, axis: int = 1) -> RowValue:
     """Return x as a matrix."""
     axis = axis + len(x.shape) if axis < 0 else axis
     return reshaped(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
 
 
-def squeeze(x: Rows, axes: Static = None) -> Rows:
+def squeeze(x: RowValue, axes: Static = None) -> RowValue:
     """Return x without axes of size one."""
     rank = len(x.shape)
     named = None if axes is None else counted(_list(axes), rank)
@@ -53,7 +53,7 @@ def squeeze(x: Rows, axes: Static = None) -> Rows:
     return reshaped(x, [size for axis, size in enumerate(x.shape) if axis not in dropped])
 
 
-def unsqueeze(x: Rows, axes: Static) -> Rows:
+def unsqueeze(x: RowValue, axes: Static) -> RowValue:
     """Return x with more axes of size one."""
     rank = len(x.shape) + len(_list(axes))
     new = counted(_list(axes), rank)
@@ -61,7 +61,7 @@ def unsqueeze(x: Rows, axes: Static) -> Rows:
     return reshaped(x, [1 if axis in new else next(sizes) for axis in range(rank)])
 
 
-def transpose(x: Rows, *, perm: list[int] | None = None) -> Rows:
+def transpose(x: RowValue, *, perm: list[int] | None = None) -> RowValue:
     """Return x with its axes in another order.
 
     Raises:
@@ -72,19 +72,19 @@ def transpose(x: Rows, *, perm: list[int] | None = None) -> Rows:
     if sorted(order) != list(range(rank)):
         raise ValueError(f"perm {order} of a value of shape {list(x.shape)}")
     if x.batched and order[0] == 0:
-        return Rows(x.tensor.permute(order), True)
+        return RowValue(x.tensor.permute(order), True)
     return settle(x.free().permute(0, *(axis + 1 for axis in order)))
 
 
-def concat(*parts: Operand, axis: int) -> Rows:
+def concat(*parts: Operand, axis: int) -> RowValue:
     """Return values joined along an axis."""
-    rows = next(part.tensor for part in parts if isinstance(part, Rows))
+    rows = next(part.tensor for part in parts if isinstance(part, RowValue))
 
-    def full(part: Operand) -> Rows:
-        if isinstance(part, Rows):
+    def full(part: Operand) -> RowValue:
+        if isinstance(part, RowValue):
             return part
         batched, shape = stored_shape(shape_of(part))
-        return Rows(part.reshape(1, *shape).expand(rows.shape[0], *shape), batched)
+        return RowValue(part.reshape(1, *shape).expand(rows.shape[0], *shape), batched)
 
     moved = [along(full(part), [axis]) for part in parts]
     joined = torch.cat([part.tensor for part, _ in moved], moved[0][1][0])
@@ -92,8 +92,8 @@ def concat(*parts: Operand, axis: int) -> Rows:
 
 
 def slice_(
-    x: Rows, starts: Static, ends: Static, axes: Static = None, steps: Static = None
-) -> Rows:
+    x: RowValue, starts: Static, ends: Static, axes: Static = None, steps: Static = None
+) -> RowValue:
     """Return a part of every named axis.
 
     Raises:
@@ -117,8 +117,8 @@ def _place(place: int, size: int) -> int:
 
 
 def split(
-    x: Rows, split: Static = None, *, axis: int = 0, num_outputs: int = 0, outputs: int
-) -> list[Rows]:
+    x: RowValue, split: Static = None, *, axis: int = 0, num_outputs: int = 0, outputs: int
+) -> list[RowValue]:
     """Return consecutive parts of an axis.
 
     Raises:
@@ -133,7 +133,7 @@ def split(
     return [renewed(moved, part) for part in moved.tensor.split(sizes, dim)]
 
 
-def gather(x: Rows, indices: Static, *, axis: int = 0) -> Rows:
+def gather(x: RowValue, indices: Static, *, axis: int = 0) -> RowValue:
     """Return entries of one axis; a single index takes the axis away.
 
     Raises:
@@ -151,23 +151,23 @@ def gather(x: Rows, indices: Static, *, axis: int = 0) -> Rows:
     return renewed(moved, taken.unflatten(dim, index.shape) if index.ndim > 1 else taken)
 
 
-def expand(x: Rows, shape: Static) -> Rows:
+def expand(x: RowValue, shape: Static) -> RowValue:
     """Return x repeated along axes of size one."""
     wide = torch.broadcast_shapes(x.shape, tuple(_list(shape)))
     batched, row = stored_shape(wide)
     longer = reshaped(x, (1,) * (len(wide) - len(x.shape)) + x.shape)
     tensor = longer.tensor if longer.batched == batched else longer.free()
-    return Rows(tensor.expand(tensor.shape[0], *row), batched)
+    return RowValue(tensor.expand(tensor.shape[0], *row), batched)
 
 
 def pad(
-    x: Rows,
+    x: RowValue,
     pads: Static,
     value: Static = None,
     axes: Static = None,
     *,
     mode: str = "constant",
-) -> Rows:
+) -> RowValue:
     """Return x with a margin.
 
     Raises:
@@ -193,7 +193,7 @@ def pad(
 
 
 def resize(  # noqa: PLR0913 - the attributes of the operator
-    x: Rows,
+    x: RowValue,
     roi: Tensor | None = None,
     scales: Static = None,
     sizes: Static = None,
@@ -204,7 +204,7 @@ def resize(  # noqa: PLR0913 - the attributes of the operator
     cubic_coeff_a: float = -0.75,
     exclude_outside: int = 0,
     extrapolation_value: float = 0.0,
-) -> Rows:
+) -> RowValue:
     """Return images enlarged by a whole factor, each pixel repeated.
 
     Raises:
@@ -219,19 +219,19 @@ def resize(  # noqa: PLR0913 - the attributes of the operator
     how = (coordinate_transformation_mode, nearest_mode)
     if mode != "nearest" or not whole or wanted[:2] != list(x.shape[:2]) or how not in known:
         raise ValueError(f"mode {mode!r}, {how} from {list(x.shape)} to {wanted}")
-    return Rows(F.interpolate(x.tensor, wanted[2:]), True) if x.batched else _no_batch(x)
+    return RowValue(F.interpolate(x.tensor, wanted[2:]), True) if x.batched else _no_batch(x)
 
 
-def upsample(x: Rows, scales: Static, *, mode: str = "nearest") -> Rows:
+def upsample(x: RowValue, scales: Static, *, mode: str = "nearest") -> RowValue:
     """Return images enlarged by a whole factor: `Resize` before opset 10."""
     return resize(x, None, scales, mode=mode)
 
 
-def _no_batch(x: Rows) -> Rows:
+def _no_batch(x: RowValue) -> RowValue:
     raise ValueError(f"images of shape {list(x.shape)}, wanted one a row")
 
 
-def depth_to_space(x: Rows, *, blocksize: int, mode: str = "DCR") -> Rows:
+def depth_to_space(x: RowValue, *, blocksize: int, mode: str = "DCR") -> RowValue:
     """Return images with channels moved into pixels.
 
     Raises:
@@ -239,16 +239,16 @@ def depth_to_space(x: Rows, *, blocksize: int, mode: str = "DCR") -> Rows:
     """
     if mode != "CRD" or not x.batched:
         raise ValueError(f"mode {mode!r} of a value of shape {list(x.shape)}")
-    return Rows(F.pixel_shuffle(x.tensor, blocksize), True)
+    return RowValue(F.pixel_shuffle(x.tensor, blocksize), True)
 
 
-def constant_of_shape(shape: Static, *, value: Tensor | None = None) -> Rows:
+def constant_of_shape(shape: Static, *, value: Tensor | None = None) -> RowValue:
     """Return a constant of a shape."""
     fill, sizes = torch.zeros(1) if value is None else value.reshape(1), _list(shape)
     return settle(fill.reshape(1, *[1] * len(sizes)).expand(1, *sizes))
 
 
-WIRING: Mapping[str, Callable[..., Rows | list[Rows]]] = {
+WIRING: Mapping[str, Callable[..., RowValue | list[RowValue]]] = {
     "Reshape": reshape,
     "Flatten": flatten,
     "Squeeze": squeeze,

@@ -8,29 +8,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from holdfast.sources.onnx.layers import LAYERS, Static
-from holdfast.sources.onnx.rows import Rows
+from holdfast.sources.onnx.rows import RowValue
 from holdfast.sources.onnx.scalar import SCALAR
 from holdfast.sources.onnx.wiring import WIRING
 
-OPERATORS: Mapping[str, Callable[..., Rows | list[Rows]]] = {**LAYERS, **SCALAR, **WIRING}
+OPERATORS: Mapping[str, Callable[..., RowValue | list[RowValue]]] = {**LAYERS, **SCALAR, **WIRING}
 """Functions by operator; `Constant`, `Shape` and `Size` are read, not run."""
-
-_MOST_STATIC = 2**16
 
 
 @dataclass(frozen=True)
-class Coming:
+class Placeholder:
     """A place in a call for rows.
 
     Attributes:
-        batched: How they are stored; see `Rows`.
+        batched: How they are stored; see `RowValue`.
     """
 
     batched: bool
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredConstant:
     """A place in a call for a constant of the step.
 
     Attributes:
@@ -40,7 +38,7 @@ class Kept:
     name: str
 
 
-class Step(nn.Module):
+class OnnxCall(nn.Module):
     """A call of an operator.
 
     Floating-point constants are parameters, named as in the function's signature; statistics and
@@ -48,14 +46,14 @@ class Step(nn.Module):
 
     Args:
         function: From `OPERATORS`.
-        places: What goes where: `Coming`, `Kept`, or a value.
+        places: What goes where: `Placeholder`, `StoredConstant`, or a value.
         attributes: Keyword arguments.
         kept: The constants.
     """
 
     def __init__(
         self,
-        function: Callable[..., Rows | list[Rows]],
+        function: Callable[..., RowValue | list[RowValue]],
         places: Sequence[object],
         attributes: Mapping[str, Any],
         kept: Mapping[str, Tensor],
@@ -70,19 +68,19 @@ class Step(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the results, each [B, ...]."""
-        coming = [place for place in self.places if isinstance(place, Coming)]
-        rows = [Rows(t, place.batched) for t, place in zip(tensors, coming, strict=True)]
+        coming = [place for place in self.places if isinstance(place, Placeholder)]
+        rows = [RowValue(t, place.batched) for t, place in zip(tensors, coming, strict=True)]
         return tuple(result.tensor for result in self.results(rows))
 
-    def results(self, rows: Sequence[Rows]) -> list[Rows]:
+    def results(self, rows: Sequence[RowValue]) -> list[RowValue]:
         """Return the results as rows; on the meta device, their shapes alone."""
         left = iter(rows)
         on_meta = any(row.tensor.is_meta for row in rows)
 
         def fill(place: object) -> object:
-            if isinstance(place, Coming):
+            if isinstance(place, Placeholder):
                 return next(left)
-            if isinstance(place, Kept):
+            if isinstance(place, StoredConstant):
                 value = getattr(self, place.name)
                 return value.to("meta") if on_meta else value
             return place
@@ -91,12 +89,12 @@ class Step(nn.Module):
         return found if isinstance(found, list) else [found]
 
 
-Known = Tensor | Rows | None
+Value = Tensor | RowValue | None
 
 
-def make_step(
-    op: str, values: Sequence[Known], attributes: Mapping[str, Any], opset: int, outputs: int
-) -> Step:
+def make_call(
+    op: str, values: Sequence[Value], attributes: Mapping[str, Any], opset: int, outputs: int
+) -> OnnxCall:
     """Return the step of a node.
 
     Args:
@@ -118,23 +116,23 @@ def make_step(
     except TypeError as problem:
         raise ValueError(f"its inputs or attributes are not known here: {problem}") from problem
     names = [*_names(signature, len(values))]
-    constant = not any(isinstance(value, Rows) for value in values)
+    constant = not any(isinstance(value, RowValue) for value in values)
     places: list[object] = []
     kept: dict[str, Tensor] = {}
     for (name, static), value in zip(names, values, strict=True):
         if static:
             places.append(_static(name, value))
-        elif isinstance(value, Rows):
-            places.append(Coming(value.batched))
+        elif isinstance(value, RowValue):
+            places.append(Placeholder(value.batched))
         elif isinstance(value, Tensor) and constant:
-            places.append(Coming(False))
+            places.append(Placeholder(False))
         elif isinstance(value, Tensor):
-            places.append(Kept(name))
+            places.append(StoredConstant(name))
             kept[name] = value
         else:
             places.append(None)
     keywords = {name: value for name, value in bound.arguments.items() if name in given}
-    return Step(function, places, keywords, kept)
+    return OnnxCall(function, places, keywords, kept)
 
 
 def _names(signature: inspect.Signature, count: int) -> list[tuple[str, bool]]:
@@ -149,7 +147,7 @@ def _names(signature: inspect.Signature, count: int) -> list[tuple[str, bool]]:
     return found[:count]
 
 
-def _static(name: str, value: Known) -> Any:
+def _static(name: str, value: Value) -> Any:
     """Return a constant input as a number or as nested lists.
 
     Raises:
@@ -157,9 +155,9 @@ def _static(name: str, value: Known) -> Any:
     """
     if value is None:
         return None
-    if isinstance(value, Rows):
+    if isinstance(value, RowValue):
         raise ValueError(f"{name} depends on the input of the model")
-    if value.numel() > _MOST_STATIC:
+    if value.numel() > 2**16:  # a shape or a list of axes is short; an index may be long
         raise ValueError(f"{name} of {value.numel()} entries")
     # A length of one may stand for a number, as in Clip and Pad.
     return value.item() if value.dim() == 0 else value.tolist()
