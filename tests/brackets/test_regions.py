@@ -4,13 +4,21 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.nets import MaxMin, Residual, exact_values, load_net
-from torch import nn
+from torch import Tensor, nn
 
 import holdfast
+from holdfast.bounds.linear import Relaxed
+from holdfast.bounds.regions import Regions
+from holdfast.brackets.branching.cells import Cell
+from holdfast.brackets.branching.jacobian import constant_upper
+from holdfast.brackets.branching.pieces import Pieces, pieces
 from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.lower.witness import sample, slopes_lower
-from holdfast.brackets.semidefinite import form_on, lipsdp_upper, row_bounds_upper
+from holdfast.brackets.semidefinite import form_on, lipsdp_upper, row_bounds_upper, slope_bounds
+from holdfast.sources.demo import GroupSort
 from holdfast.types import Ball, Box, Outcome
 
 MODELS = {
@@ -59,6 +67,78 @@ def test_no_slope_inside_exceeds_the_bound(name: str, where: str) -> None:
         assert float(slopes_lower(graph, first, second, norm).max()) <= upper
         near = first + (second - first) * 1e-3
         assert float(slopes_lower(graph, first, near, norm).max()) <= upper
+
+
+class Maxout(nn.Module):
+    """The largest entry of each of two halves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], 2, -1).amax(2)
+
+
+LAWFUL = {
+    "relu": lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)),
+    "pairs": lambda: nn.Sequential(nn.Linear(4, 6), MaxMin(), nn.Linear(6, 4), MaxMin()),
+    "groups of two": lambda: nn.Sequential(nn.Linear(4, 6), GroupSort(2), nn.Linear(6, 2)),
+    "groups of four": lambda: nn.Sequential(nn.Linear(4, 8), GroupSort(4), nn.Linear(8, 2)),
+    "maxout": lambda: nn.Sequential(nn.Linear(4, 8), Maxout(), nn.Linear(2, 2), nn.ReLU()),
+    "max pool": lambda: nn.Sequential(
+        nn.Linear(4, 6), nn.Unflatten(1, (1, 6)), nn.MaxPool1d(3, 2, 1), nn.Flatten()
+    ),
+    "with skips": lambda: nn.Sequential(
+        Residual(nn.Linear(4, 4), GroupSort(2)), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)
+    ),
+}
+
+
+def region_of(kind: int, size: float, seed: int) -> Ball | Box:
+    """Return a ball of some norm, or a box of which one entry is held fixed."""
+    torch.manual_seed(seed)
+    center, sides = torch.randn(4), size * torch.rand(4)
+    if kind < 3:
+        return Ball(center, size, (1.0, 2.0, math.inf)[kind])
+    sides[0] = 0.0
+    return Box(center - sides, center + sides)
+
+
+@settings(max_examples=8)
+@given(
+    st.sampled_from(list(LAWFUL)),
+    st.sampled_from([1.0, 2.0, math.inf]),
+    st.integers(0, 3),
+    st.floats(-3.0, 3.0),
+    st.integers(0, 1000),
+)
+def test_no_bound_is_larger_on_a_region_than_everywhere(
+    name: str, norm: float, kind: int, size: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    graph = holdfast.capture(LAWFUL[name]().eval(), torch.zeros(1, 4))
+    region = region_of(kind, 10.0**size, seed)
+    everywhere, local = (
+        min(bound for bound, _ in slope_bounds(graph, norm, 1e-4, 60.0, where))
+        for where in (None, region)
+    )
+    assert local <= everywhere
+    # By itself the form on the region is no worse, but for the accuracy of the solvers.
+    if norm == 2.0:
+        alone = min(lipsdp_upper(graph, 1e-4, 60.0, region))
+    else:
+        alone = min(row_bounds_upper(graph, norm, 60.0, region))
+    assert alone <= everywhere * (1 + 2e-3)
+    forms = form_on(graph, None), form_on(graph, region)
+    assert forms[0].units == forms[1].units
+    assert (forms[0].low <= forms[1].low).all() and (forms[1].high <= forms[0].high).all()
+    cells = [
+        cells_upper(pieces(graph), norm),
+        cells_upper(pieces(*Relaxed(graph, Regions.of(region)).slopes()), norm),
+    ]
+    assert cells[1] <= cells[0] * (1 + 2e-3)
+
+
+def cells_upper(network: Pieces, norm: float) -> float:
+    """Return the bound of branch and bound before it branches."""
+    return constant_upper(network, *Cell.whole(network).slopes(), norm, 1e-4)
 
 
 def test_without_unstable_units_the_bracket_closes() -> None:

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 import torch
 from tests.nets import MaxMin, Residual, load_net
-from torch import nn
+from tests.traps.truth import dyadic, with_dyadic
+from torch import Tensor, nn
 
 import holdfast
+from holdfast.bounds.linear import Relaxed
+from holdfast.bounds.regions import Regions
 from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.lower.witness import slopes_lower
 from holdfast.brackets.semidefinite import lipsdp_upper
 from holdfast.errors import Unsupported
+from holdfast.graph.comparisons import with_pairs
+from holdfast.graph.walk import CONCRETE, lift, read
 from holdfast.sdp.lift import normal_form
 from holdfast.sources.demo import GroupSort
+from holdfast.types import Ball
 
 
 def image(*modules: nn.Module) -> nn.Module:
@@ -81,6 +87,62 @@ def test_no_choice_of_slopes_exceeds_the_proved_bound(name: str) -> None:
             v[i] = slopes[i] * (form.B[i] @ np.concatenate([step, v]))
         change = form.C @ np.concatenate([step, v])
         assert np.linalg.norm(change) <= upper * np.linalg.norm(step)
+
+
+CHOOSING = {
+    "pairs": lambda: nn.Sequential(nn.Linear(6, 8), MaxMin(), nn.Linear(8, 6), GroupSort(2)),
+    "sorts": lambda: nn.Sequential(nn.Linear(6, 8), GroupSort(4), nn.Linear(8, 5), GroupSort(5)),
+    "maxima": lambda: nn.Sequential(
+        nn.Linear(6, 8), nn.Unflatten(1, (2, 4)), nn.MaxPool1d(3, 2, 1), nn.Flatten(), nn.ReLU()
+    ),
+    "with skips": lambda: nn.Sequential(
+        Residual(nn.Linear(6, 6), GroupSort(3)), nn.ReLU(), nn.Linear(6, 4), MaxMin()
+    ),
+}
+
+
+def through_units(paired: holdfast.Graph, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what goes into every unit, what comes out, and the outputs, from the true values."""
+    env = read(paired, CONCRETE, lift(paired, points))
+    before, after = [], []
+    for node in paired.nodes:
+        values = [env[name] for name in node.inputs]
+        if node.op == "compare":
+            before.append(values[0] - values[1])
+            after.append(before[-1].clamp(min=0.0))
+        elif node.op == "relu":
+            before.append(values[0])
+            after.append(env[node.name])
+    z, v = (torch.cat([part.flatten(1) for part in parts], 1) for parts in (before, after))
+    return z, v, env[paired.output].flatten(1)
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_true_differences_satisfy_the_form(name: str) -> None:
+    """All numbers have few digits, so that float64 is exact: z = B (x, v), y = C (x, v)."""
+    one_slope = []
+    for seed in range(2):
+        model = with_dyadic(CHOOSING[name](), seed)
+        graph = holdfast.capture(model, torch.zeros(1, 6)).double()
+        for size in (math.inf, 2.0, 0.25):
+            paired, slopes = with_pairs(graph), {}
+            if math.isfinite(size):
+                cube = Ball(torch.zeros(6), size, math.inf)
+                paired, slopes = Relaxed(graph, Regions.of(cube)).slopes()
+            form = normal_form(paired, 500, slopes)
+            points = min(size, 4.0) * dyadic(seed, 200, 6).double()
+            (first, second) = (
+                [part[half] for part in (points, *through_units(paired, points))]
+                for half in (slice(100), slice(100, 200))
+            )
+            x, z, v, y = (b - a for a, b in zip(first, second, strict=True))
+            both = torch.cat([x, v], 1)
+            assert torch.equal(both @ torch.tensor(form.B).T, z)
+            assert torch.equal(both @ torch.tensor(form.C).T, y)
+            low, high = torch.tensor(form.low), torch.tensor(form.high)
+            assert bool(((v - low * z) * (high * z - v) >= 0).all())
+            one_slope.append(bool((low == high).any()))
+    assert any(one_slope) and not all(one_slope), "the test needs both kinds of slopes"
 
 
 def test_a_linear_network_needs_no_units_and_is_exact() -> None:

@@ -14,7 +14,7 @@ from holdfast.brackets.gain import GainReading
 from holdfast.brackets.lower.ascent import ascending_pairs
 from holdfast.brackets.lower.steepest import steepest_pairs
 from holdfast.brackets.lower.witness import Witness, sample
-from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
+from holdfast.brackets.semidefinite import slope_bounds
 from holdfast.errors import InternalError, InvalidInput
 from holdfast.graph.ir import Graph
 from holdfast.types import (
@@ -196,14 +196,13 @@ class Search:
         """Bound the constant by the slopes of the activations together."""
         if math.isinf(self._upper) or self._closed or self._late(1.0):
             return
-        options, region = self.options, self.options.region
+        options = self.options
         left = max(_LIPSDP_SHARE * options.seconds - self._spent, 0.1 * options.seconds)
-        if options.norm == 2.0:
-            bounds = lipsdp_upper(self.graph, 0.3 * options.tolerance, left, region)
-        else:
-            bounds = row_bounds_upper(self.graph, options.norm, left, region)
-        for value in bounds:
-            self._lower_upper(value, "LipSDP" if region is None else "LipSDP on the region")
+        bounds = slope_bounds(
+            self.graph, options.norm, 0.3 * options.tolerance, left, options.region
+        )
+        for value, method in bounds:
+            self._lower_upper(value, method)
             if self._closed:
                 return
 

@@ -205,6 +205,15 @@ def transpose(form: NormalForm) -> NormalForm:
     return NormalForm(B, C, form.low[back], form.high[back], outputs, own, leaves)
 
 
+def between(form: NormalForm, free: Mask) -> NormalForm:
+    """Return the form for pairs of inputs that differ in some coordinates alone, not rotated."""
+    if free.all() or not free.any():
+        return form
+    columns = np.concatenate([free, np.ones(form.units, bool)])
+    B, C, inputs = form.B[:, columns], form.C[:, columns], int(free.sum())
+    return replace(form, B=B, C=C, inputs=inputs)
+
+
 def output_row(form: NormalForm, row: int) -> NormalForm:
     """Return the form with one of its outputs alone."""
     one = slice(row, row + 1)

@@ -51,6 +51,9 @@ MODELS = {
         nn.Linear(2, 4), MaxMin(), nn.Linear(4, 4), MaxMin(), nn.Linear(4, 2)
     ),
     "groupsort": lambda: nn.Sequential(nn.Linear(2, 3), GroupSort(3), nn.Linear(3, 2)),
+    "max pool": lambda: nn.Sequential(
+        nn.Linear(2, 4), nn.Unflatten(1, (1, 4)), nn.MaxPool1d(3, 2, 1), nn.Flatten()
+    ),
     "residual": lambda: nn.Sequential(
         Residual(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), nn.ReLU()
     ),
@@ -222,8 +225,13 @@ def test_what_is_not_made_of_pieces_yields_nothing() -> None:
     wide = nn.Sequential(nn.Linear(2, 80), nn.ReLU(), nn.Linear(80, 1)).double()
     graph = holdfast.capture(wide, torch.zeros(1, 2, dtype=torch.float64))
     assert solved(graph, 2.0) == (0.0, math.inf)
+
+
+def test_a_region_without_an_interior_has_the_bound_of_all_inputs() -> None:
     flat = Box(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))
-    assert solved(graph_of("relu"), 2.0, flat) == (0.0, math.inf)
+    lower, upper = solved(graph_of("leaky"), math.inf, flat)
+    _, everywhere = solved(graph_of("leaky"), math.inf)
+    assert lower <= upper <= everywhere * (1 + 1e-6)
 
 
 EXACT = [

@@ -23,7 +23,7 @@ from holdfast.brackets.branching.jacobian import constant_upper
 from holdfast.brackets.branching.milp import milp_estimate
 from holdfast.brackets.branching.pieces import Pieces, pieces
 from holdfast.brackets.lower.steepest import steepest_directions
-from holdfast.brackets.lower.witness import Witness, best_pair, pairs_along
+from holdfast.brackets.lower.witness import Witness, best_pair, contains, pairs_along
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.sdp.form import Array
@@ -72,14 +72,15 @@ def branch(graph: Graph, goal: Goal) -> Iterator[float | Witness]:
 
     Yields:
         Ever smaller upper bounds, and witnesses above `goal.lower()`; nothing where the network is
-        not made of linear pieces that meet in 0 or has too many of them, or where the region has
-        no interior or no end.
+        not made of linear pieces that meet in 0 or has too many of them. Where the region has no
+        interior or no end, the bounds are those of all inputs.
     """
-    limits = None if goal.region is None else _ends(goal.region)
+    where = goal.region
+    limits = None if where is None else _ends(where)
     if limits is not None and not _is_solid(*limits):
-        return
+        where = limits = None
     try:
-        network = _pieces_in(graph, goal.region)
+        network = _pieces_in(graph, where)
     except Unsupported:
         return
     if len(network.kinked) <= MOST_KINKS and len(network.B) <= _MOST_UNITS:
@@ -189,6 +190,8 @@ class _Tree:
     def _pair(self, point: Tensor) -> Iterator[Witness]:
         """Yield the steepest pair at a point where it is the best so far."""
         points = point.reshape(1, *self.graph.perturbed_input.shape)
+        if self.limits is None and not bool(contains(self.goal.region, points)):
+            return  # of a search among all inputs in place of a region
         directions, values = steepest_directions(self.graph, points, self.goal.norm)
         if float(values[0]) <= self.goal.lower():
             return
