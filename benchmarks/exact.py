@@ -8,12 +8,12 @@ import math
 import time
 
 import torch
+from benchmarks.milp import milp_estimate
 from benchmarks.reference import reference_net
 from rich.console import Console
 from rich.table import Table
 
 import holdfast
-from holdfast.brackets.branching.milp import milp_estimate
 from holdfast.brackets.branching.pieces import pieces
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
 from holdfast.graph.ir import Graph

@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from benchmarks.milp import milp_estimate
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
@@ -16,7 +17,6 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.branching.cells import Cell, look_inside
-from holdfast.brackets.branching.milp import milp_estimate
 from holdfast.brackets.branching.pieces import pieces
 from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.lower.witness import Witness, sample, slopes_lower

@@ -20,7 +20,6 @@ from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.brackets.branching.cells import Cell, Limits, look_inside
 from holdfast.brackets.branching.jacobian import constant_upper
-from holdfast.brackets.branching.milp import milp_estimate
 from holdfast.brackets.branching.pieces import Pieces, pieces
 from holdfast.brackets.lower.steepest import steepest_directions
 from holdfast.brackets.lower.witness import Witness, best_pair, contains, pairs_along
@@ -33,9 +32,6 @@ MOST_KINKS = 64
 """Beyond so many units that can be on either side, branching does not end in anybody's time."""
 
 _MOST_UNITS = 1000
-
-_MILP_KINKS, _MILP_SECONDS = 24, 2.0
-"""Up to so many kinks, for so long, a mixed-integer program may say where to look."""
 
 _ACCURACY = 1e-4
 
@@ -131,7 +127,6 @@ class _Tree:
         if math.isinf(bound):  # weights too extreme for the bounds of its parts as well
             return
         self._push(root, bound)
-        yield from self._pair_by_milp()
         last = math.inf
         while self._heap:
             upper = max(-self._heap[0][0], self._done)
@@ -177,15 +172,6 @@ class _Tree:
         linear = np.array([cell.is_linear(unit) for unit in cell.free.tolist()])
         # The first free unit reads no other free one, so that some unit is linear.
         return int(cell.free[np.where(linear, weights, -1.0).argmax()])
-
-    def _pair_by_milp(self) -> Iterator[Witness]:
-        """Yield the steepest pair where a mixed-integer program says it is (l1 and linf)."""
-        small = 0 < len(self.network.kinked) <= _MILP_KINKS
-        if self.goal.norm == 2.0 or self.limits is None or not small or self.goal.spent():
-            return
-        _, point = milp_estimate(self.network, self.limits, self.goal.norm, _MILP_SECONDS)
-        if point is not None:
-            yield from self._pair(torch.from_numpy(point))
 
     def _pair(self, point: Tensor) -> Iterator[Witness]:
         """Yield the steepest pair at a point where it is the best so far."""

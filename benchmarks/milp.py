@@ -2,7 +2,7 @@
 
 Jordan and Dimakis, "Exactly computing the local Lipschitz constant of ReLU networks" (2020), write
 values and derivatives of a network with one binary variable per kink. A solver works with
-tolerances, so its optimum is an estimate: what Holdfast takes from it is the point where it lies.
+tolerances, so its optimum is an estimate.
 """
 
 import time
