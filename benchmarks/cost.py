@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import torch
+from benchmarks.eclipse import eclipse_fast
 from benchmarks.reference import gaussian
 from rich.console import Console
 from rich.table import Table
 
 import holdfast
 from holdfast.brackets.semidefinite import lipsdp_upper
-from holdfast.sdp.chain.lift import chain_of
-from holdfast.sdp.chain.start import eclipse_fast
+from holdfast.sdp.chain.chain import chain_of
 from holdfast.sdp.lift import normal_form
 
 INPUTS = 64

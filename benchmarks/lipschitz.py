@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from benchmarks import exact, local
+from benchmarks.eclipse import eclipse_fast as fast_bound
 from benchmarks.reference import SHAPES, gaussian, reference_net, shared
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +21,7 @@ from rich.table import Table
 import holdfast
 from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.semidefinite import lipsdp_upper
-from holdfast.sdp.chain.lift import chain_of
-from holdfast.sdp.chain.start import eclipse_fast as fast_bound
+from holdfast.sdp.chain.chain import chain_of
 from holdfast.sdp.form import NormalForm
 from holdfast.sdp.lift import normal_form
 from holdfast.sdp.reduction import reduce

@@ -25,7 +25,7 @@ from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper, row_u
 from holdfast.certificates.certify import CertifyOptions, certify_graph
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
-from holdfast.sdp.chain.lift import chain_of
+from holdfast.sdp.chain.chain import chain_of
 from holdfast.sdp.chain.proof import chain_upper
 from holdfast.sdp.chain.start import closed_form
 from holdfast.sdp.form import TOO_EXTREME
@@ -142,8 +142,7 @@ def chain_bounds(graph: Graph) -> list[float]:
     chain = chain_of(normal_form(graph, 100))
     if chain is None:
         return []
-    sizes = [block.neurons for block in chain.blocks]
-    return [chain_upper(chain, closed_form(chain).split(sizes))]
+    return [chain_upper(chain, chain.split(closed_form(chain)))]
 
 
 def dense_bound(graph: Graph) -> float:

@@ -12,8 +12,7 @@ from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
-from holdfast.sdp.chain.chain import Chain
-from holdfast.sdp.chain.lift import chain_of
+from holdfast.sdp.chain.chain import Chain, chain_of
 from holdfast.sdp.chain.proof import chain_upper
 from holdfast.sdp.chain.search import minimise as minimise_chain
 from holdfast.sdp.chain.start import closed_form
@@ -107,7 +106,7 @@ def _spectral_bounds(whole: NormalForm, tolerance: float, seconds: float) -> Ite
     chain = chain_of(whole)
     if chain is not None:
         yield _closed_form_upper(chain)
-    if chain is not None and (len(chain.blocks) >= DEEP or whole.units > WIDE):
+    if chain is not None and (len(chain.layers) >= DEEP or whole.units > WIDE):
         yield from _chain_upper(chain, tolerance, seconds)
         return
     form = reduce(whole)
@@ -121,20 +120,14 @@ def _spectral_bounds(whole: NormalForm, tolerance: float, seconds: float) -> Ite
 def _closed_form_upper(chain: Chain) -> float:
     """Return the bound of one multiplier per layer, which takes a few products of matrices."""
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
-        sizes = [block.neurons for block in chain.blocks]
-        return chain_upper(chain, closed_form(chain).split(sizes))
+        return chain_upper(chain, chain.split(closed_form(chain)))
 
 
 def _chain_upper(chain: Chain, tolerance: float, seconds: float) -> Iterator[float]:
     """Yield the proved bound of the best multipliers found for a chain."""
 
     def search(keep: Keep) -> None:
-        minimise_chain(
-            chain,
-            seconds=seconds,
-            tolerance=tolerance,
-            callback=lambda spent, estimate, multipliers: keep(multipliers),
-        )
+        minimise_chain(chain, tolerance, seconds, lambda estimate, multipliers: keep(multipliers))
 
     yield from _proved(search, lambda multipliers: chain_upper(chain, multipliers))
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from holdfast.sdp.chain.chain import Chain
-from holdfast.sdp.chain.metric import DENSE_NEURONS, Metric, block_metric, dense_metric
+from holdfast.sdp.chain.metric import Metric, block_metric, dense_metric
 from holdfast.sdp.chain.recursion import Sweep, derivatives, gradient, sweep
 from holdfast.sdp.chain.start import eigenvalues
 
-_KAPPA = 30.0
-"""Multipliers that the bound does not need stay below about so many times their start."""
+DENSE_NEURONS = 6000
+"""Up to so many neurons the whole Hessian is formed: N^2 numbers, about 2.5 copies at once."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Problem:
 
     def __init__(self, chain: Chain, first: Tensor) -> None:
         self.chain = chain
-        self.penalty = 1.0 / (_KAPPA * first)
-        self.inputs = chain.blocks[0].inner.shape[1]
+        # Multipliers that the bound does not need stay below about 30 times their start.
+        self.penalty = 1.0 / (30.0 * first)
+        self.inputs = chain.layers[0].inner.shape[1]
         self.size = first.numel() + self.inputs
         self.dense = first.numel() <= DENSE_NEURONS
 

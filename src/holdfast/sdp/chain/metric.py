@@ -6,13 +6,7 @@ import torch
 from torch import Tensor
 
 from holdfast.sdp.chain.chain import Chain
-from holdfast.sdp.chain.recursion import Sweep, block_hessian, split
-
-DENSE_NEURONS = 6000
-"""Up to so many neurons the whole Hessian is formed: N^2 numbers, about 2.5 copies at once."""
-
-_RIDGES = (1e-14, 1e-12, 1e-10, 1e-8, 1e-6)
-"""Multiples of the identity that a Hessian scaled to unit diagonal gets until it factors."""
+from holdfast.sdp.chain.recursion import Sweep, block_hessian
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,8 @@ def _factor(matrix: Tensor) -> Factor | None:
     """Factor in place: the matrix is overwritten."""
     scale = matrix.diagonal().clamp_min(1e-300).rsqrt()
     matrix.mul_(scale[:, None]).mul_(scale)
-    for ridge in _RIDGES:
+    # The diagonal is 1: what rounding has spoiled, a small multiple of the identity mends.
+    for ridge in (1e-14, 1e-12, 1e-10, 1e-8, 1e-6):
         matrix.diagonal().add_(ridge)
         lower, failed = torch.linalg.cholesky_ex(matrix)
         if not int(failed):
@@ -61,7 +56,7 @@ class Arrow:
 
 
 def _solve_blocks(chain: Chain, factors: tuple[Factor, ...], right: Tensor) -> Tensor:
-    pieces = zip(factors, split(chain, right), strict=True)
+    pieces = zip(factors, chain.split(right), strict=True)
     return torch.cat([factor.solve(piece) for factor, piece in pieces])
 
 

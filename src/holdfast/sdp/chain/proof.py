@@ -1,9 +1,9 @@
 """Proved Lipschitz bounds from multipliers alone.
 
-For a block x' = A x + B v, v = phi(C x), write phi's slopes as m +- r and v = m z + u, z = C x:
-then |u_k| <= r_k |z_k| for every neuron, and with A' = A + B diag(m) C and any lam >= 0
+For a layer x' = v = phi(C x) write phi's slopes as m +- r and v = m z + u, z = C x: then
+|u_k| <= r_k |z_k| for every neuron, and with A' = diag(m) C and any lam >= 0
 
-    P = A'^T P' A' + C^T diag(lam r^2) C + K^T S^-1 K,   K = B^T P' A',  S = diag(lam) - B^T P' B
+    P = A'^T P' A' + C^T diag(lam r^2) C + K^T S^-1 K,   K = P' A',  S = diag(lam) - P'
 
 gives x'^T P' x' <= x^T P x wherever S > 0 (differences of two inputs; the S-procedure). Proved in
 float64: R^T R and Y come from a Cholesky factorisation and a triangular solve that are not
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from holdfast.norms.matrix import spectral_upper
 from holdfast.rounding import UNIT, add_up, down, frobenius_up, gamma, mul_up, powers_of_two, up
-from holdfast.sdp.chain.chain import Block, Chain
+from holdfast.sdp.chain.chain import Chain, ChainLayer
 from holdfast.sdp.chain.enclosed import (
     Enclosed,
     computed,
@@ -36,10 +36,8 @@ from holdfast.sdp.chain.enclosed import (
 )
 from holdfast.sdp.chain.start import top_eigenvalue
 
-_ROOM = (0.0, 1e-10, 1e-7, 1e-4)
-"""By how much multipliers grow, block by block towards the input, until the proof succeeds."""
-
 _SHIFTS = (4.0, 64.0, 4096.0)
+"""Multiples of the rounding error that are taken off before a matrix is factored."""
 
 
 def chain_upper(chain: Chain, multipliers: Sequence[Tensor]) -> float:
@@ -47,16 +45,17 @@ def chain_upper(chain: Chain, multipliers: Sequence[Tensor]) -> float:
 
     Args:
         chain: The network; its float64 entries are taken as exact.
-        multipliers: One tensor [n] per block, in order. Entries of neurons that are idle or
-            linear (`Block.free`) are ignored.
+        multipliers: One tensor [n] per layer, in order. Entries of neurons that are idle or
+            linear (`ChainLayer.free`) are ignored.
 
     Returns:
         Infinity where the multipliers prove nothing: wrong shapes, an entry that is negative, not
-        finite or too small.
+        finite or too small; and for a condensed chain.
     """
     if not _usable(chain, multipliers):
         return math.inf
-    for room in _ROOM:
+    # Multipliers grow, layer by layer towards the input, until the proof succeeds.
+    for room in (0.0, 1e-10, 1e-7, 1e-4):
         bound = _attempt(chain, multipliers, room)
         if bound < math.inf:
             return bound
@@ -64,12 +63,14 @@ def chain_upper(chain: Chain, multipliers: Sequence[Tensor]) -> float:
 
 
 def _usable(chain: Chain, multipliers: Sequence[Tensor]) -> bool:
-    if len(multipliers) != len(chain.blocks):
+    if len(multipliers) != len(chain.layers):
         return False
-    for block, lam in zip(chain.blocks, multipliers, strict=True):
-        if tuple(lam.shape) != (block.neurons,) or lam.dtype != torch.float64:
+    for layer, lam in zip(chain.layers, multipliers, strict=True):
+        if layer.outer is not None or layer.skip is not None:
             return False
-        used = lam[block.free]
+        if tuple(lam.shape) != (layer.neurons,) or lam.dtype != torch.float64:
+            return False
+        used = lam[layer.free]
         # The range keeps every power of two of `_balance` and every product exact or normal.
         if not bool(((used > 1e-100) & (used < 1e100)).all()):
             return False
@@ -79,27 +80,27 @@ def _usable(chain: Chain, multipliers: Sequence[Tensor]) -> bool:
 def _attempt(chain: Chain, multipliers: Sequence[Tensor], room: float) -> float:
     last = exact(chain.last)
     ahead = _raised(symmetric(last.transposed() @ last), 0.0)
-    depth = len(chain.blocks)
+    depth = len(chain.layers)
     for position in range(depth - 1, -1, -1):
-        block = chain.blocks[position]
+        layer = chain.layers[position]
         lam = multipliers[position] * (1.0 + room) ** (depth - position)
-        aside = position == 0 and _is_wide(block)
-        found = _block_upper(_compact(block) if aside else block, lam, ahead)
+        aside = position == 0 and _is_wide(layer)
+        found = _layer_upper(_compact(layer) if aside else layer, lam, ahead)
         if found is None:
             return math.inf
         ahead = found
-    return _finish(ahead, chain.blocks[0].inner if _is_wide(chain.blocks[0]) else None)
+    return _finish(ahead, chain.layers[0].inner if _is_wide(chain.layers[0]) else None)
 
 
-def _is_wide(block: Block) -> bool:
+def _is_wide(layer: ChainLayer) -> bool:
     """Tell whether the input enters through fewer numbers C x than it has components."""
-    return block.skip is None and block.inner.shape[1] > block.neurons
+    return layer.inner.shape[1] > layer.neurons
 
 
-def _compact(block: Block) -> Block:
-    """Return the block as a function of z = C x."""
-    eye = torch.eye(block.neurons, dtype=block.inner.dtype, device=block.inner.device)
-    return Block(eye, block.low, block.high, block.outer, None)
+def _compact(layer: ChainLayer) -> ChainLayer:
+    """Return the layer as a function of z = C x."""
+    eye = torch.eye(layer.neurons, dtype=layer.inner.dtype)
+    return ChainLayer(eye, layer.low, layer.high)
 
 
 def _raised(matrix: Enclosed, more: float) -> Tensor | None:
@@ -114,19 +115,19 @@ def _raised(matrix: Enclosed, more: float) -> Tensor | None:
     return raised
 
 
-def _block_upper(block: Block, lam: Tensor, ahead: Tensor | None) -> Tensor | None:
+def _layer_upper(layer: ChainLayer, lam: Tensor, ahead: Tensor | None) -> Tensor | None:
     """Return a proved P for P' = `ahead`, or None."""
     if ahead is None:
         return None
-    middle, radius = _slopes(block)
-    straight = _straight(block, middle)
+    middle, radius = _slopes(layer)
+    straight = scaled_rows(middle, layer.inner)
     weighed = exact(ahead)
     value = straight.transposed() @ (weighed @ straight)
-    free = block.free
+    free = layer.free
     if not bool(free.any()):
         return _raised(symmetric(value), 0.0)
-    spread = scaled_rows(radius[free] * lam[free].sqrt(), block.inner[free], 3)
-    eliminated = _eliminate(block, lam, weighed, straight)
+    spread = scaled_rows(radius[free] * lam[free].sqrt(), layer.inner[free], 3)
+    eliminated = _eliminate(layer, lam, weighed, straight)
     if eliminated is None:
         return None
     factor, extra = exact(eliminated[0]), eliminated[1]
@@ -134,11 +135,11 @@ def _block_upper(block: Block, lam: Tensor, ahead: Tensor | None) -> Tensor | No
     return _raised(symmetric(value), extra)
 
 
-def _slopes(block: Block) -> tuple[Tensor, Tensor]:
+def _slopes(layer: ChainLayer) -> tuple[Tensor, Tensor]:
     """Return m and r with m - r <= low and high <= m + r, proved."""
-    middle = (block.low + block.high) / 2
-    radius = torch.maximum(block.high - middle, middle - block.low)
-    exactly = _is_short(block.low) & _is_short(block.high)
+    middle = (layer.low + layer.high) / 2
+    radius = torch.maximum(layer.high - middle, middle - layer.low)
+    exactly = _is_short(layer.low) & _is_short(layer.high)
     # A radius that is too large is sound; the least one keeps what follows clear of underflow.
     return middle, torch.where(exactly, radius, radius * (1.0 + 4.0 * UNIT)).clamp_min(1e-100)
 
@@ -149,39 +150,26 @@ def _is_short(values: Tensor) -> Tensor:
     return (values.abs() < 2.0**20) & (grid == grid.round())
 
 
-def _straight(block: Block, middle: Tensor) -> Enclosed:
-    """Return A' = A + B diag(m) C."""
-    through = scaled_rows(middle, block.inner)
-    if block.outer is not None:
-        through = exact(block.outer) @ through
-    skip = block.skip_matrix()
-    return through if skip is None else exact(skip) + through
-
-
 def _balance(lam: Tensor) -> Tensor:
     """Return powers of two close to lam^-1/2."""
     return powers_of_two(-(torch.frexp(lam).exponent // 2))
 
 
-def _through(block: Block, powers: Tensor, ahead: Enclosed) -> tuple[Enclosed, Enclosed]:
-    """Return P' B D and D B^T P' B D for the free neurons and D = diag(powers)."""
-    free = block.free
-    if block.outer is not None:
-        outer = computed(block.outer[:, free] * powers, 0.0, 1)
-        through = ahead @ outer
-        return through, symmetric(outer.transposed() @ through)
+def _through(layer: ChainLayer, powers: Tensor, ahead: Enclosed) -> tuple[Enclosed, Enclosed]:
+    """Return P' D and D P' D for the free neurons and D = diag(powers)."""
+    free = layer.free
     through = computed(ahead.value[:, free] * powers, 0.0, 1)
     scaled = mul_up(through.error, float(powers.max()))
     return through, computed(powers[:, None] * through.value[free], scaled, 1)
 
 
 def _eliminate(
-    block: Block, lam: Tensor, ahead: Enclosed, straight: Enclosed
+    layer: ChainLayer, lam: Tensor, ahead: Enclosed, straight: Enclosed
 ) -> tuple[Tensor, float] | None:
     """Return Y and c with K^T S^-1 K <= Y^T Y + c I, in coordinates where S is near 1."""
-    used = lam[block.free]
+    used = lam[layer.free]
     powers = _balance(used)
-    through, gram = _through(block, powers, ahead)
+    through, gram = _through(layer, powers, ahead)
     gain = through.transposed() @ straight
     target = exact(torch.diag(used * powers * powers)) - gram
     trace = float(target.value.diagonal().abs().sum())

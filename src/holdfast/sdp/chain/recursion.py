@@ -1,7 +1,7 @@
 """The Riccati recursion of a chain, and the derivatives of its log-det barrier.
 
 LipSDP (Fazlyab et al., "Efficient and Accurate Estimation of Lipschitz Constants for Deep Neural
-Networks", 2019, eq. 9) for a chain of blocks x_{i+1} = A x_i + B v_i, v_i = phi(C x_i), slopes in
+Networks", 2019, eq. 9) for a chain of layers x_{i+1} = A x_i + B v_i, v_i = phi(C x_i), slopes in
 [a, b], multipliers Lam = diag(lam) > 0: with P_l = W^T W and, backward,
 
     S = Lam - B^T P_{i+1} B                                     must be positive definite
@@ -25,12 +25,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.sdp.chain.chain import Block, Chain
+from holdfast.sdp.chain.chain import Chain, ChainLayer
 
 
 @dataclass(frozen=True)
-class Step:
-    """One block of the recursion: the Cholesky factor of S = R R^T, and Y = R^-1 K."""
+class Pivot:
+    """One layer of the recursion: the Cholesky factor of S = R R^T, and Y = R^-1 K."""
 
     factor: Tensor
     whitened: Tensor
@@ -42,68 +42,63 @@ class Sweep:
 
     Attributes:
         start: P_0, shape [d, d].
-        steps: One per block, from the input to the output.
+        pivots: One per layer, from the input to the output.
         logdet: Sum of log det S_i.
     """
 
     start: Tensor
-    steps: tuple[Step, ...]
+    pivots: tuple[Pivot, ...]
     logdet: float
-
-
-def split(chain: Chain, values: Tensor) -> tuple[Tensor, ...]:
-    """Cut a vector over all neurons into one piece per block."""
-    return torch.split(values, [block.neurons for block in chain.blocks])
 
 
 def sweep(chain: Chain, multipliers: Tensor) -> Sweep | None:
     """Run the recursion backward.
 
     Args:
-        chain: Its skips are matrices or None (see `condense`).
+        chain: Condensed or not.
         multipliers: lam over all neurons, shape [N].
 
     Returns:
         None where some S_i is not positive definite: these multipliers bound nothing.
     """
     ahead = chain.last.mT @ chain.last
-    steps: list[Step] = []
+    pivots: list[Pivot] = []
     logdet = torch.zeros((), dtype=ahead.dtype, device=ahead.device)
-    for block, lam in zip(reversed(chain.blocks), reversed(split(chain, multipliers)), strict=True):
-        step = _step(block, lam, ahead)
-        if step is None:
+    for layer, lam in zip(reversed(chain.layers), reversed(chain.split(multipliers)), strict=True):
+        pivot = _pivot(layer, lam, ahead)
+        if pivot is None:
             return None
-        ahead = _previous(block, lam, ahead, step.whitened)
-        logdet = logdet + 2.0 * step.factor.diagonal().log().sum()
-        steps.append(step)
-    return Sweep(ahead, tuple(reversed(steps)), float(logdet))
+        ahead = _previous(layer, lam, ahead, pivot.whitened)
+        logdet = logdet + 2.0 * pivot.factor.diagonal().log().sum()
+        pivots.append(pivot)
+    return Sweep(ahead, tuple(reversed(pivots)), float(logdet))
 
 
-def _step(block: Block, lam: Tensor, ahead: Tensor) -> Step | None:
-    through = ahead if block.outer is None else ahead @ block.outer
-    gram = through if block.outer is None else block.outer.mT @ through
+def _pivot(layer: ChainLayer, lam: Tensor, ahead: Tensor) -> Pivot | None:
+    through = ahead if layer.outer is None else ahead @ layer.outer
+    gram = through if layer.outer is None else layer.outer.mT @ through
     factor, failed = torch.linalg.cholesky_ex(torch.diag(lam) - gram)
     if int(failed):
         return None
-    gain = (lam * (block.low + block.high) / 2)[:, None] * block.inner
-    if isinstance(block.skip, Tensor):
-        gain = gain + through.mT @ block.skip
-    return Step(factor, torch.linalg.solve_triangular(factor, gain, upper=False))
+    gain = (lam * (layer.low + layer.high) / 2)[:, None] * layer.inner
+    if layer.skip is not None:
+        gain = gain + through.mT @ layer.skip
+    return Pivot(factor, torch.linalg.solve_triangular(factor, gain, upper=False))
 
 
-def _previous(block: Block, lam: Tensor, ahead: Tensor, whitened: Tensor) -> Tensor:
+def _previous(layer: ChainLayer, lam: Tensor, ahead: Tensor, whitened: Tensor) -> Tensor:
     value = whitened.mT @ whitened
-    product = block.low * block.high
+    product = layer.low * layer.high
     if bool((product != 0).any()):
-        value = value - block.inner.mT @ ((lam * product)[:, None] * block.inner)
-    if isinstance(block.skip, Tensor):
-        value = value + block.skip.mT @ (ahead @ block.skip)
+        value = value - layer.inner.mT @ ((lam * product)[:, None] * layer.inner)
+    if layer.skip is not None:
+        value = value + layer.skip.mT @ (ahead @ layer.skip)
     return (value + value.mT) / 2
 
 
 @dataclass(frozen=True)
 class _Local:
-    """One block of the Gaussian chain: p = P x + w, q = Q x + w, x_{i+1} = F x + B w."""
+    """One layer of the Gaussian chain: p = P x + w, q = Q x + w, x_{i+1} = F x + B w."""
 
     p: Tensor
     q: Tensor
@@ -111,24 +106,24 @@ class _Local:
     noise: Tensor
     carried: Tensor
 
-    def advance(self, block: Block, covariance: Tensor) -> Tensor:
+    def advance(self, layer: ChainLayer, covariance: Tensor) -> Tensor:
         """Return the covariance of x_{i+1} from that of x_i."""
-        noise = self.carried if block.outer is None else self.carried @ block.outer.mT
+        noise = self.carried if layer.outer is None else self.carried @ layer.outer.mT
         return self.forward @ covariance @ self.forward.mT + noise
 
 
-def _local(block: Block, step: Step) -> _Local:
-    feedback = torch.linalg.solve_triangular(step.factor.mT, step.whitened, upper=True)
-    noise = torch.cholesky_inverse(step.factor)
-    forward = feedback if block.outer is None else block.outer @ feedback
-    if isinstance(block.skip, Tensor):
-        forward = forward + block.skip
+def _local(layer: ChainLayer, pivot: Pivot) -> _Local:
+    feedback = torch.linalg.solve_triangular(pivot.factor.mT, pivot.whitened, upper=True)
+    noise = torch.cholesky_inverse(pivot.factor)
+    forward = feedback if layer.outer is None else layer.outer @ feedback
+    if layer.skip is not None:
+        forward = forward + layer.skip
     return _Local(
-        feedback - block.low[:, None] * block.inner,
-        feedback - block.high[:, None] * block.inner,
+        feedback - layer.low[:, None] * layer.inner,
+        feedback - layer.high[:, None] * layer.inner,
         forward,
         noise,
-        noise if block.outer is None else block.outer @ noise,
+        noise if layer.outer is None else layer.outer @ noise,
     )
 
 
@@ -141,23 +136,23 @@ def gradient(chain: Chain, result: Sweep, covariance: Tensor) -> Tensor:
         covariance: (rho I - P_0)^-1.
     """
     parts, last = [], -covariance.trace()[None]
-    for block, step in zip(chain.blocks, result.steps, strict=True):
-        local = _local(block, step)
+    for layer, pivot in zip(chain.layers, result.pivots, strict=True):
+        local = _local(layer, pivot)
         parts.append(-((local.p @ covariance) * local.q).sum(1) - local.noise.diagonal())
-        covariance = local.advance(block, covariance)
+        covariance = local.advance(layer, covariance)
     return torch.cat((*parts, last))
 
 
 def derivatives(chain: Chain, result: Sweep, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient, and the Hessian with respect to (lam, rho), [N + 1, N + 1]."""
-    total = sum(block.neurons for block in chain.blocks)
+    total = sum(layer.neurons for layer in chain.layers)
     matrix = covariance.new_empty(total + 1, total + 1)
     matrix[total, total] = covariance.square().sum()
-    # Covariances of x_i with x_0, and with p and q of all blocks before.
+    # Covariances of x_i with x_0, and with p and q of all layers before.
     with_start, with_p, with_q = covariance, covariance[:, :0], covariance[:, :0]
     done, parts, last = 0, [], -covariance.trace()[None]
-    for block, step in zip(chain.blocks, result.steps, strict=True):
-        local, rows = _local(block, step), slice(done, done + block.neurons)
+    for layer, pivot in zip(chain.layers, result.pivots, strict=True):
+        local, rows = _local(layer, pivot), slice(done, done + layer.neurons)
         p_cov, q_cov = local.p @ covariance, local.q @ covariance
         matrix[rows, rows], slope = _own_block(local, p_cov, q_cov)
         parts.append(slope)
@@ -169,13 +164,13 @@ def derivatives(chain: Chain, result: Sweep, covariance: Tensor) -> tuple[Tensor
         new_q = local.forward @ q_cov.mT + local.carried
         with_p = torch.cat((local.forward @ with_p, new_p), 1)
         with_q = torch.cat((local.forward @ with_q, new_q), 1)
-        covariance = local.advance(block, covariance)
-        done += block.neurons
+        covariance = local.advance(layer, covariance)
+        done += layer.neurons
     return torch.cat((*parts, last)), matrix.tril_() + matrix.tril(-1).mT
 
 
 def _own_block(local: _Local, p_cov: Tensor, q_cov: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one block's own second derivatives and its gradient."""
+    """Return one layer's own second derivatives and its gradient."""
     pp, qq = p_cov @ local.p.mT + local.noise, q_cov @ local.q.mT + local.noise
     pq = p_cov @ local.q.mT + local.noise
     return (pp * qq + pq * pq.mT) / 2, -pq.diagonal()
@@ -187,10 +182,10 @@ def block_hessian(
     """Return the Hessian's diagonal blocks, its row of (lam, rho), and its entry of (rho, rho)."""
     corner = float(covariance.square().sum())
     with_start, blocks, border = covariance, [], []
-    for block, step in zip(chain.blocks, result.steps, strict=True):
-        local = _local(block, step)
+    for layer, pivot in zip(chain.layers, result.pivots, strict=True):
+        local = _local(layer, pivot)
         blocks.append(_own_block(local, local.p @ covariance, local.q @ covariance)[0])
         border.append(((local.p @ with_start) * (local.q @ with_start)).sum(1))
         with_start = local.forward @ with_start
-        covariance = local.advance(block, covariance)
+        covariance = local.advance(layer, covariance)
     return blocks, torch.cat(border), corner
