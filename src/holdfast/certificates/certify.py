@@ -33,6 +33,7 @@ from holdfast.certificates.local import Balls, executed_radii, local_radii
 from holdfast.errors import Unsupported
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
+from holdfast.graph.replay import BATCH_SIZES
 from holdfast.graph.running import Approximate, evaluate
 from holdfast.graph.walk import check_covered, uncovered
 from holdfast.rounding import coarse_down, coarse_up, gamma, next_down
@@ -315,10 +316,12 @@ def _no_radii(graph: Graph, rows: _LogitRows, options: CertifyOptions) -> dict[s
 
 def _guarantee(options: CertifyOptions, labels: Tensor) -> str:
     norm = norm_name(options.norm)
+    sizes = ", ".join(str(size) for size in BATCH_SIZES)
+    tried = f"the captured graph did as the model does in batches of {sizes} rows like the first"
     if labels.is_floating_point():
         return (
             f"Within {norm} distance epsilon of a row no output moves further than "
-            "`output_change(epsilon)`, for the exact real function of the stored weights."
+            f"`output_change(epsilon)`, for the exact real function of the stored weights; {tried}."
         )
     inputs, meaning = {
         "real": ("input", "exact real function of the stored weights"),
@@ -326,7 +329,7 @@ def _guarantee(options: CertifyOptions, labels: Tensor) -> str:
     }[options.semantics]
     return (
         f"Every {inputs} within {norm} distance `radius` of a certified row has the "
-        f"same largest logit as the row, its label's, for the {meaning}."
+        f"same largest logit as the row, its label's, for the {meaning}; {tried}."
     )
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -25,7 +26,7 @@ def capture(model: nn.Module, example: Example) -> Graph:
 
     The model is exported with `torch.export`, everything that its inputs do not reach (masks,
     parametrisations, position tables) is folded to constants, and the graph is then executed
-    beside the model: on a batch, twice, at another batch size and row by row.
+    beside the model: twice, in batches of several sizes, row by row and module by module.
 
     Args:
         model: In eval mode; its parameters and buffers are copied, not kept.
@@ -77,7 +78,7 @@ def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
     graph = dataclasses.replace(
         translate(program, model), fingerprint=fingerprint, precision=_precision(model, tensors)
     )
-    check_replay(graph, model, example, tensors)
+    graph = check_replay(graph, model, example, tensors)
     yield graph
     check_unchanged(graph, model)
 
@@ -157,9 +158,30 @@ def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         with warnings.catch_warnings(), _quiet_torch():
             warnings.simplefilter("ignore")  # torch's own, about its own internals
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-            return program.run_decompositions({})
+            functional = program.run_decompositions({})
     except Exception as error:
         raise Unsupported("capture", [_export_obstacle(error)]) from error
+    if limits := _limits(program):
+        why = f"what it does depends on the number of rows: exported for {' and '.join(limits)}"
+        advice = "do the same for any x.shape[0]"
+        raise Unsupported("capture", [Obstacle("", "batch", why, advice)])
+    return functional
+
+
+def _limits(program: torch.export.ExportedProgram) -> list[str]:
+    """Return what torch.export noted that the number of rows must fulfil, in words.
+
+    That there are at least two it takes for granted; one row is tried by the replay.
+    """
+    guards: list[str] = getattr(program, "_guards_code", None) or []
+    found = [re.sub(r"L\['\w+'\]\.size\(\)\[0\]", "rows", guard) for guard in guards]
+    ranges = [
+        f"{limits.lower} to {limits.upper} rows"
+        for limits in program.range_constraints.values()
+        if limits.lower > 2 or limits.upper < 2**31
+    ]
+    # Of several inputs it is noted that they have the same number of rows.
+    return [guard for guard in found if guard != "rows == rows"] or ranges
 
 
 @contextlib.contextmanager

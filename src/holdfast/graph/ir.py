@@ -125,6 +125,15 @@ class Graph:
         """
         return self[look_up("layer", layer, self.layers)]
 
+    def pruned(self) -> "Graph":
+        """Return the graph without the nodes that neither its output nor a layer needs."""
+        needed = {self.output, *self.layers.values()}
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        kept = tuple(node for node in self.nodes if node.name in needed or node.op == "input")
+        return dataclasses.replace(self, nodes=kept)
+
     def double(self) -> "Graph":
         """Return the same graph with every constant in float64."""
         nodes = tuple(

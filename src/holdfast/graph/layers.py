@@ -5,11 +5,11 @@ module `path@k`, whatever attribute it is called through. Graphs and hooks both 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Calls:
@@ -63,6 +63,15 @@ def layer_results(model: nn.Module, note: Callable[[str, object], None]) -> Iter
     finally:
         for handle in handles:
             handle.remove()
+
+
+def first_tensor(result: object) -> Tensor | None:
+    """Return a result that is a tensor, or the first tensor in a tuple or mapping."""
+    if isinstance(result, Mapping):
+        result = tuple(result.values())
+    if isinstance(result, list | tuple):
+        result = next((part for part in result if isinstance(part, Tensor)), None)
+    return result if isinstance(result, Tensor) else None
 
 
 class GraphLayers:

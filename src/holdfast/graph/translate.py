@@ -1,6 +1,7 @@
 """From an exported program to a graph: constants folded, layers noted, operations translated."""
 
 import dataclasses
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,10 +37,11 @@ def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
             if node.name not in values:
                 values[node.name] = _input(b, node)
         elif node.op == "get_attr":
-            values[node.name] = getattr(program.graph_module, node.target).detach()
+            constant = operator.attrgetter(node.target)(program.graph_module)
+            values[node.name] = constant.detach() if isinstance(constant, Tensor) else constant
         elif node.op == "call_function" and not _is_check(node):
             path = named.path(node)
-            obstacles += _chance(node, path)
+            obstacles += [*_chance(node, path), *_branches(node, path)]
             value = values[node.name] = _step(b, node, values, path)
             if isinstance(value, Ref) and value.at_one is None:
                 named.note(node, value.node if value.in_rows else None)
@@ -48,17 +50,7 @@ def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
     name = _single_output(output, len(program.graph_signature.user_outputs), obstacles)
     if obstacles:
         raise Unsupported("capture", obstacles)
-    return _drop_unused(Graph(tuple(b.nodes.values()), name, named.layers))
-
-
-def _drop_unused(graph: Graph) -> Graph:
-    """Remove the nodes that neither the output nor a layer needs; inputs stay."""
-    needed = {graph.output, *graph.layers.values()}
-    for node in reversed(graph.nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    kept = tuple(node for node in graph.nodes if node.name in needed or node.op == "input")
-    return dataclasses.replace(graph, nodes=kept)
+    return Graph(tuple(b.nodes.values()), name, named.layers).pruned()
 
 
 def _written_state(program: torch.export.ExportedProgram) -> list[Obstacle]:
@@ -84,12 +76,24 @@ def _chance(node: torch.fx.Node, path: str) -> list[Obstacle]:
     return [Obstacle(path, name, why, "call model.eval() first", _source(node))]
 
 
+def _branches(node: torch.fx.Node, path: str) -> list[Obstacle]:
+    """Return why the parts of the model that a node chooses among are not followed, if so."""
+    if not isinstance(node.target, torch._ops.HigherOrderOperator):
+        return []
+    name = f"torch.{node.target.name()}"
+    why = "runs parts of the model that depend on values of the input"
+    return [Obstacle(path, name, why, "rewrite it with torch.where", _source(node))]
+
+
 def _draws(node: torch.fx.Node) -> bool:
-    """Return whether a call draws random numbers; attention without dropout does not."""
-    if node.target is torch.ops.aten.scaled_dot_product_attention.default:
-        dropout = _complete(node, node.args, node.kwargs)[4]
-        return dropout != 0
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    """Return whether a call draws random numbers; attention and LSTM only do for dropout."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    schema: Any = getattr(node.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema else []
+    given = dict(zip(names, _complete(node, node.args, node.kwargs), strict=False))
+    kept = 0 in (given.get("dropout_p"), given.get("dropout"))
+    return not kept and given.get("train") is not False
 
 
 def _placeholders(program: torch.export.ExportedProgram) -> dict[str, object]:
@@ -109,6 +113,8 @@ def _input(b: Builder, node: torch.fx.Node) -> Ref:
     value = node.meta["val"]
     shape, perturbed = tuple(value.shape[1:]), value.is_floating_point()
     b.nodes[node.name] = Node(node.name, "input", shape=shape, perturbed=perturbed)
+    if isinstance(value.shape[0], torch.SymInt):
+        b.batch.add(value.shape[0].node.expr)
     return Ref(node.name, shape, perturbed)
 
 
@@ -132,22 +138,61 @@ def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any], path: str)
     kwargs = {name: _resolve(item, values) for name, item in node.kwargs.items()}
     refs = [item for item in _flat([args, list(kwargs.values())]) if isinstance(item, Ref)]
     value = node.meta.get("val")
-    if not isinstance(value, torch.SymInt) and all(ref.at_one is not None for ref in refs):
-        return _fold(node, args, kwargs)
-    complete = _complete(node, args, kwargs)
-    shape = _row_shape(value)
+    shape = _row_shape(b, value)
+    complete = [_constants(item) for item in _complete(node, args, kwargs)]
     dtype = value.dtype if isinstance(value, Tensor) else None
     call = Call(node.target, complete, shape or (), path, _source(node), dtype)
-    translate = TRANSLATIONS.get(node.target)
-    in_rows = shape is not None or isinstance(value, list | tuple)
-    if translate and in_rows and all(r.in_rows for r in refs) and not _narrows(node, complete):
-        result = translate(b, call)
-        if result is not None:
-            return result
-    ref = opaque(b, call, args, kwargs)
     if isinstance(value, torch.SymInt):
-        return _as_size(b, ref, value)
-    return dataclasses.replace(ref, in_rows=shape is not None)
+        return _as_size(b, opaque(b, call, args, kwargs), value)
+    branches = isinstance(node.target, torch._ops.HigherOrderOperator)
+    if not branches and all(ref.at_one is not None for ref in refs):
+        folded = _fold(node, args, kwargs)
+        kept = opaque(b, call, args, kwargs) if refs else None
+        return folded if kept is None else dataclasses.replace(kept, at_one=folded)
+    in_rows = shape is not None or isinstance(value, list | tuple)
+    if in_rows and all(ref.in_rows for ref in refs) and _in_words(node, call, values):
+        result = TRANSLATIONS[node.target](b, call)
+        if result is not None and not _lacks(node, result):
+            return result
+    return dataclasses.replace(opaque(b, call, args, kwargs), in_rows=shape is not None)
+
+
+def _constants(item: object) -> object:
+    """Replace tensors that depend on the number of rows alone by those for one row."""
+    if isinstance(item, Ref) and isinstance(item.at_one, Tensor):
+        return item.at_one
+    if isinstance(item, list | tuple):
+        return [_constants(part) for part in item]
+    return item
+
+
+def _in_words(node: torch.fx.Node, call: Call, values: Mapping[str, Any]) -> bool:
+    """Return whether the vocabulary may have words for a call.
+
+    It speaks of float32 and float64, of results that are not narrower than what they are computed
+    from (that rounds: a step, no smooth map), and of numbers that do not follow the batch.
+    """
+    if node.target not in TRANSLATIONS:
+        return False
+    types = [item for item in call.args if isinstance(item, torch.dtype)]
+    for source in node.all_input_nodes:
+        value, known = source.meta.get("val"), values[source.name]
+        if isinstance(value, Tensor) and isinstance(known, Ref) and known.at_one is None:
+            types.append(value.dtype)
+            if call.dtype is not None and value.dtype.itemsize > call.dtype.itemsize:
+                return False
+    schema: Any = getattr(node.target, "_schema", None)
+    kinds = [str(argument.type) for argument in schema.arguments] if schema else []
+    for kind, item in zip(kinds, call.args, strict=False):
+        if kind in ("number", "float") and isinstance(item, Ref):
+            return False
+    return all(kind in (torch.float32, torch.float64) for kind in types)
+
+
+def _lacks(node: torch.fx.Node, result: Ref | list[Ref]) -> bool:
+    """Return whether a result is asked for that a translation does not give, such as indices."""
+    asked = [user.args[1] for user in node.users if user.target is operator.getitem]
+    return isinstance(result, list) and any(index not in range(len(result)) for index in asked)
 
 
 def _flat(items: object) -> Iterator[object]:
@@ -167,22 +212,11 @@ def _complete(node: torch.fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any
     return [*args, *(kwargs.get(item.name, item.default_value) for item in rest)]
 
 
-def _narrows(node: torch.fx.Node, args: Sequence[Any]) -> bool:
-    """Return whether a call rounds its operands to a narrower type: a step, not a smooth map."""
-    wide = (torch.float32, torch.float64)
-    if any(isinstance(item, torch.dtype) and item not in wide for item in args):
-        return True
-    result = node.meta.get("val")
-    operands = [item.meta.get("val") for item in node.all_input_nodes]
-    sizes = [v.dtype.itemsize for v in operands if isinstance(v, Tensor) and v.is_floating_point()]
-    return isinstance(result, Tensor) and any(size > result.dtype.itemsize for size in sizes)
-
-
 def _fold(node: torch.fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object:
     """Return what no input reaches; what follows the batch size is computed for one row.
 
-    A constant for one row broadcasts along the batch; where that is not what the model does,
-    the replay at other batch sizes shows it.
+    In the vocabulary a constant for one row broadcasts along the batch; where that is not what the
+    model does, the replay at other batch sizes shows it.
     """
     function: Any = node.target
     with torch.no_grad():
@@ -198,19 +232,25 @@ def _at_one(item: object) -> object:
 
 
 def _as_size(b: Builder, ref: Ref, value: torch.SymInt) -> Ref:
-    """Mark a node as a size that follows the batch: it does not move with the input."""
+    """Return a node as a size that follows the batch: it does not move with the input.
+
+    Only what is linear in the number of rows shows at a few of them what it is at all of them;
+    anything else (a quotient, say) is not folded into constants.
+    """
     b.nodes[ref.node] = dataclasses.replace(b.nodes[ref.node], perturbed=False)
     expression = value.node.expr
-    at_one = int(expression.subs({symbol: 1 for symbol in expression.free_symbols}))
-    return Ref(ref.node, (), False, at_one)
+    symbols = expression.free_symbols
+    if not all(expression.is_polynomial(s) and expression.diff(s).is_number for s in symbols):
+        return Ref(ref.node, (), False, in_rows=False)
+    return Ref(ref.node, (), False, int(expression.subs(dict.fromkeys(symbols, 1))))
 
 
-def _row_shape(value: object) -> tuple[int, ...] | None:
+def _row_shape(b: Builder, value: object) -> tuple[int, ...] | None:
     """Return the shape of one row, or None where the first dimension is not the batch."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         return None
     first, *rest = value.shape
-    follows_batch = isinstance(first, torch.SymInt) and first.node.expr.is_symbol
+    follows_batch = isinstance(first, torch.SymInt) and first.node.expr in b.batch
     if not follows_batch or any(isinstance(size, torch.SymInt) for size in rest):
         return None
     return tuple(rest)
@@ -235,8 +275,11 @@ def _single_output(output: object, count: int, obstacles: list[Obstacle]) -> str
         Unsupported: When there are several results, or one that no input reaches.
     """
     results = list(_flat(output))[-count:]
-    if len(results) == 1 and isinstance(results[0], Ref):
-        return results[0].node
+    first = results[0] if len(results) == 1 else None
+    if isinstance(first, Ref) and first.at_one is None:
+        if 0 in first.shape:
+            obstacles.append(Obstacle("", "output", f"no entries (shape {first.shape} a row)"))
+        return first.node
     if len(results) == 1:
         why = "the result does not depend on the input"
         obstacles.append(Obstacle("", "output", why))

@@ -21,18 +21,25 @@ from holdfast.ops.geometry import ConvGeometry
 aten = torch.ops.aten
 
 
+def _fixed(weight: object, bias: object) -> bool:
+    """Return whether weight and bias are constants: what no input reaches."""
+    return isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
+
+
 def _linear(b: Builder, call: Call) -> Translation:
     x, weight, bias = call.args
-    if not isinstance(weight, Tensor):
+    if not (isinstance(x, Ref) and x.shape and _fixed(weight, bias) and weight.dim() == 2):
+        return None
+    if bias is not None and bias.shape != weight.shape[:1]:
         return None
     return b.emit("linear", [x], call, call.shape, weight=weight, bias=bias)
 
 
 def _addmm(b: Builder, call: Call) -> Translation:
     bias, x, weight, beta, alpha = call.args
-    if not (isinstance(x, Ref) and isinstance(weight, Tensor) and isinstance(bias, Tensor)):
+    if not (isinstance(x, Ref) and isinstance(bias, Tensor) and _fixed(weight, bias)):
         return None
-    if (beta, alpha) != (1, 1) or bias.dim() > 1:
+    if (beta, alpha) != (1, 1) or bias.shape != weight.shape[1:]:
         return None
     return b.emit("linear", [x], call, call.shape, weight=weight.T, bias=bias)
 
@@ -48,7 +55,7 @@ def _matmul(b: Builder, call: Call) -> Translation:
 
 def _conv(b: Builder, call: Call) -> Translation:
     x, weight, bias, stride, padding, dilation, groups = call.args
-    if not (isinstance(x, Ref) and isinstance(weight, Tensor)) or len(x.shape) != weight.dim() - 1:
+    if not (isinstance(x, Ref) and _fixed(weight, bias)) or len(x.shape) != weight.dim() - 1:
         return None
     rank = weight.dim() - 2
     dilation = spread(dilation, rank)
@@ -86,7 +93,7 @@ def _padding_before(
 
 def _conv_transpose(b: Builder, call: Call) -> Translation:
     x, weight, bias, stride, padding, output_padding, groups, dilation = call.args
-    if not (isinstance(x, Ref) and isinstance(weight, Tensor)) or len(x.shape) != weight.dim() - 1:
+    if not (isinstance(x, Ref) and _fixed(weight, bias)) or len(x.shape) != weight.dim() - 1:
         return None
     rank = weight.dim() - 2
     geometry = ConvGeometry(
@@ -102,8 +109,8 @@ def _conv_transpose(b: Builder, call: Call) -> Translation:
 
 
 def _batch_norm(b: Builder, call: Call) -> Translation:
-    x, weight, bias, mean, variance, _, eps = call.args
-    if not (isinstance(mean, Tensor) and isinstance(variance, Tensor)):
+    x, weight, bias, mean, variance, _, eps = call.args  # the momentum is for training
+    if not (isinstance(x, Ref) and _fixed(mean, weight) and _fixed(variance, bias)):
         return None
     statistics = {"mean": mean, "variance": variance, "weight": weight, "bias": bias, "eps": eps}
     # ATen returns a tuple whose first entry is the result.

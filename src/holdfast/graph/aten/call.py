@@ -19,14 +19,14 @@ class Ref:
         node: Name of the node.
         shape: Of one row.
         perturbed: Whether it depends on a floating-point input.
-        at_one: For a size that follows the batch: its value at batch size 1.
+        at_one: For what depends on the number of rows alone: its value at batch size 1.
         in_rows: Whether the first dimension is the batch; where not, `shape` says nothing.
     """
 
     node: str
     shape: tuple[int, ...] = ()
     perturbed: bool = True
-    at_one: int | None = None
+    at_one: Any = None
     in_rows: bool = True
 
 
@@ -53,9 +53,15 @@ class Call:
 
 @dataclass
 class Builder:
-    """Collects the nodes of a graph while it is translated."""
+    """Collects the nodes of a graph while it is translated.
+
+    Attributes:
+        nodes: By name.
+        batch: What `torch.export` calls the number of rows.
+    """
 
     nodes: dict[str, Node] = field(default_factory=dict)
+    batch: set[object] = field(default_factory=set)
 
     def emit(
         self,

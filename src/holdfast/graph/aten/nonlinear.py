@@ -13,7 +13,6 @@ from holdfast.graph.aten.call import (
     Translate,
     Translation,
     feature_dim,
-    reduce,
     spread,
     unary,
     with_args,
@@ -101,8 +100,13 @@ def _compared(b: Builder, left: Ref, right: Ref) -> Ref | None:
 
 
 def _max_dim(b: Builder, call: Call) -> Translation:
-    reduced = reduce("amax")(b, call)
-    return [reduced] if isinstance(reduced, Ref) else None
+    x, dim, keepdim = call.args
+    feature = feature_dim(x, dim)
+    if feature is None:
+        return None
+    kept = (1,) if keepdim else ()
+    shape = (*x.shape[: feature - 1], *kept, *x.shape[feature:])
+    return [b.emit("amax", [x], call, shape, dims=(feature,), keepdim=keepdim)]
 
 
 def _max_pool(rank: int) -> Translate:
@@ -143,15 +147,17 @@ def _softmax(op: str) -> Translate:
 
 
 def _layer_norm(b: Builder, call: Call) -> Translation:
-    x, shape, weight, bias, eps, _ = call.args
-    if len(shape) > len(x.shape):
+    x, shape, weight, bias, eps, _ = call.args  # the last one is about cuDNN
+    if len(shape) > len(x.shape) or isinstance(weight, Ref) or isinstance(bias, Ref):
         return None
     settings = {"shape": tuple(shape), "weight": weight, "bias": bias, "eps": eps}
     return b.emit("layer_norm", [x], call, x.shape, **settings)
 
 
 def _group_norm(b: Builder, call: Call) -> Translation:
-    x, groups, weight, bias, eps, _ = call.args
+    x, groups, weight, bias, eps, _ = call.args  # the last one is about cuDNN
+    if isinstance(weight, Ref) or isinstance(bias, Ref):
+        return None
     settings = {"groups": groups, "weight": weight, "bias": bias, "eps": eps}
     return b.emit("group_norm", [x], call, x.shape, **settings)
 

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -62,10 +63,19 @@ def _slice(b: Builder, call: Call) -> Translation:
     if feature is None:
         whole = start == 0 and step == 1 and (stop is None or stop == 2**63 - 1)
         return x if whole else None
-    if any(isinstance(end, Ref) for end in (start, stop)):
+    if any(isinstance(end, Ref) for end in (start, stop, step)):
         return None
     settings = {"dim": feature, "start": start, "stop": stop, "step": step}
     return b.emit("slice", [x], call, call.shape, **settings)
+
+
+def _narrow(b: Builder, call: Call) -> Translation:
+    x, dim, start, length = call.args
+    if not (isinstance(start, int) and isinstance(length, int)):
+        return None
+    if start < 0:
+        start += x.shape[(dim if dim > 0 else dim + len(x.shape) + 1) - 1]
+    return _slice(b, with_args(call, [x, dim, start, start + length, 1]))
 
 
 def _select(b: Builder, call: Call) -> Translation:
@@ -82,6 +92,8 @@ def _split(b: Builder, call: Call) -> Translation:
     if feature is None:
         return None
     length = x.shape[feature - 1]
+    if isinstance(sizes, list) and not all(isinstance(size, int) for size in sizes):
+        return None
     if isinstance(sizes, int):
         sizes = [min(sizes, length - start) for start in range(0, length, sizes)]
     return _pieces(b, call, feature, sizes)
@@ -98,13 +110,14 @@ def _chunk(b: Builder, call: Call) -> Translation:
 
 
 def _pieces(b: Builder, call: Call, dim: int, sizes: Sequence[int]) -> list[Ref]:
-    x, start, pieces = call.args[0], 0, []
-    for size in sizes:
-        shape = (*x.shape[: dim - 1], size, *x.shape[dim:])
-        settings = {"dim": dim, "start": start, "stop": start + size, "step": 1}
-        pieces.append(b.emit("slice", [x], call, shape, **settings))
-        start += size
-    return pieces
+    ends = list(accumulate(sizes, initial=0))
+    return [_piece(b, call, call.args[0], dim, ends=pair) for pair in pairwise(ends)]
+
+
+def _piece(b: Builder, call: Call, x: Ref, dim: int, *, ends: tuple[int, int]) -> Ref:
+    """Cut the entries between two ends out of one dimension."""
+    shape = (*x.shape[: dim - 1], ends[1] - ends[0], *x.shape[dim:])
+    return b.emit("slice", [x], call, shape, dim=dim, start=ends[0], stop=ends[1], step=1)
 
 
 def _unbind(b: Builder, call: Call) -> Translation:
@@ -153,11 +166,20 @@ def _parts(b: Builder, call: Call, tensors: Sequence[object]) -> list[Ref] | Non
 
 def _pad(b: Builder, call: Call) -> Translation:
     x, flat, mode, value = call.args
-    amounts = list(zip(flat[::2], flat[1::2], strict=True))
-    if len(amounts) > len(x.shape) or any(isinstance(amount, Ref) for amount in flat):
+    if len(flat) > 2 * len(x.shape) or any(isinstance(amount, Ref) for amount in flat):
         return None
+    amounts = list(zip(flat[-2::-2], flat[-1::-2], strict=True))  # the last dimension comes first
+    first = len(x.shape) - len(amounts) + 1
+    for dim, (low, high) in enumerate(amounts, first):
+        if low < 0 or high < 0:  # cuts entries off
+            ends = (max(-low, 0), x.shape[dim - 1] - max(-high, 0))
+            if mode != "constant" or ends[0] > ends[1]:
+                return None
+            x = _piece(b, call, x, dim, ends=ends)
+    pads = tuple((max(low, 0), max(high, 0)) for low, high in amounts)
+    if not any(map(any, pads)):
+        return x
     value = 0.0 if value is None else float(value)
-    pads = tuple(reversed(amounts))
     return b.emit("pad", [x], call, call.shape, pads=pads, mode=mode, value=value)
 
 
@@ -176,8 +198,26 @@ def _index_select(b: Builder, call: Call) -> Translation:
 
 
 def _upsample_nearest(b: Builder, call: Call) -> Translation:
-    x = call.args[0]
-    return b.emit("upsample_nearest", [x], call, call.shape, size=call.shape[1:])
+    """Repeat entries; torch takes a scale factor as it was given, not as the sizes have it."""
+    x, sizes = call.args[0], call.shape[1:]
+    by_call = _sources(call, x.shape[1:], call.args[1:])
+    by_size = _sources(call, x.shape[1:], (sizes, None))
+    if all(map(torch.equal, by_call, by_size)):
+        return b.emit("upsample_nearest", [x], call, call.shape, size=sizes)
+    for axis, index in enumerate(by_call, 1):
+        shape = (*x.shape[:axis], len(index), *x.shape[axis + 1 :])
+        x = b.emit("index_select", [x], call, shape, dim=axis + 1, index=index)
+    return x
+
+
+def _sources(call: Call, sizes: Sequence[int], args: Sequence[object]) -> list[Tensor]:
+    """Return which entry each one of the result is, for every spatial dimension, by trying it."""
+    sources = []
+    for axis, size in enumerate(sizes):
+        ramp = torch.arange(size, dtype=torch.float64).reshape(-1, *[1] * (len(sizes) - axis - 1))
+        result = call.target(ramp.expand(1, 1, *sizes).contiguous(), *args)[0, 0].movedim(axis, 0)
+        sources.append(result.flatten(1)[:, 0].long() if len(sizes) > 1 else result.long())
+    return sources
 
 
 def _pixel_shuffle(b: Builder, call: Call) -> Translation:
@@ -215,9 +255,7 @@ WIRING: Mapping[object, Translate] = {
     aten.expand.default: _expand,
     aten.slice.Tensor: _slice,
     aten.select.int: _select,
-    aten.narrow.default: lambda b, call: _slice(
-        b, with_args(call, [*call.args[:3], call.args[2] + call.args[3], 1])
-    ),
+    aten.narrow.default: _narrow,
     aten.split.Tensor: _split,
     aten.split_with_sizes.default: _split,
     aten.chunk.default: _chunk,

@@ -14,7 +14,7 @@ from holdfast.arguments import check_model, known_names
 from holdfast.batches import Data, Inputs, read_batches, rows_at
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import training_modes
-from holdfast.graph.layers import layer_results, module_path
+from holdfast.graph.layers import first_tensor, layer_results, module_path
 from holdfast.knowledge_continuity.options import KnowledgeOptions
 from holdfast.knowledge_continuity.states.identity import row_identity
 from holdfast.knowledge_continuity.states.losses import loss_resolution, row_losses
@@ -185,7 +185,7 @@ def _floating(note: Callable[[str, Tensor], None]) -> Callable[[str, object], No
     """Hand on only results with floating-point rows."""
 
     def passed(layer: str, result: object) -> None:
-        value = _tensor_in(result)
+        value = first_tensor(result)
         if value is not None and value.ndim and value.is_floating_point():
             note(layer, value)
 
@@ -215,19 +215,10 @@ def _call(model: nn.Module, inputs: Inputs) -> Tensor:
         got = f"rows on which the model fails ({type(problem).__name__}: {problem})"
         raise InvalidInput("data", got, "rows that the model takes") from problem
     logits = getattr(result, "logits", None)
-    output = logits if isinstance(logits, Tensor) else _tensor_in(result)
+    output = logits if isinstance(logits, Tensor) else first_tensor(result)
     if output is None:
         raise InvalidInput("model", f"a {type(result).__name__} as output", "a tensor")
     return output.detach()
-
-
-def _tensor_in(result: object) -> Tensor | None:
-    """Return a tensor, or the first one in a tuple or mapping."""
-    if isinstance(result, Mapping):
-        result = tuple(result.values())
-    if isinstance(result, list | tuple):
-        result = next((part for part in result if isinstance(part, Tensor)), None)
-    return result if isinstance(result, Tensor) else None
 
 
 def _pooled(
