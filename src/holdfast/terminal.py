@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from holdfast.brackets.bracket import Bracket
     from holdfast.certificates.certificate import Certificates
     from holdfast.certificates.conditions import Conditions
-    from holdfast.knowledge_continuity.evidence.certificate import Certificate
+    from holdfast.knowledge_continuity.evidence.certificate import KnowledgeCertificate
     from holdfast.knowledge_continuity.result import Knowledge
 
 
@@ -231,7 +231,9 @@ def conditions_table(conditions: "Conditions") -> RenderableType:
 
 
 def knowledge_table(
-    knowledge: "Knowledge", worst: Mapping[str, Any], certificates: "Sequence[Certificate]" = ()
+    knowledge: "Knowledge",
+    worst: Mapping[str, Any],
+    certificates: "Sequence[KnowledgeCertificate]" = (),
 ) -> RenderableType:
     """Return the volatility of every layer, the worst pairs of one, and what was certified."""
     perturbed = ["perturbed"] if knowledge.perturbed else []

@@ -1,6 +1,7 @@
 """The blockwise pass over pairs: against a double loop, for any block, within its memory."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
@@ -320,9 +321,9 @@ def test_a_callable_may_keep_what_it_returns():
 
 
 def test_squares_of_tiles_hold_every_tile_once(monkeypatch):
-    monkeypatch.setattr("holdfast.knowledge_continuity.pairs.points.MOST_SIDE", 2)
+    monkeypatch.setattr(Points, "side", functools.partialmethod(Points.side, 2))
     points, question, _ = parts()
-    assert points.side == 2
+    assert points.side() == 2
     tiles = [(a.start, b.start) for a, b in points.tiles(8)]
     assert sorted(tiles) == [(i, j) for i in range(0, 60, 8) for j in range(i, 60, 8)]
     same_sums(sums_of_pairs(points, question, 8), sums_of_pairs(points, question, 60))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from tests.train.ranks import LABELS, ROWS, on_rank, send_from_rank, small
 from torch.nn import functional
 
 from holdfast.errors import InvalidInput
@@ -91,49 +91,19 @@ def test_labels_that_are_missing_are_told(saved):
         penalty.compute_loss(model(**batch), None)
 
 
-def small():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
-
-
-ROWS = torch.randn(10, 3, generator=torch.Generator().manual_seed(1))
-LABELS = torch.arange(10) % 2
-
-
-def on_rank(rank, address, queue):
-    """Run one of two processes: its half of the rows, gradients averaged as DDP does."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{address}", rank=rank, world_size=2
-    )
-    model = nn.parallel.DistributedDataParallel(small())
-    penalty = KnowledgePenalty(model.module, ["1"], weight=1.0)
-    mine = slice(5 * rank, 5 * rank + 5)
-    value = penalty(model(ROWS[mine]), LABELS[mine])
-    value.backward()
-    grads = [p.grad.tolist() for p in model.parameters()]
-    queue.put((rank, value.item(), grads))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
 def test_two_processes_give_the_value_and_gradient_of_one(tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
-    workers = [
-        context.Process(target=on_rank, args=(rank, str(tmp_path / "meet"), queue), daemon=True)
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    found = [queue.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
+    address = str(tmp_path / "meet")
+    other = context.Process(target=send_from_rank, args=(1, address, queue), daemon=True)
+    other.start()
+    found = [on_rank(0, address), queue.get(timeout=120)]
+    other.join(60)
+    assert other.exitcode == 0
     model = small()
     value = KnowledgePenalty(model, ["1"], weight=1.0)(model(ROWS), LABELS)
     value.backward()
-    for _, theirs, grads in found:
+    for theirs, grads in found:
         assert theirs == pytest.approx(value.item(), rel=1e-5)
         for grad, p in zip(grads, model.parameters(), strict=True):
             assert torch.allclose(torch.tensor(grad), p.grad, atol=1e-6)

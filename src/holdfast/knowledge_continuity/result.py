@@ -9,9 +9,9 @@ from holdfast.arguments import check_whole, look_up
 from holdfast.errors import InvalidInput
 from holdfast.files import StrPath, plain, plain_fields, to_json, write_whole
 from holdfast.knowledge_continuity.evidence.certificate import (
-    Certificate,
+    CertificateRequest,
     Frontier,
-    Place,
+    KnowledgeCertificate,
     certify_cell,
     frontier,
 )
@@ -116,7 +116,7 @@ class Knowledge:
         anchor: int | None = None,
         *,
         front_upper: float | None = None,
-    ) -> Certificate:
+    ) -> KnowledgeCertificate:
         """Bound the probability that fresh data lands near and yet has a different loss.
 
         Anchors, distance, scale and the grid of distances and loss changes never see the rows that
@@ -142,8 +142,10 @@ class Knowledge:
         Raises:
             InvalidInput: If the layer has no evidence, or an argument is out of range.
         """
-        place = Place(layer, method, confidence, len(self.layers), anchor, front_upper)
-        return certify_cell(self._evidence(layer), place, delta, eta)
+        request = CertificateRequest(
+            layer, method, confidence, len(self.layers), anchor, front_upper
+        )
+        return certify_cell(self._evidence(layer), request, delta, eta)
 
     def frontier(self, layer: str, confidence: float = 0.95, method: str = "nearest") -> Frontier:
         """Return the certificate of every cell of the grid; see `certificate`.
@@ -159,8 +161,8 @@ class Knowledge:
         Raises:
             InvalidInput: If the layer has no evidence, or the method has no counts.
         """
-        place = Place(layer, method, confidence, len(self.layers))
-        return frontier(self._evidence(layer), place)
+        request = CertificateRequest(layer, method, confidence, len(self.layers))
+        return frontier(self._evidence(layer), request)
 
     def volatility_certificate(
         self, layer: str, confidence: float = 0.95, front_upper: float | None = None

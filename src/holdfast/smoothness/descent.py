@@ -41,12 +41,6 @@ def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "mse": _mse}
 """Losses by name; each is a mean over rows."""
 
-ROUNDING = 1e-12
-"""Error allowed for in a difference of two float64 losses, relative to the losses."""
-
-_PATH_STEPS = 40
-_PATH_END = 1.25
-
 
 @dataclass(frozen=True)
 class Smoothness:
@@ -192,9 +186,10 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
     top = top_eigenvalue(objective.curvature(objective.point), objective.point)
     smoothness = Smoothness(_secant(before, after, moved - objective.point), top)
     square = float(before.gradient.square().sum())
-    promise = promised(smoothness.constant, square)
+    promise = promise_of(smoothness.constant, square)
     predicted, actual = promise(step), after.value - before.value
-    error = ROUNDING * (abs(before.value) + abs(after.value))
+    # What may be wrong with the difference of two float64 losses that are sums over rows.
+    error = 1e-12 * (abs(before.value) + abs(after.value))
     cost = None if before.noise is None else smoothness.constant * step**2 * before.noise / 2
     return Descent(
         step=step,
@@ -220,7 +215,7 @@ def check_step(step: object) -> float:
     return check_number("step", step, lambda s: 0 < s < math.inf, "a finite number above 0")
 
 
-def promised(constant: float, square: float) -> Callable[[float], float]:
+def promise_of(constant: float, square: float) -> Callable[[float], float]:
     """Return the change that the lemma promises not to exceed, as a function of the step."""
     return lambda step: -(step - constant * step**2 / 2) * square
 
@@ -255,8 +250,8 @@ def _path(
     safe: float,
 ) -> tuple[Change, ...]:
     """Return promise and measurement for steps from 0 to a little beyond what is safe."""
-    end = _PATH_END * (safe if math.isfinite(safe) else step)
-    steps = [end * place / _PATH_STEPS for place in range(_PATH_STEPS + 1)]
+    end = 1.25 * (safe if math.isfinite(safe) else step)  # far enough to see the loss turn up
+    steps = [end * place / 40 for place in range(41)]
     return tuple(
         Change(
             each,

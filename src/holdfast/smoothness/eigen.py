@@ -19,8 +19,6 @@ TOLERANCE = 1e-7
 DENSE = 40
 """Up to so many parameters the whole matrix costs no more than the iteration."""
 
-_RESTARTS = 200
-
 
 def top_eigenvalue(product: Product, like: Tensor) -> float:
     """Return the algebraically largest eigenvalue of a symmetric map.
@@ -49,6 +47,7 @@ def top_eigenvalue(product: Product, like: Tensor) -> float:
         columns = [checked(row) for row in torch.eye(size, dtype=like.dtype, device=like.device)]
         matrix = torch.stack(columns)
         return float(torch.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])
+    restarts = 200  # a gap of one in ten thousand to the next eigenvalue needs about as many
     start = np.random.default_rng(0).normal(size=size)
     if not bool(checked(_tensor(start, like)).any()):
         return 0.0  # a random vector lies in the kernel of no other map
@@ -60,11 +59,11 @@ def top_eigenvalue(product: Product, like: Tensor) -> float:
             which="LA",
             v0=start,
             tol=TOLERANCE,  # pyright: ignore[reportArgumentType]
-            maxiter=_RESTARTS,
+            maxiter=restarts,
             return_eigenvectors=False,
         )
     except ArpackNoConvergence as problem:
-        why = f"no eigenvalue within {TOLERANCE:g} after {_RESTARTS} restarts"
+        why = f"no eigenvalue within {TOLERANCE:g} after {restarts} restarts"
         raise Unsupported("curvature of the loss", [Obstacle("", "Lanczos", why)]) from problem
     return float(values[-1])
 

@@ -22,12 +22,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-Group = Mapping[str, Any]
-State = Mapping[str, Any]
-
-
-_STANDSTILL = 1e-12
-"""Share of the first group's step below which another group does not move at all."""
+Fields = Mapping[str, Any]
+"""Of a parameter group, or of an optimiser's state."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +36,8 @@ class Rule:
         metric: Name of the metric.
     """
 
-    limit: Callable[[Group], float]
-    scale: Callable[[Group, State], Tensor | None]
+    limit: Callable[[Fields], float]
+    scale: Callable[[Fields, Fields], Tensor | None]
     metric: str
 
 
@@ -51,13 +47,13 @@ def _heavy_ball(momentum: float, dampening: float, nesterov: bool) -> float:
     return 2 * (1 + momentum) / (1 - dampening)
 
 
-def _sgd_limit(group: Group) -> float:
+def _sgd_limit(group: Fields) -> float:
     momentum = group["momentum"]
     dampening = group["dampening"] if momentum else 0.0  # SGD ignores it without momentum
     return _heavy_ball(momentum, dampening, group["nesterov"])
 
 
-def _adam_scale(group: Group, state: State) -> Tensor:
+def _adam_scale(group: Fields, state: Fields) -> Tensor:
     square = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
     beta1, beta2 = (float(beta) for beta in group["betas"])
     steps = float(state["step"])
@@ -65,29 +61,27 @@ def _adam_scale(group: Group, state: State) -> Tensor:
     return root * (1 - beta1**steps)
 
 
-def _rmsprop_scale(group: Group, state: State) -> Tensor:
+def _rmsprop_scale(group: Fields, state: Fields) -> Tensor:
     square = state["square_avg"]
     if group["centered"]:
         square = square.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
     return square.sqrt() + group["eps"]
 
 
-def _adagrad_scale(group: Group, state: State) -> Tensor:
+def _adagrad_scale(group: Fields, state: Fields) -> Tensor:
     slower = 1 + (float(state["step"]) - 1) * group["lr_decay"]
     return (state["sum"].sqrt() + group["eps"]) * slower
 
 
-def _adam_limit(group: Group) -> float:
+def _adam_limit(group: Fields) -> float:
     beta = float(group["betas"][0])
     return _heavy_ball(beta, beta, nesterov=False)
 
 
-_PLAIN = Rule(lambda group: 2.0, lambda group, state: None, "l2")
-_ADAM = Rule(_adam_limit, _adam_scale, "Adam")
 _RULES: dict[type, Rule] = {
     SGD: Rule(_sgd_limit, lambda group, state: None, "l2"),
-    Adam: _ADAM,
-    AdamW: _ADAM,
+    Adam: Rule(_adam_limit, _adam_scale, "Adam"),
+    AdamW: Rule(_adam_limit, _adam_scale, "Adam"),
     RMSprop: Rule(
         lambda group: _heavy_ball(group["momentum"], 0.0, nesterov=False), _rmsprop_scale, "RMSprop"
     ),
@@ -97,7 +91,8 @@ _RULES: dict[type, Rule] = {
 
 def rule_of(optimizer: Optimizer) -> Rule:
     """Return the rule of an optimiser; one that is not known is measured in the l2 metric."""
-    return _RULES.get(type(optimizer), _PLAIN)
+    plain = Rule(lambda group: 2.0, lambda group, state: None, "l2")
+    return _RULES.get(type(optimizer), plain)
 
 
 def scales(optimizer: Optimizer, rule: Rule, parameters: list[Tensor]) -> Tensor | None:
@@ -118,7 +113,7 @@ def scales(optimizer: Optimizer, rule: Rule, parameters: list[Tensor]) -> Tensor
         scale = rule.scale(groups[p], optimizer.state.get(p) or {})
         rate = float(groups[p]["lr"])
         if rate != first:
-            slower = first / max(rate, _STANDSTILL * first)
+            slower = first / max(rate, 1e-12 * first)  # a group that stands still, but for ever
             scale = torch.full_like(p, slower) if scale is None else scale * slower
         parts.append(scale)
     if all(part is None for part in parts):

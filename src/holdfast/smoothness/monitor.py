@@ -20,7 +20,7 @@ from holdfast.arguments import check_whole
 from holdfast.errors import HoldfastWarning, InvalidInput
 from holdfast.files import StrPath
 from holdfast.smoothness.metric import rule_of, scales
-from holdfast.smoothness.move import Move, Seen, glanced, measured
+from holdfast.smoothness.move import BatchEvaluation, Move, measure_losses, measure_move
 from holdfast.smoothness.records import Measurement, line_of, share_improved
 from holdfast.smoothness.ritz import Sharpest
 from holdfast.smoothness.twice import check_twice
@@ -31,7 +31,7 @@ CURVATURE_EVERY = 4
 
 
 @dataclass(frozen=True, eq=False)
-class _Open:
+class _OpenStep:
     """A step under measurement.
 
     Attributes:
@@ -47,25 +47,25 @@ class _Open:
     rate: float
     parameters: list[Tensor]
     point: Tensor
-    before: Seen | None
+    before: BatchEvaluation | None
     move: Move | None = None
 
 
 @dataclass(frozen=True)
-class _Glance:
+class _OpenLosses:
     """A step of which only the two losses are wanted.
 
     Attributes:
         step: Its number.
         rate: Learning rate.
         parameters: What it moves.
-        loss: The loss before it.
+        before: The loss before it, and its rounding.
     """
 
     step: int
     rate: float
     parameters: list[Tensor]
-    loss: float
+    before: tuple[float, float]
 
 
 class DescentMonitor:
@@ -124,7 +124,7 @@ class DescentMonitor:
         self.measurements: list[Measurement] = []
         self._every, self._loss, self._rule = every, loss, rule_of(optimizer)
         self._count = 0
-        self._open: _Open | _Glance | None = None
+        self._open: _OpenStep | _OpenLosses | None = None
         self._curved: Measurement | None = None
         self._sharpest = Sharpest()
         self._twice = True
@@ -181,25 +181,26 @@ class DescentMonitor:
         if not (rate > 0 and parameters):
             return
         if self._loss is None:
-            self._open = _Open(step, rate, parameters, _flat(parameters), None)
+            self._open = _OpenStep(step, rate, parameters, _flat(parameters), None)
         elif self._curved is None or step % (self._every * CURVATURE_EVERY) == 0:
             point = _flat(parameters)
             direction = self._sharpest.direction(point) if self._twice else None
             before = self._evaluate(self._loss, parameters, direction)
-            self._open = _Open(step, rate, parameters, point, before)
+            self._open = _OpenStep(step, rate, parameters, point, before)
         else:
-            self._open = _Glance(step, rate, parameters, self._value(self._loss, parameters))
+            self._open = _OpenLosses(step, rate, parameters, self._value(self._loss, parameters))
 
     def _after(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         """Finish what `_before` began."""
         opened, self._open = self._open, None
-        if isinstance(opened, _Open):
+        if isinstance(opened, _OpenStep):
             self._look(optimizer, opened)
         elif opened is not None and self._loss is not None and self._curved is not None:
-            change = self._value(self._loss, opened.parameters) - opened.loss
-            self._keep(glanced(self._curved, opened.step, opened.rate, opened.loss, change))
+            after = self._value(self._loss, opened.parameters)
+            one = measure_losses(self._curved, opened.step, opened.rate, opened.before, after)
+            self._keep(one)
 
-    def _look(self, optimizer: Optimizer, opened: _Open) -> None:
+    def _look(self, optimizer: Optimizer, opened: _OpenStep) -> None:
         """Measure a step with its curvature; without a loss, when the next step is taken."""
         move = opened.move
         if move is None:
@@ -210,27 +211,30 @@ class DescentMonitor:
         if self._loss is not None:
             after = self._evaluate(self._loss, opened.parameters)
         else:
-            after = Seen(None, _gradient(opened.parameters))
+            after = BatchEvaluation(None, _gradient(opened.parameters))
         if opened.before is None:  # without a loss: this is the gradient before the move
             self._open = replace(opened, before=after, move=move)
             return
         if opened.before.product is not None:
             turn = after.gradient - opened.before.gradient
             self._sharpest.follow(opened.before.product, move.way, turn, move.scale)
-        self._curved = measured(opened.before, after, move, self._sharpest.value)
+        self._curved = measure_move(opened.before, after, move, self._sharpest.value)
         self._keep(self._curved)
 
-    def _value(self, function: Callable[[], Tensor], parameters: list[Tensor]) -> float:
-        """Return the loss of the present batch."""
+    def _value(
+        self, function: Callable[[], Tensor], parameters: list[Tensor]
+    ) -> tuple[float, float]:
+        """Return the loss of the present batch, and its rounding."""
         with undisturbed(parameters):
-            return float(function().detach())
+            loss = function().detach()
+            return float(loss), _rounding(loss)
 
     def _evaluate(
         self,
         function: Callable[[], Tensor],
         parameters: list[Tensor],
         direction: Tensor | None = None,
-    ) -> Seen:
+    ) -> BatchEvaluation:
         """Return the loss of the present batch, and the Hessian's product with a direction.
 
         Raises:
@@ -245,7 +249,7 @@ class DescentMonitor:
                 loss, parameters, create_graph=direction is not None, materialize_grads=True
             )
             product = None if direction is None else self._product(parts, parameters, direction)
-        return Seen(loss.item(), _flat(parts), product)
+        return BatchEvaluation(loss.item(), _flat(parts), _rounding(loss), product)
 
     def _product(
         self, parts: tuple[Tensor, ...], parameters: list[Tensor], direction: Tensor
@@ -287,6 +291,12 @@ class DescentMonitor:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, HoldfastWarning, stacklevel=2)
+
+
+def _rounding(loss: Tensor) -> float:
+    """Return half a unit in the last place of a loss, at most."""
+    unit = torch.finfo(loss.dtype).eps / 2 if loss.is_floating_point() else 0.0
+    return unit * abs(float(loss.detach()))
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

@@ -9,17 +9,19 @@ from holdfast.smoothness.records import Measurement
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class BatchEvaluation:
     """The loss of a batch at one point.
 
     Attributes:
         value: The loss; None where only gradients are known.
         gradient: [parameters].
+        rounding: What the loss may be wrong by for its type alone.
         product: The Hessian times the sharpest direction so far; None where it was not asked for.
     """
 
     value: float | None
     gradient: Tensor
+    rounding: float = 0.0
     product: Tensor | None = None
 
 
@@ -44,7 +46,9 @@ class Move:
     metric: str
 
 
-def measured(before: Seen, after: Seen, move: Move, sharpness: float | None) -> Measurement:
+def measure_move(
+    before: BatchEvaluation, after: BatchEvaluation, move: Move, sharpness: float | None
+) -> Measurement:
     """Return what a move shows, once the loss is known on both ends.
 
     With gradients alone, the curvature is that along the move, (g' - g).d / |d|_P^2, and the change
@@ -83,18 +87,34 @@ def measured(before: Seen, after: Seen, move: Move, sharpness: float | None) -> 
         ratio=None if safe is None else _known(move.rate / safe),
         metric=move.metric,
         same_batch=before.value is not None,
+        rounding=_known(before.rounding + after.rounding),
     )
 
 
-def glanced(curved: Measurement, step: int, rate: float, loss: float, change: float) -> Measurement:
-    """Return a measurement of two losses, with the curvature of an earlier one."""
+def measure_losses(
+    curved: Measurement,
+    step: int,
+    rate: float,
+    before: tuple[float, float],
+    after: tuple[float, float],
+) -> Measurement:
+    """Return a measurement of two losses, with the curvature of an earlier one.
+
+    Args:
+        curved: The earlier one.
+        step: Number of the step.
+        rate: Its learning rate.
+        before: The loss before it, and its rounding.
+        after: The loss after it, and its rounding.
+    """
     safe = curved.largest_safe_step
     return replace(
         curved,
         step=step,
         learning_rate=rate,
-        loss=_known(loss),
-        actual_change=_known(change),
+        loss=_known(before[0]),
+        actual_change=_known(after[0] - before[0]),
+        rounding=_known(before[1] + after[1]),
         predicted_change=None,
         ratio=None if safe is None else rate / safe,
     )

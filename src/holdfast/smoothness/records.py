@@ -30,6 +30,8 @@ class Measurement:
         metric: Whose squared length of the move counts: `l2`, `Adam`, ...
         same_batch: Whether both losses are of one batch. If not, they are unknown: changes come
             from the gradients of this step and the next one, and hold the noise of both batches.
+        rounding: What rounding of the losses in their own type may add to `actual_change`: half a
+            unit in the last place of each, at least; 0 where only gradients are known.
     """
 
     step: int
@@ -43,11 +45,12 @@ class Measurement:
     ratio: float | None
     metric: str
     same_batch: bool
+    rounding: float | None = 0.0
 
     @property
     def improved(self) -> bool:
-        """Whether the loss is lower in the updated variables."""
-        return self.actual_change is not None and self.actual_change < 0
+        """Whether the loss is lower in the updated variables, by more than rounding."""
+        return self.actual_change is not None and self.actual_change < -(self.rounding or 0.0)
 
 
 def share_improved(measurements: Sequence[Measurement]) -> float | None:
@@ -77,7 +80,10 @@ def read_measurements(path: StrPath) -> list[Measurement]:
     wanted, found = "a file that holdfast.DescentMonitor wrote", []
     for number, line in enumerate(read_file(Path(path), "training", wanted).splitlines(), 1):
         try:
-            found.append(decode(Measurement, strict_json(line), exact=False))
+            record = strict_json(line)
+            if isinstance(record, dict):
+                record.setdefault("rounding", 0.0)  # lines of earlier versions do not have it
+            found.append(decode(Measurement, record, exact=False))
         except ValueError as problem:
             got = f"{str(path)!r} (line {number}: {reason(problem)})"
             raise InvalidInput("training", got, wanted) from problem

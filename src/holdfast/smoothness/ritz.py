@@ -6,9 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_PARALLEL = 1e-4
-"""Share of a direction that must stand upright on another one for both to count."""
-
 
 class Sharpest:
     """The sharpest direction that was found so far.
@@ -81,7 +78,8 @@ def _top(gram: list[list[float]], product: list[list[float]]) -> tuple[float, li
         return first, [one]
     along = gram[0][1] * one
     left = gram[1][1] - along * along
-    if not left > _PARALLEL**2 * gram[1][1]:
+    # Of the second, a ten-thousandth must stand upright on the first, or both are one.
+    if not left > 1e-4**2 * gram[1][1]:
         return first, [one, 0.0]
     # the second direction, made upright on the first and of length one: shift * x1 + two * x2
     two = 1 / math.sqrt(left)

@@ -4,9 +4,6 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-_MARK = "Error"
-"""Name of the node that stands for a function marked as `once_differentiable`."""
-
 
 def check_twice(slopes: Iterable[Tensor]) -> None:
     """Refuse gradients whose graph holds a function that can be differentiated only once.
@@ -24,7 +21,7 @@ def check_twice(slopes: Iterable[Tensor]) -> None:
     seen = set(ahead)
     while ahead:
         node = ahead.pop()
-        if type(node).__name__ == _MARK:
+        if type(node).__name__ == "Error":  # PyTorch's node for `once_differentiable`
             raise RuntimeError("a once_differentiable function has no second derivative")
         fresh = {follower for follower, _ in node.next_functions if follower is not None} - seen
         seen |= fresh

@@ -8,23 +8,21 @@ the true cross entropy, clipped, and no division by small distances.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict, Unpack
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import nn as distributed
 from torch.nn import functional
 
-from holdfast.arguments import check_number, known_names, look_up
+from holdfast.arguments import check_choice, check_number, check_whole, known_names
 from holdfast.errors import InvalidInput
 from holdfast.graph.layers import Calls, module_path
 from holdfast.knowledge_continuity.states.pooling import POOLING, Pooling
 
-# Smallest distance in the denominator, as a share of the median distance of the batch.
-FLOOR = 1e-2
 
-
-class PenaltyOptions(TypedDict, total=False):
+@dataclass(frozen=True)
+class PenaltyOptions:
     """What kind of volatility is held down.
 
     Attributes:
@@ -36,16 +34,26 @@ class PenaltyOptions(TypedDict, total=False):
         clip: Losses above this, in nats, count as this.
         pooling: `mean`, `first` or `last` over the real tokens, or a callable.
         seed: Of the layer draws; the same on all ranks.
+
+    Raises:
+        InvalidInput: When one of them is something else.
     """
 
-    alpha: float
-    beta: float
-    sampler: Callable[[int], int] | None
-    one_sided: bool
-    same_label: bool
-    clip: float
-    pooling: Pooling
-    seed: int
+    alpha: float = 2.0
+    beta: float = 1.0
+    sampler: Callable[[int], int] | None = None
+    one_sided: bool = False
+    same_label: bool = False
+    clip: float = 10.0
+    pooling: Pooling = "mean"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "clip"):
+            object.__setattr__(self, name, _positive(name, getattr(self, name)))
+        if not callable(self.pooling):
+            check_choice("pooling", self.pooling, POOLING)
+        check_whole("seed", self.seed, "a whole number")
 
 
 class KnowledgePenalty:
@@ -75,7 +83,7 @@ class KnowledgePenalty:
         model: nn.Module,
         layers: Sequence[str],
         weight: float = 1e-2,
-        **options: Unpack[PenaltyOptions],
+        **options: Any,
     ) -> None:
         modules = dict(model.named_modules())
         if isinstance(layers, str) or not layers:
@@ -86,17 +94,11 @@ class KnowledgePenalty:
             if path is None:
                 raise InvalidInput("layer", repr(layer), known_names(str(layer), modules))
             paths[path] = modules[path]
-        given = {"weight": weight, "alpha": 2.0, "beta": 1.0, "clip": 10.0, **options}
-        self.weight, alpha, beta, self.clip = (
-            check_number(name, given[name], lambda v: 0 < v < math.inf, "a finite number above 0")
-            for name in ("weight", "alpha", "beta", "clip")
-        )
-        self.layers = tuple(layers)
-        pooling = options.get("pooling", "mean")
-        self.pool = pooling if callable(pooling) else look_up("pooling", pooling, POOLING)
-        self.one_sided = options.get("one_sided", False)
-        self.same_label = options.get("same_label", False)
-        self._draw = options.get("sampler") or _beta_draws(alpha, beta, options.get("seed", 0))
+        for option in options:
+            check_choice("option", option, [field.name for field in fields(PenaltyOptions)])
+        self.layers, self.weight = tuple(layers), _positive("weight", weight)
+        self.options = PenaltyOptions(**options)
+        self._draw = self.options.sampler or _beta_draws(self.options)
         self._chosen, self._states, self._mask, self._calls = layers[0], None, None, Calls()
         self._handles = [model.register_forward_pre_hook(self._begin, with_kwargs=True)]
         for path, module in paths.items():
@@ -133,12 +135,17 @@ class KnowledgePenalty:
         if states is None or len(states) != len(labels):
             raise InvalidInput("logits", "a batch that the model has not just seen", "its output")
         if self._mask is not None and states.shape[:2] == self._mask.shape and states.ndim == 3:
-            states = self.pool(states, self._mask)
-        losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+            pooling = self.options.pooling
+            pool = pooling if callable(pooling) else POOLING[pooling]
+            states = pool(states, self._mask)
+        # In float64, as small changes of large losses would be rounding; Apple's GPUs have none.
+        wide = torch.float32 if logits.device.type == "mps" else torch.float64
+        losses = functional.cross_entropy(logits.to(wide), labels, reduction="none")
         if not bool(losses.isfinite().all()):
             raise InvalidInput("logits", "a loss that is not finite", "finite logits")
-        rows = _gathered(states.flatten(1).float()), _gathered(losses.clamp(max=self.clip))
-        return self.weight * self._volatility(*rows, _gathered(labels))
+        rows = _gathered(states.flatten(1).float()), _gathered(losses.clamp(max=self.options.clip))
+        value = self._volatility(*rows, _gathered(labels))
+        return self.weight * value.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _volatility(self, states: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
         pairs = ~torch.eye(len(losses), dtype=torch.bool, device=losses.device)
@@ -146,12 +153,13 @@ class KnowledgePenalty:
         if not bool(distances[pairs].any()):
             return losses.sum() * 0
         scaled = distances / distances[pairs].mean()
-        floor = FLOOR * float(scaled[pairs].median().detach()) or FLOOR
-        if self.one_sided:
+        # A hundredth of the median distance: no pair outweighs the others by far.
+        floor = 1e-2 * (float(scaled[pairs].median().detach()) or 1.0)
+        if self.options.one_sided:
             changes = (losses - losses[:, None].detach()).clamp(min=0)
         else:
             changes = (losses - losses[:, None]).abs()
-        if self.same_label:
+        if self.options.same_label:
             pairs = pairs & (labels == labels[:, None])
         if not bool(pairs.any()):
             return losses.sum() * 0
@@ -200,12 +208,17 @@ def _check(logits: Tensor, labels: object) -> None:
         raise InvalidInput("labels", "indices of no class", f"0 to {logits.shape[1] - 1}")
 
 
-def _beta_draws(alpha: float, beta: float, seed: int) -> Callable[[int], int]:
+def _positive(name: str, value: object) -> float:
+    """Return a finite number above 0; see `check_number`."""
+    return check_number(name, value, lambda v: 0 < v < math.inf, "a finite number above 0")
+
+
+def _beta_draws(options: PenaltyOptions) -> Callable[[int], int]:
     """Return a sampler of places: floor(n X) with X ~ Beta(alpha, beta)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(options.seed)
 
     def draw(n: int) -> int:
-        shapes = torch.tensor([alpha, beta], dtype=torch.float64)
+        shapes = torch.tensor([options.alpha, options.beta], dtype=torch.float64)
         first, second = torch._standard_gamma(shapes, generator=generator)
         return min(int(n * first / (first + second)), n - 1)
 
@@ -214,7 +227,13 @@ def _beta_draws(alpha: float, beta: float, seed: int) -> Callable[[int], int]:
 
 def _gathered(values: Tensor) -> Tensor:
     """Return the rows of all ranks, with gradients; they have equally many."""
-    group = torch.distributed
-    if not (group.is_available() and group.is_initialized()) or group.get_world_size() == 1:
+    ranks = torch.distributed
+    if not (ranks.is_available() and ranks.is_initialized()) or ranks.get_world_size() == 1:
         return values
-    return torch.cat(tuple(distributed.functional.all_gather(values.contiguous())))
+    world, fixed = ranks.get_world_size(), values.detach().contiguous()
+    parts = [torch.empty_like(fixed) for _ in range(world)]
+    ranks.all_gather(parts, fixed)
+    if values.requires_grad:
+        # Gradients are averaged over the ranks, each of which has those of its own rows alone.
+        parts[ranks.get_rank()] = fixed + world * (values - fixed)
+    return torch.cat(parts)

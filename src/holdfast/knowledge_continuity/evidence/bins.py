@@ -12,13 +12,6 @@ from torch import Tensor
 
 from holdfast.errors import InvalidInput
 
-MANTISSA_BITS = 52
-SIGN_BIT = 63
-# 2^16 cells are 1 MB of tables, about what the caches hold; closer edges are searched for.
-MOST_CELLS = 2**16
-# Values that are placed at a time, so that all steps find them in the cache.
-CHUNK = 2**16
-
 
 class Bins:
     """Ascending positive edges; a value's bin is the number of edges below it.
@@ -49,10 +42,10 @@ class Bins:
 
     def _cells(self, marks: Tensor) -> tuple[int, int, Tensor, Tensor] | None:
         """Return shift, first cell, edges before each cell and the edge inside it, if they fit."""
-        for shift in range(MANTISSA_BITS, 0, -1):
+        for shift in range(52, 0, -1):  # a float64 has 52 bits after those of its exponent
             cells = marks.view(torch.int64) >> shift
             first, size = int(cells[0]), int(cells[-1] - cells[0]) + 1
-            if size > MOST_CELLS:
+            if size > 2**16:  # 1 MB of tables, about what the caches hold; else edges are searched
                 return None
             own = cells[:-1] - first
             if len(own.unique()) == len(own):
@@ -74,7 +67,8 @@ class Bins:
         """Return the bin of each value, int64 of the same shape; values are at least 0."""
         flat = values.reshape(-1)
         bins = torch.empty_like(flat, dtype=torch.int64)
-        for some, place in zip(flat.split(CHUNK), bins.split(CHUNK), strict=True):
+        # So many at a time that all steps find them in the cache.
+        for some, place in zip(flat.split(2**16), bins.split(2**16), strict=True):
             self._place(some.double(), place)
         return bins.view(values.shape)
 
@@ -86,8 +80,8 @@ class Bins:
         shift, first, before, inside = self._tables
         held = values.clamp(*self._ends)
         cells = held.view(torch.int64).bitwise_right_shift(shift).sub_(first)
-        # The sign bit of edge - value says whether the value is above: 0 or, shifted down, -1.
+        # The sign, bit 63 of edge - value, says whether the value is above: 0 or, shifted down, -1.
         below = inside.index_select(0, cells).sub_(held)
-        above = below.view(torch.int64).bitwise_right_shift_(SIGN_BIT)
+        above = below.view(torch.int64).bitwise_right_shift_(63)
         torch.index_select(before, 0, cells, out=bins)
         bins.sub_(above)

@@ -25,7 +25,7 @@ from holdfast.rounding import mul_up
 
 
 @dataclass(frozen=True)
-class Certificate:
+class KnowledgeCertificate:
     """A bound on how often fresh data lands near and yet has a different loss.
 
     Attributes:
@@ -75,8 +75,8 @@ class Frontier:
 
     Attributes:
         layer: Module path.
-        method: As in `Certificate`.
-        confidence: As in `Certificate`.
+        method: As in `KnowledgeCertificate`.
+        confidence: As in `KnowledgeCertificate`.
         deltas: Distances, increasing; the last is infinity.
         etas: Loss changes, increasing; the first is 0.
         cells: Certificates, by delta, then by eta.
@@ -87,7 +87,7 @@ class Frontier:
     confidence: float
     deltas: tuple[float, ...]
     etas: tuple[float, ...]
-    cells: tuple[tuple[Certificate, ...], ...]
+    cells: tuple[tuple[KnowledgeCertificate, ...], ...]
 
     def smallest_eta(self, delta: float, level: float) -> float | None:
         """Return the smallest loss change that is exceeded with conditional probability <= level.
@@ -120,13 +120,13 @@ class Frontier:
 
 
 @dataclass(frozen=True)
-class Place:
+class CertificateRequest:
     """Where a certificate looks and how sure it is to be.
 
     Attributes:
         layer: Module path.
         method: `nearest`, `anchor` or `pairs`.
-        confidence: As in `Certificate`.
+        confidence: As in `KnowledgeCertificate`.
         layers: Number of layers among which the confidence is shared.
         anchor: Which anchor; for the method `anchor`.
         front_upper: Lipschitz constant K of the model up to the layer: distances are then those of
@@ -146,7 +146,9 @@ class Place:
             object.__setattr__(self, "front_upper", check_front(self.front_upper))
 
 
-def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> Certificate:
+def certify_cell(
+    evidence: Evidence, request: CertificateRequest, delta: float, eta: float
+) -> KnowledgeCertificate:
     """Certify one distance and loss change from the counts of the grid.
 
     What is certified is the cell with the next larger distance and the next smaller loss change,
@@ -157,7 +159,7 @@ def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> 
 
     Args:
         evidence: The counts.
-        place: Layer, method and confidence.
+        request: Layer, method and confidence.
         delta: Distance, above 0.
         eta: Loss change, at least 0.
 
@@ -169,15 +171,15 @@ def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> 
     """
     delta = check_number("delta", delta, lambda distance: distance > 0, "a distance above 0")
     eta = check_number("eta", eta, lambda e: 0 <= e < math.inf, "a loss change, at least 0")
-    edges, front = evidence.edges, place.front_upper
+    edges, front = evidence.edges, request.front_upper
     reach = delta if front is None else mul_up(front, delta)
     at = bisect.bisect_left(edges.deltas, reach), bisect.bisect_right(edges.etas, eta) - 1
-    tally, bounds = _tally(evidence, place), _BOUNDS[place.method]
-    multiplicity = 2 * place.layers * len(edges.deltas) * len(edges.etas)
-    if place.method == "anchor":
+    tally, bounds = _tally(evidence, request), _BOUNDS[request.method]
+    multiplicity = 2 * request.layers * len(edges.deltas) * len(edges.etas)
+    if request.method == "anchor":
         multiplicity *= len(evidence.anchors.bad)
-    alpha = (1 - place.confidence) / multiplicity
-    bad, extra, near = _events(tally, at, place.anchor)
+    alpha = (1 - request.confidence) / multiplicity
+    bad, extra, near = _events(tally, at, request.anchor)
     probability, conditional, near_upper = bounds(tally, (bad, extra, near), alpha)
     if front is not None:  # the layer's near rows are not those of the input
         conditional = 1.0
@@ -185,43 +187,43 @@ def certify_cell(evidence: Evidence, place: Place, delta: float, eta: float) -> 
     if not tally.trials:
         why = ("every certification row repeats an anchor or another row", *why)
     cell = edges.deltas[at[0]], edges.etas[at[1]]
-    found = Certificate(
-        place.layer, *cell, probability, conditional, near, tally.trials, bad, evidence.repeated,
-        place.confidence, multiplicity, bool(why), why, place.method,
+    found = KnowledgeCertificate(
+        request.layer, *cell, probability, conditional, near, tally.trials, bad, evidence.repeated,
+        request.confidence, multiplicity, bool(why), why, request.method,
         None if front is None else delta, front,
         statement="",
     )  # fmt: skip
     return _stated(found, evidence)
 
 
-def frontier(evidence: Evidence, place: Place) -> Frontier:
+def frontier(evidence: Evidence, request: CertificateRequest) -> Frontier:
     """Certify every cell of the grid; see `certify_cell`."""
     edges = evidence.edges
     rows = [
-        tuple(certify_cell(evidence, place, delta, eta) for eta in edges.etas)
+        tuple(certify_cell(evidence, request, delta, eta) for eta in edges.etas)
         for delta in edges.deltas
     ]
     return Frontier(
-        place.layer, place.method, place.confidence, edges.deltas, edges.etas, tuple(rows)
+        request.layer, request.method, request.confidence, edges.deltas, edges.etas, tuple(rows)
     )
 
 
-def _tally(evidence: Evidence, place: Place) -> Tally:
+def _tally(evidence: Evidence, request: CertificateRequest) -> Tally:
     """Return the counts of a method.
 
     Raises:
         InvalidInput: If there are none.
     """
-    look_up("method", place.method, _BOUNDS)
+    look_up("method", request.method, _BOUNDS)
     tallies = {"nearest": evidence.nearest, "anchor": evidence.anchors, "pairs": evidence.pairs}
-    tally = tallies[place.method]
+    tally = tallies[request.method]
     if tally is None:
         raise InvalidInput("method", "'pairs'", "at least 2 certification rows, or 'nearest'")
-    if place.method == "anchor":
+    if request.method == "anchor":
         known = len(tally.bad)
         wanted = f"one of the {known} anchors, from 0"
-        if check_whole("anchor", place.anchor, wanted, 0) >= known:
-            raise InvalidInput("anchor", place.anchor, wanted)
+        if check_whole("anchor", request.anchor, wanted, 0) >= known:
+            raise InvalidInput("anchor", request.anchor, wanted)
     return tally
 
 
@@ -294,7 +296,7 @@ _INPUT_EVENTS: Mapping[str, str] = {
 }
 
 
-def _stated(found: Certificate, evidence: Evidence) -> Certificate:
+def _stated(found: KnowledgeCertificate, evidence: Evidence) -> KnowledgeCertificate:
     """Return the certificate with what it claims, in words."""
     events = _EVENTS if found.radius is None else _INPUT_EVENTS
     event = events[found.method].format(

@@ -23,16 +23,10 @@ Distance = str | Callable[[Tensor, Tensor], Tensor]
 # A squared distance above NEAR times its rounding error is kept, so it is right to 1 / NEAR and
 # the distance to half of that; pairs below are computed again and are right to 1e-12.
 NEAR = {torch.float32: 1e3, torch.float64: 1e6}
-# From this share of near pairs on, the next better way for the whole tile is cheaper than picking.
-MANY = {torch.float32: 1 / 64, torch.float64: 1 / 16}
-# Pairs whose differences are taken at a time.
-PAIRS = 4096
-# Entries that one batch of row differences may hold (32 MB in float64).
-DIFFERENCES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class StateBlock:
     """A block of hidden states, made ready once for its distances to many others.
 
     Attributes:
@@ -105,7 +99,7 @@ def _working_type(distance: Distance, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if single else torch.float64
 
 
-def ready(distance: Distance, states: Tensor, center: Tensor | None = None) -> Rows:
+def ready(distance: Distance, states: Tensor, center: Tensor | None = None) -> StateBlock:
     """Make a block of rows ready for its distances.
 
     Args:
@@ -117,10 +111,10 @@ def ready(distance: Distance, states: Tensor, center: Tensor | None = None) -> R
         The rows in the type that their distances are computed in.
     """
     states = states.to(_working_type(distance, states.dtype))
-    return Rows(states, states.mean(0) if center is None else center.to(states.dtype))
+    return StateBlock(states, states.mean(0) if center is None else center.to(states.dtype))
 
 
-def distances_between(distance: Distance, left: Rows, right: Rows) -> Tensor:
+def distances_between(distance: Distance, left: StateBlock, right: StateBlock) -> Tensor:
     """Return the distance from each row of one block to each row of another.
 
     Args:
@@ -193,7 +187,7 @@ def paired_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
     if distance in _ORDERS:
         gaps = (
             left.double() - right.double()
-            for left, right in zip(*(rows.split(PAIRS) for rows in (a, b)), strict=True)
+            for left, right in zip(*(rows.split(4096) for rows in (a, b)), strict=True)
         )
         norms = [torch.linalg.vector_norm(gap, ord=_ORDERS[distance], dim=1) for gap in gaps]
         return torch.cat([a.new_empty(0, dtype=torch.float64), *norms])
@@ -207,43 +201,47 @@ def paired_distances(distance: Distance, a: Tensor, b: Tensor) -> Tensor:
 
 def _euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Return the l2 distances in the type of the rows."""
-    right = Rows(b, b.mean(0))
-    left = right if a is b else Rows(a, right.center)
+    right = StateBlock(b, b.mean(0))
+    left = right if a is b else StateBlock(a, right.center)
     return (_by_product if _fit(left, right) else _more_precisely)(left, right)
 
 
-def _fit(left: Rows, right: Rows) -> bool:
+def _fit(left: StateBlock, right: StateBlock) -> bool:
     """Return whether no squared distance overflows."""
     longest = left.longest + right.longest
     return longest * longest < torch.finfo(right.states.dtype).max / 4
 
 
-def _by_product(left: Rows, right: Rows) -> Tensor:
+def _by_product(left: StateBlock, right: StateBlock) -> Tensor:
     """Return the l2 distances by a matrix product, near pairs from their differences."""
     squares = left.squares[:, None] + right.squares
     squares.addmm_(left.centred, right.centred.T, alpha=-2)
     if left is right:
         squares.fill_diagonal_(math.inf)  # not a pair; 0 at the end
     near = _near_pairs(squares, left, right)
-    if len(near) > MANY[squares.dtype] * squares.numel():
+    # From this share of near pairs on, the next better way for all is cheaper than picking.
+    if len(near) > squares.numel() / (64 if squares.dtype == torch.float32 else 16):
         return _more_precisely(left, right)
     distances = squares.sqrt_()
-    for rows, columns in (part.T for part in near.split(max(1, DIFFERENCES // len(left.center)))):
+    most = max(1, 2**22 // len(left.center))  # differences of rows in 32 MB
+    for rows, columns in (part.T for part in near.split(most)):
         gaps = left.states[rows].double() - right.states[columns].double()
         distances[rows, columns] = torch.linalg.vector_norm(gaps, dim=1).to(distances.dtype)
     return distances.fill_diagonal_(0) if left is right else distances
 
 
-def _more_precisely(left: Rows, right: Rows) -> Tensor:
+def _more_precisely(left: StateBlock, right: StateBlock) -> Tensor:
     """Return the l2 distances in float64, and if they are already, from differences."""
     if left.states.dtype == torch.float64:
         way = "donot_use_mm_for_euclid_dist"
         return torch.cdist(left.states, right.states, compute_mode=way)
-    wide = Rows(right.states.double(), right.center.double())
-    return _by_product(wide if left is right else Rows(left.states.double(), wide.center), wide)
+    wide = StateBlock(right.states.double(), right.center.double())
+    return _by_product(
+        wide if left is right else StateBlock(left.states.double(), wide.center), wide
+    )
 
 
-def _near_pairs(squares: Tensor, left: Rows, right: Rows) -> Tensor:
+def _near_pairs(squares: Tensor, left: StateBlock, right: StateBlock) -> Tensor:
     """Return the index pairs [p, 2] whose squared distance is too close to its rounding error.
 
     Args:

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from holdfast.arguments import check_number, look_up
 
-OFFSETS = {"inverse": 0.0, "one_plus": 1.0}
-
 PairFunction = Callable[[Tensor, Tensor], Tensor]
 """Weight of pairs from loss changes, which it may overwrite, and distances; 0 at distance inf."""
 
@@ -67,7 +65,7 @@ def resolve_kernel(name: str, clip: float | None = None) -> Kernel:
     Raises:
         InvalidInput: For an unknown name, or a clip that is not finite and above 0.
     """
-    offset = look_up("kernel", name, OFFSETS)
+    offset = look_up("kernel", name, {"inverse": 0.0, "one_plus": 1.0})
     if clip is None:
         return Kernel(offset, 0.0)
     wanted = "a finite distance above 0, or None"

@@ -22,15 +22,11 @@ from holdfast.knowledge_continuity.pairs.distance import (
     paired_distances,
 )
 from holdfast.knowledge_continuity.pairs.kernels import PairFunction
-from holdfast.knowledge_continuity.pairs.points import Block, Points, Tile, loss_changes
+from holdfast.knowledge_continuity.pairs.points import PointBlock, Points, Tile, loss_changes
 
 SUMMED = (
     "same", "other", "distance", "collisions", "near", "near_pairs", "lifted", "same_pairs"
 )  # fmt: skip
-# What is not 0 of itself where rows are no pair.
-EVERYWHERE = ("distance", "same_pairs")
-# Sums of squared weights below this may have lost digits in float32.
-SMALLEST_SQUARES = 1e-24
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,16 +128,16 @@ class PairState:
         Raises:
             InvalidInput: If the distance is unknown or not defined on these states.
         """
-        fetch = functools.lru_cache(2 * self.points.side)(self._block)
+        fetch = functools.lru_cache(2 * self.points.side())(self._block)
         with _full_precision():
             for first, second in tiles:
                 self._take(fetch(first.start, first.stop), fetch(second.start, second.stop))
         return self
 
-    def _block(self, start: int, stop: int) -> Block:
+    def _block(self, start: int, stop: int) -> PointBlock:
         return self.points.block(slice(start, stop), self.question.distance)
 
-    def _take(self, here: Block, there: Block) -> None:
+    def _take(self, here: PointBlock, there: PointBlock) -> None:
         """Take every pair of one tile once."""
         ask, on_diagonal = self.question, here is there
         distances = distances_between(ask.distance, here.states, there.states)
@@ -153,7 +149,8 @@ class PairState:
 
         def add(name: str, values: Tensor) -> None:
             kind = SUMMED.index(name)
-            values = values.triu_(1) if on_diagonal and name in EVERYWHERE else values
+            if on_diagonal and name in ("distance", "same_pairs"):
+                values = values.triu_(1)  # these are not 0 of themselves where rows are no pair
             self._rising[kind, here.place] += values.sum(1)
             self._falling[kind, there.place] += values.sum(0)
 
@@ -242,11 +239,11 @@ class PairState:
     @staticmethod
     def _fits(squared: float, changes_in: Callable[[torch.dtype], Tensor]) -> bool:
         """Return whether weights in float32 neither overflow nor vanish by their smallness."""
-        if SMALLEST_SQUARES < squared < math.inf:
+        if 1e-24 < squared < math.inf:  # less may have lost digits in float32
             return True
         return squared == 0 and not bool(changes_in(torch.float64).any())
 
-    def _note_steepest(self, same: Tensor, here: Block, there: Block) -> None:
+    def _note_steepest(self, same: Tensor, here: PointBlock, there: PointBlock) -> None:
         """Keep the largest weight of a same-label pair, and whose it is."""
         top = float(same.amax())
         if top > (self._steepest[0] if self._steepest else 0):

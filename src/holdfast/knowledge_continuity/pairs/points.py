@@ -8,14 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.knowledge_continuity.pairs.distance import Distance, Rows, ready
+from holdfast.knowledge_continuity.pairs.distance import Distance, StateBlock, ready
 
-# 1 MB a float32 matrix; 256 and 1024 are slower.
-BLOCK, SMALLEST_BLOCK = 512, 256
-# Entries of the blocks that are kept (64 MB in float32, and as much again centred).
-KEPT, MOST_SIDE = 2**24, 8
-# Rows whose mean is the center.
-CENTRAL = 32
+# Rows of a block: 1 MB a float32 matrix; 256 and 1024 are slower.
+BLOCK = 512
 
 Tile = tuple[slice, slice]
 
@@ -53,16 +49,20 @@ class Points:
         """The labels as numbers from 0, [n] float64."""
         return self.labels.unique(return_inverse=True)[1].double()
 
-    @property
-    def side(self) -> int:
-        """How many blocks a side the squares of tiles have, whose blocks are all kept."""
-        width = max(1, self.states.numel() // len(self))
-        return max(1, min(MOST_SIDE, KEPT // (2 * BLOCK * width)))
+    def side(self, most: int = 8) -> int:
+        """Return how many blocks a side the squares of tiles have, whose blocks are all kept.
 
-    def block(self, place: slice, distance: Distance) -> "Block":
+        Args:
+            most: From so many on, fetching a block costs nothing beside its tiles.
+        """
+        width = max(1, self.states.numel() // len(self))
+        # Entries of the blocks that are kept: 64 MB in float32, and as much again centred.
+        return max(1, min(most, 2**24 // (2 * BLOCK * width)))
+
+    def block(self, place: slice, distance: Distance) -> "PointBlock":
         """Return the rows at this place in the order, ready for a distance."""
         rows = self.order[place]
-        return Block(
+        return PointBlock(
             place,
             rows,
             ready(distance, self._fetch(rows), self._center),
@@ -72,8 +72,8 @@ class Points:
 
     @functools.cached_property
     def _center(self) -> Tensor:
-        """The mean of a few rows, [d] float64: one center for all blocks."""
-        some = self.order[:: max(1, len(self) // CENTRAL)][:CENTRAL]
+        """The mean of 32 rows or fewer, [d] float64: one center for all blocks."""
+        some = self.order[:: max(1, len(self) // 32)][:32]
         return self._fetch(some).double().mean(0)
 
     def _fetch(self, rows: Tensor) -> Tensor:
@@ -82,9 +82,10 @@ class Points:
     def tiles(self, block: int | None = None) -> Iterator[Tile]:
         """Yield the places of the tiles on and above the diagonal; the second is never before."""
         # Four blocks a side or more: of a tile on the diagonal, half is thrown away.
-        block = block or min(BLOCK, max(SMALLEST_BLOCK, len(self) // 4))
+        block = block or min(BLOCK, max(256, len(self) // 4))
         places = [slice(start, start + block) for start in range(0, len(self), block)]
-        squares = [places[i : i + self.side] for i in range(0, len(places), self.side)]
+        side = self.side()
+        squares = [places[i : i + side] for i in range(0, len(places), side)]
         for first, second in itertools.combinations_with_replacement(squares, 2):
             if first is second:
                 yield from itertools.combinations_with_replacement(first, 2)
@@ -93,17 +94,17 @@ class Points:
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class PointBlock:
     """Some of the rows by increasing loss: those at `place`."""
 
     place: slice
     rows: Tensor
-    states: Rows
+    states: StateBlock
     losses: Tensor
     groups: Tensor
 
 
-def loss_changes(here: Block, there: Block, kind: torch.dtype) -> Tensor:
+def loss_changes(here: PointBlock, there: PointBlock, kind: torch.dtype) -> Tensor:
     """Return the loss changes of a tile, right to a few roundings of their type."""
     if here is there or kind == torch.float64:
         return (there.losses - here.losses[:, None]).to(kind)

@@ -26,8 +26,6 @@ from holdfast.knowledge_continuity.pairs.kernels import Kernel
 from holdfast.knowledge_continuity.pairs.pairs import PairSums, Question
 from holdfast.types import Estimate
 
-SumsOf = Callable[[Question], PairSums]
-
 
 @dataclass(frozen=True, eq=False)
 class Volatility:
@@ -75,7 +73,9 @@ class Volatility:
     steepest: tuple[float, int, int] | None
 
 
-def layer_volatility(sums: PairSums, question: Question, sums_of: SumsOf) -> Volatility:
+def layer_volatility(
+    sums: PairSums, question: Question, sums_of: Callable[[Question], PairSums]
+) -> Volatility:
     """Turn the sums over a layer's pairs into volatilities.
 
     Args:
@@ -121,7 +121,9 @@ def _normalised(sums: PairSums) -> Estimate:
     return with_interval(value, without)
 
 
-def _normalised_offset(sums: PairSums, question: Question, sums_of: SumsOf) -> Estimate:
+def _normalised_offset(
+    sums: PairSums, question: Question, sums_of: Callable[[Question], PairSums]
+) -> Estimate:
     """Return E[change / (offset + d / m)], m the mean distance, from passes with offset m.
 
     Leaving a row out changes both the pairs and m; the second effect is taken to first order.

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from holdfast.errors import InvalidInput
 
-IN_MEMORY = 2**30
-
 
 @dataclass
 class Store:
@@ -91,7 +89,7 @@ class GrowingRows:
 
 
 @contextmanager
-def open_store(limit: int = IN_MEMORY) -> Iterator[Store]:
+def open_store(limit: int = 2**30) -> Iterator[Store]:
     """Open a store whose files are gone at the end; matrices are not to be used after it.
 
     Args:
