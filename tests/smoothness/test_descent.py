@@ -51,7 +51,7 @@ def test_along_an_eigenvector_the_promise_is_the_measurement():
     assert found.holds and found.improved
 
 
-def runs_away(values, step, momentum, steps=4000):
+def runs_away(values, step, momentum, steps=1000):
     """Whether torch's own SGD leaves the start of a quadratic."""
     model = quadratic(values)
     optimizer = torch.optim.SGD(model.parameters(), lr=step, momentum=momentum)
@@ -72,8 +72,8 @@ def test_training_diverges_just_above_the_safe_step_and_converges_just_below(mom
     found = measure(quadratic(values), momentum=momentum)
     assert found.largest_safe_step == pytest.approx(2 * (1 + momentum) / 5, rel=1e-6)
     assert found.effective_step == pytest.approx(0.01 / (1 - momentum))
-    assert runs_away(values, 1.005 * found.largest_safe_step, momentum)
-    assert not runs_away(values, 0.995 * found.largest_safe_step, momentum)
+    assert runs_away(values, 1.02 * found.largest_safe_step, momentum)
+    assert not runs_away(values, 0.98 * found.largest_safe_step, momentum)
 
 
 @given(st.integers(0, 10**6), st.lists(st.floats(-3, 10), min_size=1, max_size=8))
@@ -117,7 +117,7 @@ def test_the_logistic_loss_stays_below_its_known_bound_and_reaches_it_at_zero():
 def test_promise_and_measurement_agree_for_short_steps_on_digits(name, trained):
     torch.manual_seed(0)
     model = demo_model(name) if trained else demo_architecture(name)
-    data = demo_data("digits")
+    data = tuple(part[:600] for part in demo_data("digits"))
     constant = float(holdfast.descent(model, "cross_entropy", *data, step=1e-3).smoothness)
     for share in (0.1, 0.01):
         found = holdfast.descent(model, "cross_entropy", *data, step=share / constant)
