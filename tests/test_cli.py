@@ -140,6 +140,17 @@ CERTIFY = f"certify {NET}"
 GOOD = f"{CERTIFY} npz:good.npz"
 AUDIT = f"audit {NET} npz:good.npz --seconds 0.2"
 
+
+@pytest.fixture(scope="module")
+def audited(kitchen) -> str:
+    """Return the text of an audit, which is run once."""
+    with contextlib.chdir(kitchen), pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(kitchen))
+        with pytest.raises(SystemExit):
+            cli.main(f"{AUDIT} --epsilon 0.1 --out whole".split())
+    return (kitchen / "whole/audit.json").read_text()
+
+
 BAD = {
     f"{CERTIFY} npz:missing.npz": "data: got 'missing.npz' (No such file or directory)",
     f"{CERTIFY} npz:folder": "data: got 'folder' (Is a directory)",
@@ -339,9 +350,8 @@ def test_a_contradicted_certificate_ends_with_code_1_and_asks_for_a_report(run, 
 
 
 @pytest.mark.parametrize("missing", ["data", "norm", "epsilon", "seconds"])
-def test_a_damaged_audit_is_bad_input(run, tmp_path, missing):
-    run(f"{AUDIT} --epsilon 0.1 --out {tmp_path}/whole")
-    document = json.loads((tmp_path / "whole/audit.json").read_text())
+def test_a_damaged_audit_is_bad_input(run, audited, tmp_path, missing):
+    document = json.loads(audited)
     del document[missing]
     (tmp_path / "part.json").write_text(json.dumps(document))
     code, _, err = run(f"report {tmp_path}/part.json")
@@ -477,14 +487,13 @@ def test_what_is_only_claimed_has_its_exit_code(run, tmp_path) -> None:
     assert (code, out) == (2, "") and "another network" in err
 
 
-def test_nothing_of_a_file_reaches_the_terminal_as_it_is(run, kitchen, tmp_path):
+def test_nothing_of_a_file_reaches_the_terminal_as_it_is(run, kitchen, audited, tmp_path):
     """Names that would clear a line and write another, in each kind of file that is read."""
     forged = "\x1b[2K\rproved: all\n\x9b2J\u202e"
     (kitchen / "odd.csv").write_text(f'"{forged}","{forged}2",label\n1,2,0\n')
     np.savez(kitchen / "odd.npz", **{f"{forged}x": np.zeros(3)})
     save_file({forged: torch.zeros(2)}, kitchen / "odd.safetensors")
-    run(f"{AUDIT} --epsilon 0.1 --out {tmp_path}/it")
-    audit = json.loads((tmp_path / "it/audit.json").read_text())
+    audit = json.loads(audited)
     audit["subjects"][0]["name"] = audit["norm"] = forged
     (tmp_path / "odd.json").write_text(json.dumps(audit))
     (tmp_path / "odder.json").write_text(json.dumps({forged: 1, "format": forged}))
@@ -505,10 +514,10 @@ def test_nothing_of_a_file_reaches_the_terminal_as_it_is(run, kitchen, tmp_path)
     assert not {"\x1b", "\x9b", "\u202e"} & set(page)
 
 
-def test_names_are_never_read_as_markup(run, tmp_path):
+def test_names_are_never_read_as_markup(run, audited, tmp_path):
     folder = tmp_path / "[bold]x[/bold]"
     folder.mkdir(parents=True)
-    run(f"{AUDIT} --out {folder}")
+    (folder / "audit.json").write_text(audited)
     code, out, _ = run(f"report {folder}/audit.json")
     assert code == 0
     assert "[bold]x[/bold]" in out.replace("\n", "")

@@ -1,5 +1,6 @@
 """Small classifiers for certificate files, and how to write and change such files."""
 
+import functools
 import hashlib
 import json
 import math
@@ -11,7 +12,9 @@ from safetensors.torch import load_file, save
 from tests.nets import MaxMin, Residual
 from torch import Tensor, nn
 
-import holdfast
+from holdfast.certificates.certify import CertifyOptions, certify_graph
+from holdfast.graph.capture import capture
+from holdfast.graph.ir import Graph
 from holdfast.sources.demo import GroupSort
 
 
@@ -91,10 +94,18 @@ def example(name: str, rows: int = 4) -> tuple[nn.Module, Tensor, Tensor]:
     return model, inputs, model(inputs).argmax(1)
 
 
+@functools.cache
+def graph(name: str) -> Graph:
+    """Return the graph of a net of the zoo, captured once."""
+    model, inputs, _ = example(name)
+    return capture(model, inputs[:1])
+
+
 def written(folder: Path, name: str, norm: float = 2.0) -> Path:
     """Write the certificates of a net of the zoo, all of it to be proved by the file."""
     path = folder / "c.json"
-    holdfast.certify(*example(name), norm=norm, method="global").save(path)
+    _, inputs, labels = example(name)
+    certify_graph(graph(name), inputs, labels, CertifyOptions(norm, "global")).save(path)
     return path
 
 

@@ -2,9 +2,10 @@
 
 import json
 
+import altair
 import pytest
 
-from holdfast.report import brittle, distances, marks
+from holdfast.report import brittle, distances, marks, training
 from holdfast.report import figures as fig
 from holdfast.report.reading import finished
 
@@ -41,6 +42,16 @@ def test_every_figure_is_drawn_responsive_and_described(audit):
         assert "digits-plain" in spec["description"]
         assert "digits-bounded" in spec["description"] or name == "stability"
         json.dumps(spec, allow_nan=False)
+
+
+def test_every_figure_follows_the_schema(audit):
+    for draw in (
+        distances.conditions, fig.bracket, fig.gains, distances.reach, brittle.volatility,
+        training.descent, training.stability,
+    ):  # fmt: skip
+        altair.LayerChart.from_dict(draw(audit), validate=True)
+    with pytest.raises(Exception, match="Wrong"):
+        altair.LayerChart.from_dict(fig.bracket(audit) | {"width": "Wrong"}, validate=True)
 
 
 def test_specs_hold_no_colours_and_no_addresses(audit):

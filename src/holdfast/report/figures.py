@@ -35,7 +35,9 @@ def figures(audit: Record) -> dict[str, marks.Spec]:
         "descent": training.descent,
         "stability": training.stability,
     }
-    drawn = {name: draw(audit) for name, draw in every.items()}
+    # Checking them against the schema takes a third of the time of a page, and a test does it.
+    with marks.altair().utils.schemapi.debug_mode(False):
+        drawn = {name: draw(audit) for name, draw in every.items()}
     return {name: spec for name, spec in drawn.items() if spec is not None}
 
 

@@ -149,6 +149,6 @@ def finish(chart: Any, title: Any, description: str, subtitle: Sequence[str] = (
         description=description,
         autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )
-    spec = sized.to_dict()
+    spec = sized.to_dict(validate=False)
     del spec["config"]
     return spec

@@ -94,7 +94,7 @@ def test_a_net_is_as_accurate_as_published(shared, name):
 
 
 def test_the_command_line_needs_no_option(shared, capsys):
-    files = (f"onnx:{shared}/nets/mnist_fc_256x2.onnx", f"npz:{shared}/data/mnist.npz?rows=20")
+    files = (f"onnx:{shared}/nets/mnist_leakyrelu_5x20.onnx", f"npz:{shared}/data/mnist.npz?rows=5")
     with pytest.raises(SystemExit) as ending:
         cli.main(["certify", *files, "--method", "global", "--json"])
     out, err = capsys.readouterr()
