@@ -284,3 +284,10 @@ def test_operations_on_a_moved_batch_are_executed_but_not_bounded() -> None:
     assert {len(state) for state in states.values()} == {4}
     with pytest.raises(Unsupported, match=r"layer\.self_attn"):
         holdfast.lipschitz(model, torch.randn(2, 5, 8), seconds=1)
+
+
+def test_weights_made_in_inference_mode_are_refused_with_the_way_on() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(3, 2).eval()
+    with pytest.raises(holdfast.Unsupported, match="inference mode"):
+        holdfast.capture(model, torch.zeros(1, 3))

@@ -132,6 +132,7 @@ def training_modes(model: nn.Module) -> list[Obstacle]:
     return obstacles
 
 
+@torch.no_grad()  # weights made in inference mode cannot be looked at otherwise
 def _weights(model: nn.Module) -> list[Obstacle]:
     """Return the parameters and buffers that no bound can be computed from."""
     obstacles = []
