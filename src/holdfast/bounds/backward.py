@@ -1,9 +1,9 @@
 """One node read backwards: a linear bound on its result becomes one on its inputs.
 
-A row a says that some quantity is at least <a, v> + rest, where v is the node's value. A `Step`
-replaces <a, v> by <a', w> + c with w the node's inputs: exactly for affine nodes and wiring (a' is
-the adjoint applied to a, by automatic differentiation of the node itself), and for others by the
-line below where an entry of a is positive and the line above where it is negative.
+A row a says that some quantity is at least <a, v> + rest, where v is the node's value. A
+`BackwardStep` replaces <a, v> by <a', w> + c with w the node's inputs: exactly for affine nodes and
+wiring (a' is the adjoint applied to a, by automatic differentiation of the node itself), and for
+others by the line below where an entry of a is positive and the line above where it is negative.
 
 Rounding: every step also knows `magnitude`, a bound of all absolute values that enter an entry of
 the result. For an affine node v = T w + b it is |T| |w| + |b|. The rounded adjoint is within
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from holdfast.bounds.interval import Interval
 from holdfast.bounds.relaxations import Lines, lines
-from holdfast.bounds.windows import Rows, Windows, conv_adjoint, is_even
+from holdfast.bounds.windows import Coefficients, Windows, conv_adjoint, is_even
 from holdfast.graph.ir import Node
 from holdfast.graph.running import factor_underflow
 from holdfast.graph.running import offset as added_by
@@ -51,14 +51,13 @@ class Pulled:
 
 
 Pull = Callable[[Tensor, Tensor | None], Pulled]
-PullWindows = Callable[[Windows], Pulled]
 
 RELU = Node("relu", "relu")
 """Stands for the ramp in a comparison, max(a, b) = b + relu(a - b)."""
 
 
 @dataclass(frozen=True)
-class Step:
+class BackwardStep:
     """One node, ready to be read backwards.
 
     Attributes:
@@ -79,10 +78,10 @@ class Step:
     linear: bool = False
     lines: Lines | None = None
     free: Tensor | None = None
-    windowed: PullWindows | None = None
+    windowed: Callable[[Windows], Pulled] | None = None
 
 
-def dot(rows: Rows, values: Tensor) -> Tensor:
+def dot(rows: Coefficients, values: Tensor) -> Tensor:
     """Return the product of each row with its region's values.
 
     Args:
@@ -102,7 +101,7 @@ def _size(rows: Tensor, magnitude: Tensor) -> Tensor:
     return dot(rows.detach().abs(), magnitude)
 
 
-def affine_step(node: Node, x: Interval) -> Step:
+def affine_step(node: Node, x: Interval) -> BackwardStep:
     """Read an affine node backwards."""
     size = x.size()
     offset = execute(node, [torch.zeros_like(x.low[:1])])
@@ -125,7 +124,7 @@ def affine_step(node: Node, x: Interval) -> Step:
 
     count += _adjoint_terms(node)
     local = windowed if node.op == "conv" and is_even(node.params["geometry"]) else None
-    return Step(node.inputs, pull, magnitude, count, linear=True, windowed=local)
+    return BackwardStep(node.inputs, pull, magnitude, count, linear=True, windowed=local)
 
 
 def _adjoint_terms(node: Node) -> int:
@@ -140,7 +139,7 @@ def _adjoint_terms(node: Node) -> int:
     return outputs * taps + 16
 
 
-def wiring_step(node: Node, parts: Sequence[Interval]) -> Step:
+def wiring_step(node: Node, parts: Sequence[Interval]) -> BackwardStep:
     """Read a node that moves entries backwards."""
     zeros = [torch.zeros_like(part.low[:1]) for part in parts]
     offset = execute(node, zeros)
@@ -157,7 +156,7 @@ def wiring_step(node: Node, parts: Sequence[Interval]) -> Step:
             adjoint(node, rows, shapes), added, _size(rows, magnitude) if rounds else None
         )
 
-    return Step(node.inputs, pull, magnitude, _adjoint_terms(node), linear=True)
+    return BackwardStep(node.inputs, pull, magnitude, _adjoint_terms(node), linear=True)
 
 
 def adjoint(node: Node, rows: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -194,7 +193,7 @@ def _pull_back(
         return list(torch.autograd.grad(result, zeros, flat, create_graph=flat.requires_grad))
 
 
-def add_step(node: Node, parts: Sequence[Interval]) -> Step:
+def add_step(node: Node, parts: Sequence[Interval]) -> BackwardStep:
     """Read a sum backwards."""
     total = torch.stack(torch.broadcast_tensors(*[part.size() for part in parts])).sum(0)
     count = len(parts) + 2
@@ -203,7 +202,7 @@ def add_step(node: Node, parts: Sequence[Interval]) -> Step:
     def pull(rows: Tensor, _: Tensor | None) -> Pulled:
         return Pulled([rows] * len(parts), None, _size(rows, magnitude))
 
-    return Step(node.inputs, pull, magnitude, count, linear=True)
+    return BackwardStep(node.inputs, pull, magnitude, count, linear=True)
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ class _Ramp:
     Attributes:
         lines: The lines.
         free: Where the slope below may be any number in [0, 1]; None for nowhere.
-        magnitude: As in `Step`.
+        magnitude: As in `BackwardStep`.
     """
 
     lines: Lines
@@ -251,7 +250,7 @@ def _offsets(bounds: Lines) -> Tensor:
     return torch.maximum(bounds.lower_offset.abs(), bounds.upper_offset.abs())
 
 
-def elementwise_step(node: Node, x: Interval) -> Step:
+def elementwise_step(node: Node, x: Interval) -> BackwardStep:
     """Read an activation backwards, through its lines."""
     bounds = lines(node, x.low, x.high)
     steepest = torch.maximum(bounds.lower_slope.abs(), bounds.upper_slope.abs())
@@ -260,7 +259,7 @@ def elementwise_step(node: Node, x: Interval) -> Step:
         steepest = steepest.clamp(min=1.0)
     ramp = _Ramp(bounds, free, rows_up(steepest * x.size() + _offsets(bounds), 8))
     count = 2 * x.low[0].numel() + 16
-    return Step(
+    return BackwardStep(
         node.inputs,
         ramp.pull,
         ramp.magnitude,
@@ -271,7 +270,7 @@ def elementwise_step(node: Node, x: Interval) -> Step:
     )
 
 
-def compare_step(node: Node, parts: Sequence[Interval], gap: Interval) -> Step:
+def compare_step(node: Node, parts: Sequence[Interval], gap: Interval) -> BackwardStep:
     """Read a pair, [a - relu(a - b), b + relu(a - b)], backwards.
 
     Rows of both ends are joined before the ramp is replaced by a line: of a + b nothing is lost.
@@ -298,10 +297,10 @@ def compare_step(node: Node, parts: Sequence[Interval], gap: Interval) -> Step:
         return Pulled([smaller + moved, larger - moved], got.added, _size(rows, magnitude))
 
     count = 4 * size[0].numel() + 32
-    return Step(node.inputs, pull, magnitude, count, lines=bounds, free=free)
+    return BackwardStep(node.inputs, pull, magnitude, count, lines=bounds, free=free)
 
 
-def largest_step(node: Node, x: Interval, result: Interval) -> Step:
+def largest_step(node: Node, x: Interval, result: Interval) -> BackwardStep:
     """Read the maximum of disjoint groups backwards.
 
     A maximum is at least the entry whose lower end is largest, and is that entry where no other
@@ -336,7 +335,7 @@ def largest_step(node: Node, x: Interval, result: Interval) -> Step:
 
     reach = _by_group(x.size(), dims).amax(-1).reshape(-1, *shape)
     magnitude = reach + ceiling.abs()
-    return Step(node.inputs, pull, magnitude, low[0].numel() + 16)
+    return BackwardStep(node.inputs, pull, magnitude, low[0].numel() + 16)
 
 
 def _by_group(values: Tensor, dims: Sequence[int]) -> Tensor:
@@ -352,7 +351,7 @@ def _ungroup(values: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tenso
     return values.movedim(ends, tuple(dim + 1 for dim in dims))
 
 
-def constant_step(result: Interval) -> Step:
+def constant_step(result: Interval) -> BackwardStep:
     """Read a node without a linear rule backwards: its bounds are all that is known."""
     magnitude = result.size()
 
@@ -361,17 +360,16 @@ def constant_step(result: Interval) -> Step:
         added = dot(positive, result.low) + dot(negative, result.high)
         return Pulled([], added, _size(rows, magnitude))
 
-    return Step((), pull, magnitude, 2 * result.low[0].numel() + 16)
+    return BackwardStep((), pull, magnitude, 2 * result.low[0].numel() + 16)
 
 
-Build = Callable[[Node, Sequence[Interval], Interval, Interval | None], Step]
-
-
-def _compare(node: Node, parts: Sequence[Interval], result: Interval, gap: Interval | None) -> Step:
+def _compare(
+    node: Node, parts: Sequence[Interval], result: Interval, gap: Interval | None
+) -> BackwardStep:
     return constant_step(result) if gap is None else compare_step(node, parts, gap)
 
 
-_STEPS: Mapping[str, Build] = rules(
+_STEPS: Mapping[str, Callable[..., BackwardStep]] = rules(
     {
         Kind.AFFINE: lambda node, parts, *_: affine_step(node, parts[0]),
         Kind.WIRING: lambda node, parts, *_: wiring_step(node, parts),
@@ -387,7 +385,7 @@ _STEPS: Mapping[str, Build] = rules(
 
 def make_step(
     node: Node, parts: Sequence[Interval], result: Interval, gap: Interval | None
-) -> Step:
+) -> BackwardStep:
     """Return how a node is read backwards.
 
     Args:

@@ -37,9 +37,6 @@ LARGEST = 2.0**120
 """Values, partial sums and settings up to this cannot overflow, with room for the inner steps of
 activations."""
 
-_SMALLEST_VARIANCE = 2.0**-100
-"""Below, a flushed variance or epsilon is no longer a small relative error."""
-
 
 def gamma32(operations: int) -> float:
     """Return an upper bound of n u / (1 - n u), the relative error of n float32 operations."""
@@ -180,8 +177,9 @@ def _carried(
     """Carry the error through a graph, given where exact values lie and how far they drift."""
 
     def known(node: Node, error: Tensor, peaks: Sequence[Tensor]) -> Executed:
-        drift, ball = drifts.get(node.name, _STILL), balls.get(node.name)
-        found = Executed(error, values[node.name], _STILL, drift, ball)
+        still = torch.zeros(1, dtype=torch.float64)
+        drift, ball = drifts.get(node.name, still), balls.get(node.name)
+        found = Executed(error, values[node.name], still, drift, ball)
         return replace(found, peak=functools.reduce(torch.maximum, peaks, _largest(found.read[1])))
 
     def knowing(rule: Rule) -> Rule:
@@ -198,9 +196,6 @@ def _carried(
     start = known(entry, torch.zeros_like(values[entry.name].value), [])
     with torch.no_grad():
         return read(graph, reading, {entry.name: start})[graph.output]
-
-
-_STILL = torch.zeros(1, dtype=torch.float64)
 
 
 def _largest(values: Tensor) -> Tensor:
@@ -246,7 +241,8 @@ def _affine(node: Node, parts: Sequence[Executed]) -> Found:
     lost = _total(size) + 8.0 * count
     if node.op == "batch_norm":
         lost = lost + float(node.params["mean"].abs().sum())
-        if float(node.params["variance"].min()) + node.params["eps"] < _SMALLEST_VARIANCE:
+        # Below 2^-100 a flushed variance or epsilon is no longer a small relative error.
+        if float(node.params["variance"].min()) + node.params["eps"] < 2.0**-100:
             reach = torch.full_like(reach, math.inf)
     lost = over(FLUSH * lost, reach)
     rounding = affine_rounding(node, shape) * reach

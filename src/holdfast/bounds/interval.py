@@ -16,6 +16,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -31,7 +32,6 @@ from holdfast.ops.geometry import per_channel
 from holdfast.rounding import SMALLEST, UNIT, exponent_of, gamma, next_down, rows_up, scaled
 from holdfast.types import Region
 
-_INF = math.inf
 _ROOM = 2.0**-500
 """Added to dual norms scaled to entries around 1: covers squares that underflow."""
 
@@ -117,7 +117,7 @@ def lift(graph: Graph, regions: Regions) -> Env[Interval]:
     if regions.center.shape[1:] != entry.shape:
         raise InvalidInput("region", tuple(regions.center.shape[1:]), f"shape {entry.shape}")
     ball = None
-    if regions.norm != _INF:
+    if regions.norm != inf:
         center = Approximate(regions.center, torch.zeros_like(regions.center))
         scale = torch.ones_like(regions.center[:1])
         ball = Spread(center, scale, regions.radius.flatten(), regions.norm)
@@ -127,7 +127,10 @@ def lift(graph: Graph, regions: Regions) -> Env[Interval]:
 def around(value: Tensor, error: Tensor) -> Interval:
     """Return the interval of a value and its error; NaN means nothing is known."""
     low, high = next_down(value - error), -next_down(-value - error)
-    return Interval(low.nan_to_num(-_INF, _INF, -_INF), high.nan_to_num(_INF, _INF, -_INF))
+    return Interval(
+        low.nan_to_num(-inf, inf, -inf),
+        high.nan_to_num(inf, inf, -inf),
+    )
 
 
 # --- affine and wiring --------------------------------------------------------------------------
@@ -226,7 +229,10 @@ def _add(node: Node, parts: Sequence[Interval]) -> Interval:
     low, high = parts[0].low, parts[0].high
     for part in parts[1:]:
         low, high = next_down(low + part.low), -next_down(-high - part.high)
-    return Interval(low.nan_to_num(-_INF, _INF, -_INF), high.nan_to_num(_INF, _INF, -_INF))
+    return Interval(
+        low.nan_to_num(-inf, inf, -inf),
+        high.nan_to_num(inf, inf, -inf),
+    )
 
 
 def _monotone(node: Node, parts: Sequence[Interval]) -> Interval:
@@ -273,7 +279,8 @@ def _log_softmax(node: Node, parts: Sequence[Interval]) -> Interval:
     bottom = (high - 128.0 * UNIT).clamp(min=0.0)
     most_likely = x.high - largest - torch.log((bottom + fewest) * (1.0 - 8.0 * UNIT)) + room
     return Interval(
-        least.nan_to_num(-_INF, _INF, -_INF), most_likely.nan_to_num(0.0, 0.0).clamp(max=0.0)
+        least.nan_to_num(-inf, inf, -inf),
+        most_likely.nan_to_num(0.0, 0.0).clamp(max=0.0),
     )
 
 

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.bounds.backward import RELU, Pulled, Step, dot, make_step
+from holdfast.bounds.backward import RELU, BackwardStep, Pulled, dot, make_step
 from holdfast.bounds.interval import READING, RULES, Interval, around, lift
 from holdfast.bounds.planes import Below, Plane, optimised
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import slopes_on
-from holdfast.bounds.windows import Rows, Windows, dense, mirrored_rows
+from holdfast.bounds.windows import Coefficients, Windows, dense, mirrored_rows
 from holdfast.errors import InvalidInput
 from holdfast.graph.comparisons import with_groups, with_pairs
 from holdfast.graph.ir import Graph, Node
@@ -108,7 +108,7 @@ class Relaxed:
         check_covered(self.graph, READING)
         self.intervals: Env[Interval] = lift(self.graph, regions)
         self._entry = self.graph.perturbed_input.name
-        self._steps: dict[str, Step] = {}
+        self._steps: dict[str, BackwardStep] = {}
         self._gaps: Env[Interval] = {}
         self._tight: set[str] = set()
         self._operations = 64 + regions.center[0].numel() + len(self.graph.nodes)
@@ -205,7 +205,7 @@ class Relaxed:
 
     def _entries(
         self, signs: Mapping[str, float], places: Tensor, shape: Sequence[int]
-    ) -> Env[Rows]:
+    ) -> Env[Coefficients]:
         """Return the rows that read single entries of a signed sum of nodes."""
         if all(self.graph[name].op == "conv" and self._steps[name].windowed for name in signs):
             windows = Windows.of_entries(places, tuple(shape))
@@ -222,7 +222,7 @@ class Relaxed:
 
     def below(
         self,
-        start: Mapping[str, Rows],
+        start: Mapping[str, Coefficients],
         slopes: Mapping[str, Tensor] | None = None,
         mirrored: bool = False,
     ) -> Below:
@@ -261,7 +261,7 @@ class Relaxed:
             total, size = torch.cat([total, -total], 1), torch.cat([size, size], 1)
         return self._concrete(rows, total, size)
 
-    def _concrete(self, rows: Rows, total: Tensor, size: Tensor) -> Below:
+    def _concrete(self, rows: Coefficients, total: Tensor, size: Tensor) -> Below:
         """Take the least value of linear functions over each region, rounding included."""
         center = self._regions.center
         reach, lean = self._reach(rows)
@@ -274,7 +274,7 @@ class Relaxed:
         low = low.nan_to_num(-torch.inf, torch.inf, -torch.inf)
         return Below(low, rows, offset.nan_to_num(-torch.inf, torch.inf, -torch.inf))
 
-    def _reach(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _reach(self, rows: Coefficients) -> tuple[Tensor, Tensor]:
         """Return how far the rows reach within each region, and a bound of <|row|, |center|>."""
         center, radius, norm = self._regions.center, self._regions.radius, self._regions.norm
         if radius.shape == center.shape and center[0].numel() > 1:
@@ -375,14 +375,14 @@ def _lengths(rows: Tensor, norm: float) -> Tensor:
     return rows.abs().sum(-1) if norm == 1.0 else rows.abs().amax(-1)
 
 
-def _pull(step: Step, rows: Rows, slopes: Tensor | None) -> Pulled:
+def _pull(step: BackwardStep, rows: Coefficients, slopes: Tensor | None) -> Pulled:
     """Read a step backwards, in windows where that saves work."""
     if isinstance(rows, Windows) and step.windowed and rows.worth_it():
         return step.windowed(rows)
     return step.pull(dense(rows), slopes)
 
 
-def _joined(first: Rows, second: Rows) -> Rows:
+def _joined(first: Coefficients, second: Coefficients) -> Coefficients:
     """Add rows of one node."""
     return dense(first) + dense(second)
 

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.bounds.backward import Step
-from holdfast.bounds.windows import Rows, dense
-
-_RATE = 0.25
-_DECAY = 0.95
+from holdfast.bounds.backward import BackwardStep
+from holdfast.bounds.windows import Coefficients, dense
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Below:
     """A bound below K rows: at the least point of the region, and as linear functions."""
 
     low: Tensor
-    rows: Rows
+    rows: Coefficients
     offset: Tensor
 
     @property
@@ -55,7 +52,10 @@ def better(first: Below, second: Below) -> Below:
 
 
 def optimised(
-    below: Callable[..., Below], start: Mapping[str, Tensor], ramps: Mapping[str, Step], steps: int
+    below: Callable[..., Below],
+    start: Mapping[str, Tensor],
+    ramps: Mapping[str, BackwardStep],
+    steps: int,
 ) -> Below:
     """Improve the slopes below ramps by gradient steps; every row keeps its best.
 
@@ -78,8 +78,9 @@ def optimised(
     if not slopes:
         return best
     leaves = [slope.requires_grad_() for slope in slopes.values()]
-    optimizer = torch.optim.Adam(leaves, lr=_RATE)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, _DECAY)
+    # Slopes lie in [0, 1]: four steps of Adam cross that, and later steps are shorter.
+    optimizer = torch.optim.Adam(leaves, lr=0.25)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
     for _ in range(steps):
         with torch.enable_grad():
             reached = below(start, slopes)

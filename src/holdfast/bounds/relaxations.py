@@ -17,8 +17,8 @@ where the function itself turns. Everything else is the same proof for all of th
 Values of the functions are trusted as far as `holdfast.graph.running` states.
 """
 
-import math
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -27,12 +27,6 @@ from holdfast.graph.ir import Node
 from holdfast.graph.running import Approximate, elementwise
 from holdfast.ops.curves import Piece, Turn
 from holdfast.rounding import TINY, UNIT, next_down
-
-_INF = math.inf
-_CELLS = 15
-"""Cells of an interval on which the function is curved; odd, so that its middle is not an end."""
-
-_HULL_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,10 @@ def range_on(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     most = -next_down(torch.minimum(-left.value - left.error, -right.value - right.error))
     for turn in known.turns:
         least, most = _widen(least, most, turn, _holds(turn, low, high))
-    least, most = least.nan_to_num(-_INF, _INF, -_INF), most.nan_to_num(_INF, _INF, -_INF)
+    least, most = (
+        least.nan_to_num(-inf, inf, -inf),
+        most.nan_to_num(inf, inf, -inf),
+    )
     return least.clamp(*known.limits), most.clamp(*known.limits)
 
 
@@ -106,7 +103,7 @@ def slopes_on(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         (a, b) as `low`, rounded outward: a (z - z') <= phi(z) - phi(z') <= b (z - z') for all
         z > z' in [low, high].
     """
-    least, most = torch.full_like(low, _INF), torch.full_like(low, -_INF)
+    least, most = torch.full_like(low, inf), torch.full_like(low, -inf)
     for piece in node.facts.curve(node.params).pieces:
         left, right = low.clamp(min=piece.low), high.clamp(max=piece.high)
         inside = (left < right) | ((low == high) & (left == right))
@@ -161,7 +158,8 @@ def _cells(node: Node, low: Tensor, high: Tensor) -> _Cells:
     points = [low, high, *(torch.clamp(low.new_tensor(b), low, high) for b in known.breaks)]
     if known.curved:
         width = high - low
-        inner = [low + width * (k / _CELLS) for k in range(1, _CELLS)]
+        # 15 cells: their number is odd, so that the middle of the interval is not an end of one.
+        inner = [low + width * (k / 15) for k in range(1, 15)]
         points += [torch.minimum(torch.maximum(z, low), high) for z in inner]
     z = torch.stack(points).sort(0).values
     at = _values(node, z.flatten(0, 1))
@@ -202,7 +200,8 @@ def _hull_slope(cells: _Cells) -> Tensor:
     z, value = cells.z, cells.value
     middle = 0.5 * z[0] + 0.5 * z[-1]
     left, left_value, right, right_value = z[0], value[0], z[-1], value[-1]
-    for _ in range(min(_HULL_STEPS, len(z) + 1)):
+    # Each step drops the points on one side of a touching one: six are enough for 16 of them.
+    for _ in range(min(6, len(z) + 1)):
         chord = ((right_value - left_value) / (right - left)).nan_to_num(0.0)
         place = (value - chord * z).argmin(0, keepdim=True)
         touch, touch_value = z.gather(0, place)[0], value.gather(0, place)[0]
@@ -240,7 +239,7 @@ def lines(node: Node, low: Tensor, high: Tensor) -> Lines:
     least, most = range_on(node, low, high)
     return Lines(
         below,
-        torch.where(finite, floor, least).nan_to_num(-_INF, _INF, -_INF),
+        torch.where(finite, floor, least).nan_to_num(-inf, inf, -inf),
         above,
-        torch.where(finite, ceiling, most).nan_to_num(_INF, _INF, -_INF),
+        torch.where(finite, ceiling, most).nan_to_num(inf, inf, -inf),
     )

@@ -176,15 +176,15 @@ def is_even(geometry: ConvGeometry) -> bool:
     return geometry.mode == "constant" and all(low == high for low, high in geometry.pads)
 
 
-Rows = Tensor | Windows
+Coefficients = Tensor | Windows
 """[R or 1, K, *shape of a node]."""
 
 
-def dense(rows: Rows) -> Tensor:
+def dense(rows: Coefficients) -> Tensor:
     """Return rows written out."""
     return rows.dense() if isinstance(rows, Windows) else rows
 
 
-def mirrored_rows(rows: Rows) -> Rows:
+def mirrored_rows(rows: Coefficients) -> Coefficients:
     """Return the rows and minus the rows."""
     return rows.mirrored() if isinstance(rows, Windows) else torch.cat([rows, -rows], 1)

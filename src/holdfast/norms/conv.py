@@ -35,15 +35,6 @@ from holdfast.rounding import (
     up,
 )
 
-_CHUNK = 2**22
-"""Complex numbers of the symbol that are held at once."""
-
-_FEW, _LIGHT = 1024, 2**20
-"""Up to so many frequencies, and numbers of the symbol, grids are compared."""
-
-_ROUNDS = 30
-"""Power iterations that tell grids apart."""
-
 
 def conv_upper(weight: Tensor, geometry: ConvGeometry, size: Sequence[int]) -> float:
     """Return a proved upper bound of the l2 operator norm of a convolution without its bias.
@@ -168,7 +159,8 @@ def _axis(geometry: ConvGeometry, axis: int, length: int, kernel: int) -> _Axis:
 def _best_grid(kernel: Tensor, axes: Sequence[_Axis]) -> Sequence[_Axis]:
     """Return the axes with the grid that promises the smallest bound; every grid gives one."""
     count, columns = math.prod(axis.grid for axis in axes), _columns(kernel, axes)
-    heavy = count > _FEW or count * kernel.shape[0] * columns > _LIGHT
+    # Comparing grids pays for up to so many frequencies, and numbers of the symbol.
+    heavy = count > 1024 or count * kernel.shape[0] * columns > 2**20
     if heavy or all(axis.wraps for axis in axes):
         return axes
     grids = [
@@ -191,7 +183,7 @@ def _symbol_estimate(kernel: Tensor, axes: Sequence[_Axis]) -> float:
         symbol = _symbol(kernel, axes, part)
         vector = torch.ones(len(part), symbol.shape[2], 1, dtype=torch.complex128)
         length = torch.ones(())
-        for _ in range(_ROUNDS):
+        for _ in range(30):  # enough to tell grids apart
             vector = symbol.mH @ (symbol @ vector)
             length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
             vector = vector / length.clamp(min=1e-300)
@@ -205,7 +197,8 @@ def _frequencies(kernel: Tensor, axes: Sequence[_Axis]) -> Iterator[Tensor]:
     The symbol at -w is the conjugate of that at w.
     """
     ranges = [*[axis.frequencies() for axis in axes[:-1]], axes[-1].frequencies(half=True)]
-    chunk = max(1, _CHUNK // (kernel.shape[0] * _columns(kernel, axes)))
+    # 64 MB of complex numbers are held at once.
+    chunk = max(1, 2**22 // (kernel.shape[0] * _columns(kernel, axes)))
     yield from torch.cartesian_prod(*map(torch.tensor, ranges)).reshape(-1, len(axes)).split(chunk)
 
 

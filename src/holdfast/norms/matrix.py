@@ -25,9 +25,6 @@ from holdfast.rounding import (
     up,
 )
 
-_SLACK = (4.0, 64.0, 1e4, 1e7)
-"""Multiples of the rounding error by which c is raised until the factorisation succeeds."""
-
 
 def spectral_upper(matrices: Tensor) -> float:
     """Return a proved upper bound of the largest spectral norm of a stack of matrices.
@@ -73,7 +70,8 @@ def _gram_upper(stack: Tensor) -> float:
         return size
     step = max(product_error, per_term * m * UNIT * guess, n * m * TINY)
     identity = torch.eye(m, dtype=gram.dtype)
-    for slack in _SLACK:
+    # Multiples of the rounding error: c is raised until the factorisation succeeds.
+    for slack in (4.0, 64.0, 1e4, 1e7):
         c = guess + slack * step
         shifted = c * identity - gram
         factor, failed = torch.linalg.cholesky_ex(shifted)

@@ -23,15 +23,6 @@ from holdfast.rounding import (
     up,
 )
 
-DENSE_COLUMNS = 4096
-"""An operator with at most so many inputs is written out as a matrix."""
-
-_DENSE_SIDE = 2048
-"""... unless its smaller side is longer than this: the cost grows with its cube."""
-
-_DENSE_ENTRIES = 2**25
-"""... or it has more entries than this (256 MB in float64)."""
-
 
 class OperatorNorms:
     """Operator norms of nodes and of runs of them, each computed once.
@@ -127,8 +118,9 @@ def _conv_norm(node: Node, shape: Sequence[int]) -> float:
 
 def worth_writing_out(columns: int, rows: int) -> bool:
     """Return whether an operator is small enough to be written out as a matrix."""
-    small = columns <= DENSE_COLUMNS and columns * rows <= _DENSE_ENTRIES
-    return small and min(columns, rows) <= _DENSE_SIDE
+    # One input at a time is pushed through; the entries take 256 MB; the cost of a norm grows with
+    # the cube of the smaller side.
+    return columns <= 4096 and columns * rows <= 2**25 and min(columns, rows) <= 2048
 
 
 def _absolute_norm(node: Node, shape: Sequence[int], norm: float) -> float:

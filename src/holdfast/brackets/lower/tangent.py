@@ -18,7 +18,7 @@ from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
 
-Step = Callable[[Tensor], Tensor]
+StepFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _scale(arguments: Tensor) -> Tensor:
 # --- rules ------------------------------------------------------------------------------------
 
 
-def _rules(step: Step) -> dict[str, Rule]:
+def _rules(step: StepFunction) -> dict[str, Rule]:
     return rules(
         {
             Kind.AFFINE: _linear,
@@ -151,7 +151,7 @@ def _linear(node: Node, parts: Sequence[Dual]) -> Dual:
     return Dual(execute(node, [part.value for part in parts]), tangent)
 
 
-def _scalar(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
+def _scalar(node: Node, parts: Sequence[Dual], step: StepFunction) -> Dual:
     """Where the pieces are straight, the slope is made of steps at the kinks."""
     (x,) = parts
     known = node.facts.curve(node.params)
@@ -171,7 +171,7 @@ def _add(node: Node, parts: Sequence[Dual]) -> Dual:
     return Dual(value, execute(node, [part.tangent for part in parts]))
 
 
-def _compare(node: Node, parts: Sequence[Dual], step: Step) -> Dual:
+def _compare(node: Node, parts: Sequence[Dual], step: StepFunction) -> Dual:
     left, right = parts
     share = step(left.value - right.value)
     smaller, larger = (
