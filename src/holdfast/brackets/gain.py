@@ -19,11 +19,13 @@ from holdfast.ops import Kind, rules
 from holdfast.rounding import add_up, mul_up
 from holdfast.types import norm_name
 
-_LOCAL_ONLY = "has no global Lipschitz constant (a product of values that both move)"
-_ADVICE = {
-    name: (_LOCAL_ONLY, "bound it on a region, or use holdfast.knowledge")
-    for name in ("mul", "matmul", "bmm", "scaled_dot_product_attention", "pow", "square", "div")
-} | {
+_ADVICE = dict.fromkeys(
+    ("mul", "matmul", "bmm", "scaled_dot_product_attention", "pow", "square", "div"),
+    (
+        "has no global Lipschitz constant (a product of values that both move)",
+        "bound it on a region, or use holdfast.knowledge",
+    ),
+) | {
     "exp": ("has no global Lipschitz constant", "bound it on a region, or use holdfast.knowledge"),
     "rsqrt": ("has no global Lipschitz constant", "add a bound away from zero"),
     "round": ("jumps: no Lipschitz constant", "leave it out of the certified part"),

@@ -22,12 +22,6 @@ from holdfast.sdp.lift import normal_form
 from holdfast.sdp.steepest import steepest_estimate
 from holdfast.types import dual
 
-PAIRS_WORK = 6e9
-"""Pairs times the cube of the problem's size up to which every pair may get its own LipSDP."""
-
-_SHY = 1.0 - 2.0**-20
-"""More than rounding can raise an estimate by."""
-
 
 class Rates:
     """Upper bounds of how fast outputs can change, for all inputs.
@@ -66,7 +60,9 @@ class Rates:
         rows = [(int(i), int(j)) for i, j in zip(upper, lower, strict=True)]
         ahead = torch.zeros_like(self.pairs)
         try:
-            ahead[upper, lower] = steepest_estimate(_differences(form, rows), self._norm) * _SHY
+            steepest = steepest_estimate(_differences(form, rows), self._norm)
+            # Lowered by more than rounding can raise it.
+            ahead[upper, lower] = steepest * (1.0 - 2.0**-20)
         except TOO_EXTREME:
             self._form = None
         else:
@@ -126,7 +122,8 @@ def _affordable(graph: Graph, norm: float) -> NormalForm | None:
     except (Unsupported, *TOO_EXTREME):
         return None
     size = form.units + (min(form.inputs, form.units) if norm == 2.0 else form.inputs)
-    return form if classes * (classes - 1) / 2 * size**3 <= PAIRS_WORK else None
+    # So many operations take some seconds.
+    return form if classes * (classes - 1) / 2 * size**3 <= 6e9 else None
 
 
 def _differences(form: NormalForm, pairs: Sequence[tuple[int, int]]) -> NormalForm:

@@ -29,12 +29,6 @@ from holdfast.types import (
     silent,
 )
 
-_DATA_SHARE, _ASCENT_SHARE, _LIPSDP_SHARE, _BRANCH_SHARE = 0.15, 0.4, 0.8, 0.9
-"""Shares of the time after which one method gives way to the next."""
-
-_ASCENT_SECONDS = 2.0
-"""The first ascent stops here: what it has not found by then, it finds later."""
-
 
 @dataclass(frozen=True)
 class LipschitzOptions:
@@ -112,13 +106,15 @@ class Search:
         gain = GainReading(self.graph, self.options.norm)
         self._lower_upper(gain.output, "product of layer gains")
         starts = self._starts(points)
-        interrupted = False
+        interrupted, seconds = False, self.options.seconds
         try:
-            self._look_around(starts)
-            self._ascend(starts, self._first_ascent, seed=0)
-            self._solve_lipsdp()
-            self._branch()
-            self._ascend(self._with_witness(starts), 1.0, seed=1)
+            # Each method gives way to the next after a share of the time. What the first ascent
+            # has not found after two seconds, it finds when the upper bound is known.
+            self._look_around(starts, 0.15 * seconds)
+            self._ascend(starts, min(0.4 * seconds, 2.0), seed=0)
+            self._solve_lipsdp(0.8 * seconds)
+            self._branch(0.9 * seconds)
+            self._ascend(self._with_witness(starts), seconds, seed=1)
         except KeyboardInterrupt:
             interrupted = True
         return self._bracket(gain, self._outcome(interrupted))
@@ -132,18 +128,11 @@ class Search:
         return self._upper <= self._lower * (1.0 + self.options.tolerance)
 
     @property
-    def _first_ascent(self) -> float:
-        """The share of the time for the first ascent."""
-        if self.options.seconds * _ASCENT_SHARE <= _ASCENT_SECONDS:
-            return _ASCENT_SHARE
-        return _ASCENT_SECONDS / self.options.seconds
-
-    @property
     def _spent(self) -> float:
         return time.perf_counter() - self._start
 
-    def _late(self, share: float) -> bool:
-        return self._spent > share * self.options.seconds
+    def _late(self, end: float) -> bool:
+        return self._spent > end
 
     def _lower_upper(self, value: float, method: str) -> None:
         """Take a proved upper bound where it is better than the one so far."""
@@ -165,19 +154,19 @@ class Search:
         self._trace.append(improvement)
         self.report(Progress("Lipschitz bracket", improvement=improvement))
 
-    def _look_around(self, starts: Tensor) -> None:
+    def _look_around(self, starts: Tensor, end: float) -> None:
         """Take the steepest direction at every starting point."""
         options = self.options
         for witness in steepest_pairs(self.graph, starts, options.norm, options.region):
             self._raise_lower(witness, "largest Jacobian over data")
-            if self._closed or self._late(_DATA_SHARE):
+            if self._closed or self._late(end):
                 return
 
-    def _ascend(self, starts: Tensor, share: float, seed: int) -> None:
-        """Climb from the starting points until a share of the time is spent."""
+    def _ascend(self, starts: Tensor, end: float, seed: int) -> None:
+        """Climb from the starting points until so many seconds are spent."""
 
         def spent() -> bool:
-            return self._closed or self._late(share)
+            return self._closed or self._late(end)
 
         if math.isinf(self._upper) or spent():
             return
@@ -192,12 +181,12 @@ class Search:
             return starts
         return torch.cat([self._witness.first[None], starts])
 
-    def _solve_lipsdp(self) -> None:
+    def _solve_lipsdp(self, end: float) -> None:
         """Bound the constant by the slopes of the activations together."""
-        if math.isinf(self._upper) or self._closed or self._late(1.0):
-            return
         options = self.options
-        left = max(_LIPSDP_SHARE * options.seconds - self._spent, 0.1 * options.seconds)
+        if math.isinf(self._upper) or self._closed or self._late(options.seconds):
+            return
+        left = max(end - self._spent, 0.1 * options.seconds)
         bounds = slope_bounds(
             self.graph, options.norm, 0.3 * options.tolerance, left, options.region
         )
@@ -206,16 +195,16 @@ class Search:
             if self._closed:
                 return
 
-    def _branch(self) -> None:
+    def _branch(self, end: float) -> None:
         """Split the inputs into cells with fewer kinks, down to the linear pieces."""
-        if math.isinf(self._upper) or self._closed or self._late(_BRANCH_SHARE):
+        if math.isinf(self._upper) or self._closed or self._late(end):
             return
         goal = Goal(
             self.options.norm,
             self.options.region,
             self.options.tolerance,
             lambda: self._lower,
-            lambda: self._late(_BRANCH_SHARE),
+            lambda: self._late(end),
         )
         for found in branch(self.graph, goal):
             if isinstance(found, Witness):
@@ -230,7 +219,7 @@ class Search:
             return Outcome.CLOSED
         if interrupted:
             return Outcome.INTERRUPTED
-        return Outcome.BUDGET_SPENT if self._late(1.0) else Outcome.EXHAUSTED
+        return Outcome.BUDGET_SPENT if self._late(self.options.seconds) else Outcome.EXHAUSTED
 
     def _bracket(self, gain: GainReading, outcome: Outcome) -> Bracket:
         methods = {step.side: step.method for step in self._trace}

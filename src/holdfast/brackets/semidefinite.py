@@ -27,17 +27,8 @@ from holdfast.types import Box, Region
 MOST_UNITS = 3000
 """Beyond so many activations one iteration takes longer than anybody waits."""
 
-DEEP, WIDE = 5, 1500
-"""From so many layers, or units, the recursion along the chain beats one large matrix."""
-
-UNITS_WITHOUT_CLOCK = 1200
-"""Up to so many activations (some ten seconds) the bound is computed whatever it takes."""
-
 Keep = Callable[[Any], None]
 """Takes the best multipliers so far, whatever form a solver gives them."""
-
-_ACCURACY = 1e-3
-_ROUGH = 0.3
 
 
 def slope_bounds(
@@ -106,7 +97,8 @@ def _spectral_bounds(whole: NormalForm, tolerance: float, seconds: float) -> Ite
     chain = chain_of(whole)
     if chain is not None:
         yield _closed_form_upper(chain)
-    if chain is not None and (len(chain.layers) >= DEEP or whole.units > WIDE):
+    # From so many layers, or units, the recursion along the chain beats one large matrix.
+    if chain is not None and (len(chain.layers) >= 5 or whole.units > 1500):
         yield from _chain_upper(chain, tolerance, seconds)
         return
     form = reduce(whole)
@@ -197,7 +189,7 @@ def row_bounds_upper(
         return
     queue: list[tuple[float, int, bool]] = []
     for row in range(len(form.C)):
-        rough = row_upper(output_row(form, row), math.inf, _ROUGH)
+        rough = row_upper(output_row(form, row), math.inf, accuracy=0.3)
         heapq.heappush(queue, (-rough, row, False))
         if time.perf_counter() > end:
             return
@@ -216,13 +208,13 @@ def spectral_constant_upper(graph: Graph) -> float:
     It depends on the weights alone: no clock, one thread.
     """
     try:
-        form = reduce(normal_form(graph, UNITS_WITHOUT_CLOCK))
+        form = reduce(normal_form(graph, 1200))  # they take some ten seconds
     except (Unsupported, *TOO_EXTREME):
         return math.inf
     return row_upper(form, 2.0)
 
 
-def row_upper(form: NormalForm, norm: float, accuracy: float = _ACCURACY) -> float:
+def row_upper(form: NormalForm, norm: float, accuracy: float = 1e-3) -> float:
     """Return the LipSDP bound of a normal form, from l2 to l2 or from linf to its one output.
 
     Args:

@@ -21,9 +21,6 @@ from holdfast.sdp.form import Array
 Sides = NDArray[np.int8]
 Limits = tuple[Array, Array]
 
-_FAR = 1e4
-"""Points are looked for within this distance of the origin where the region has no end."""
-
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -128,7 +125,7 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
     from scipy.optimize import linprog  # heavy, and needed by few commands
 
     d = cell.pieces.inputs
-    ends = limits or (np.full(d, -_FAR), np.full(d, _FAR))
+    ends = limits or (np.full(d, -1e4), np.full(d, 1e4))  # far enough from the origin
     if not cell.walls:
         return Room(False, 0.5 * ends[0] + 0.5 * ends[1])
     walls = np.array([wall.floats() for wall in cell.walls])

@@ -28,13 +28,6 @@ from holdfast.graph.ir import Graph
 from holdfast.sdp.form import Array
 from holdfast.types import Region
 
-MOST_KINKS = 64
-"""Beyond so many units that can be on either side, branching does not end in anybody's time."""
-
-_MOST_UNITS = 1000
-
-_ACCURACY = 1e-4
-
 
 @dataclass
 class Goal:
@@ -79,7 +72,8 @@ def branch(graph: Graph, goal: Goal) -> Iterator[float | Witness]:
         network = _pieces_in(graph, where)
     except Unsupported:
         return
-    if len(network.kinked) <= MOST_KINKS and len(network.B) <= _MOST_UNITS:
+    # With more units that can be on either side branching does not end in anybody's time.
+    if len(network.kinked) <= 64 and len(network.B) <= 1000:
         yield from _Tree(graph.double(), network, limits, goal).run()
 
 
@@ -163,7 +157,7 @@ class _Tree:
 
     def _bound(self, cell: Cell) -> float:
         low, high = cell.slopes()
-        return constant_upper(self.network, low, high, self.goal.norm, _ACCURACY)
+        return constant_upper(self.network, low, high, self.goal.norm, 1e-4)
 
     def _choice(self, cell: Cell) -> int:
         """Return the unit to split: one that is linear in x, and whose kink matters most."""

@@ -31,17 +31,6 @@ from holdfast.graph.ir import Graph
 from holdfast.ops import Kind, names
 from holdfast.types import Region
 
-_ENTRIES = 2**18
-"""Entries of all values of a graph in one batch of candidates; ascent takes at most 64 rows."""
-
-_ELITE = 16
-_BLOCK = 20
-_COARSE = ((2.0, 100.0), 0.3)
-_FINER = ((5.0, 200.0), 0.2)
-"""Sharpness of the kinks at the start and the end of an ascent, and its stride."""
-
-_FINALISTS = 4
-
 
 def within(seconds: float) -> Callable[[], bool]:
     """Return a clock that says, from now on, whether so many seconds are spent."""
@@ -91,8 +80,9 @@ def _rounds(hunt: Hunt, points: Tensor) -> Iterator[Climbers]:
     first are short.
     """
     entries = sum(max(1, math.prod(node.shape)) for node in hunt.graph.nodes)
-    rows = min(max(_ENTRIES // entries, 8), 512)
-    many, few = min(64, rows), min(_ELITE, max(2, rows // 8))
+    # All values of one batch of candidates take 2 MB, which stays in the cache.
+    rows = min(max(2**18 // entries, 8), 512)
+    many, few = min(64, rows), min(16, max(2, rows // 8))
     others = 1 + torch.randperm(len(points) - 1, generator=hunt.generator)[: 4 * many - 1]
     given = recruit(hunt, torch.cat([points[:1], points[others]]))
     elite = given.best(few)
@@ -101,17 +91,18 @@ def _rounds(hunt: Hunt, points: Tensor) -> Iterator[Climbers]:
     while not (hunt.spent() or _same_everywhere(hunt.graph)):
         steps, blocks = min(200, 50 * 2**number), min(5, 1 + number)
         if number % 2:
-            found = ascend(hunt, _near(hunt, elite, many), steps, *_FINER)
+            found = ascend(hunt, _near(hunt, elite, many), steps, (5.0, 200.0), stride=0.2)
         else:
             starts = given.best(many // 2) if number == 0 else given[:0]
-            found = ascend(hunt, _anywhere(hunt, points, starts, many), steps, *_COARSE)
+            anywhere = _anywhere(hunt, points, starts, many)
+            found = ascend(hunt, anywhere, steps, (2.0, 100.0), stride=0.3)
         alone = number % 4 == 2
         team = (found if alone else elite.joined(found)).best(few)
         yield team
         for _ in range(blocks):
             if hunt.spent():
                 break
-            team = cross(hunt, team, _BLOCK, max(2, rows // len(team)))
+            team = cross(hunt, team, 20, max(2, rows // len(team)))
             yield team
         elite = elite.joined(team).best(few)
         number += 1
@@ -146,7 +137,7 @@ def _near(hunt: Hunt, elite: Climbers, count: int) -> Climbers:
 
 def _witnesses(hunt: Hunt, team: Climbers) -> Iterator[Witness]:
     """Yield a proved pair for every way to lay one at the best climbers."""
-    best = refine(hunt, team.best(_FINALISTS), 8)
+    best = refine(hunt, team.best(4), 8)
     if hunt.norm != 2.0:
         directions, values = steepest_directions(hunt.graph, best.points, hunt.norm)
         best = replace(best, directions=hunt.free(directions), values=values)

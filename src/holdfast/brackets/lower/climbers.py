@@ -19,8 +19,6 @@ from holdfast.brackets.lower.witness import contains, lengths, over_rows, projec
 from holdfast.graph.ir import Graph
 from holdfast.types import Box, Region
 
-_MOMENTUM = 0.9
-
 
 @dataclass(frozen=True)
 class Hunt:
@@ -232,7 +230,7 @@ def ascend(
             break
         share = step / max(1, steps - 1)
         uphill, directions = slopes_uphill(hunt, points, directions, low * (high / low) ** share)
-        speed = _MOMENTUM * speed + (1.0 - _MOMENTUM) * uphill
+        speed = 0.9 * speed + 0.1 * uphill
         points = points + (stride * (1.0 - 0.9 * share)) * climbers.scales * speed
         points = project(hunt.region, points)
     return refine(hunt, Climbers(points, directions, climbers.values, climbers.scales), 8)

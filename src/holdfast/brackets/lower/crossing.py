@@ -13,12 +13,6 @@ from holdfast.brackets.lower.climbers import Climbers, Hunt, refine, slopes_uphi
 from holdfast.brackets.lower.tangent import kinks
 from holdfast.brackets.lower.witness import lengths, over_rows, project
 
-_NEAREST = 5
-"""Crossings taken into account along each direction."""
-
-_PATIENCE = 0.03
-"""Largest relative loss accepted in one step."""
-
 _FAR = 1e300
 
 
@@ -63,7 +57,7 @@ def _move(hunt: Hunt, climbers: Climbers, candidates: int) -> Climbers:
     tried = refine(hunt, Climbers(points, crowd.directions, crowd.values, crowd.scales), 2)
     winner = tried.values.reshape(-1, candidates).argmax(1)
     winners = tried[winner + torch.arange(len(climbers)) * candidates]
-    loss = _PATIENCE * hunt.uniform(len(climbers))
+    loss = 0.03 * hunt.uniform(len(climbers))  # relative, at most
     return _better(winners, climbers, winners.values >= climbers.values * (1.0 - loss))
 
 
@@ -104,11 +98,12 @@ def _reach(hunt: Hunt, crowd: Climbers, ways: Tensor) -> Tensor:
     A way without a crossing, or one that leads out of sight, gets a random length.
     """
     anywhere = 10.0 ** (-4.0 * hunt.uniform(len(ways)))
-    between, which = hunt.uniform(len(ways)), hunt.choose(_NEAREST - 1, len(ways))
+    nearby = 5  # crossings that are taken into account along each way
+    between, which = hunt.uniform(len(ways)), hunt.choose(nearby - 1, len(ways))
     distances = crossings(hunt, crowd.points, ways)
     if not distances.shape[1]:
         return anywhere
-    nearest = distances.topk(min(_NEAREST, distances.shape[1]), largest=False).values
+    nearest = distances.topk(min(nearby, distances.shape[1]), largest=False).values
     nearest = torch.cat([nearest, torch.full_like(nearest[:, :1], _FAR)], 1)
     which = which.clamp(max=nearest.shape[1] - 2)[:, None]
     before, after = nearest.gather(1, which)[:, 0], nearest.gather(1, which + 1)[:, 0]

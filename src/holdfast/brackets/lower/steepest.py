@@ -24,16 +24,6 @@ from holdfast.graph.ir import Graph
 from holdfast.graph.walk import run
 from holdfast.types import Region
 
-Function = Callable[[Tensor], Tensor]
-Pull = Callable[[Tensor], tuple[Tensor]]
-
-_ITERATIONS = 20
-
-_OUTPUTS = 256
-"""At most so many outputs are differentiated one by one for l1 and linf."""
-
-_FINALISTS = 8
-
 
 def steepest_pairs(
     graph: Graph, points: Tensor, norm: float, region: Region | None, batch: int = 256
@@ -54,7 +44,7 @@ def steepest_pairs(
     best = 0.0
     for part in points.double().split(batch):
         directions, values = steepest_directions(graph, part, norm)
-        finalists = values.argsort(descending=True)[:_FINALISTS]
+        finalists = values.argsort(descending=True)[:8]
         for first, second in pairs_along(part[finalists], directions[finalists], region):
             witness = best_pair(graph, first, second, norm)
             if witness.slope > best:
@@ -79,13 +69,13 @@ def steepest_directions(graph: Graph, points: Tensor, norm: float) -> tuple[Tens
     return _by_output(function, points, norm)
 
 
-def _power_iteration(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+def _power_iteration(function: Callable, points: Tensor) -> tuple[Tensor, Tensor]:
     """Iterate u <- J^T J u, all points at once: rows do not influence each other."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(points.shape, generator=generator, dtype=points.dtype)
     direction = unit(noise, 2.0)
     _, pull = _vjp(function, points)
-    for _ in range(_ITERATIONS):
+    for _ in range(20):
         (back,) = pull(_push(function, points, direction))
         moving = over_rows(lengths(back, 2.0) > 0, back)
         direction = torch.where(moving, unit(back, 2.0), direction)
@@ -93,23 +83,23 @@ def _power_iteration(function: Callable[[Tensor], Tensor], points: Tensor) -> tu
     return direction.detach(), lengths(change, 2.0).detach()
 
 
-def _vjp(function: Function, points: Tensor) -> tuple[Tensor, Pull]:
+def _vjp(function: Callable, points: Tensor) -> tuple[Tensor, Callable]:
     """Return the values at points, and the map from output to input directions there."""
     values, pull, *_ = torch.func.vjp(function, points)
     return values, pull
 
 
-def _push(function: Function, points: Tensor, directions: Tensor) -> Tensor:
+def _push(function: Callable, points: Tensor, directions: Tensor) -> Tensor:
     """Return the change of the output along directions, [N, ...]."""
     _, change, *_ = torch.func.jvp(function, (points,), (directions,))
     return change
 
 
-def _by_output(function: Function, points: Tensor, norm: float) -> tuple[Tensor, Tensor]:
+def _by_output(function: Callable, points: Tensor, norm: float) -> tuple[Tensor, Tensor]:
     """Write the Jacobian out, output by output; its best row (linf) or column (l1) says where."""
     output, pull = _vjp(function, points)
     flat = output.flatten(1)
-    count = min(flat.shape[1], _OUTPUTS)
+    count = min(flat.shape[1], 256)  # each output takes a pass of its own
     if norm == math.inf:
         return _best_row(pull, output, count)
     sums = torch.zeros_like(points).flatten(1)
@@ -120,7 +110,7 @@ def _by_output(function: Function, points: Tensor, norm: float) -> tuple[Tensor,
     return direction.reshape(points.shape), value
 
 
-def _gradient(pull: Pull, output: Tensor, k: int) -> Tensor:
+def _gradient(pull: Callable, output: Tensor, k: int) -> Tensor:
     """Return the gradient of the k-th output entry, for every row."""
     chosen = torch.zeros_like(output).flatten(1)
     chosen[:, k] = 1.0
@@ -128,7 +118,7 @@ def _gradient(pull: Pull, output: Tensor, k: int) -> Tensor:
     return gradient.detach()
 
 
-def _best_row(pull: Pull, output: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _best_row(pull: Callable, output: Tensor, count: int) -> tuple[Tensor, Tensor]:
     direction = torch.ones_like(_gradient(pull, output, 0))
     best = torch.zeros(output.shape[0], dtype=output.dtype)
     for k in range(count):

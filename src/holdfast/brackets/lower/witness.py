@@ -16,10 +16,6 @@ from holdfast.graph.running import evaluate
 from holdfast.rounding import gamma, lengths_down, lengths_up, next_down
 from holdfast.types import Box, Region
 
-_STEPS = tuple(10.0**-k for k in range(7))
-"""Lengths of the pairs tried, relative to the size of the input: long ones lose the kink of a
-piecewise linear net, short ones lose digits."""
-
 
 @dataclass(frozen=True)
 class Witness:
@@ -85,7 +81,9 @@ def pairs_along(
         First and second points, [M, ...] each, M between 1 and N.
     """
     size = over_rows(points.flatten(1).abs().amax(1).clamp(min=1e-3), points)
-    for step in (sign * length for length in _STEPS for sign in (1.0, -1.0)):
+    # Relative to the size of the input: long pairs lose the kink of a piecewise linear net, short
+    # ones lose digits.
+    for step in (sign * 10.0**-k for k in range(7) for sign in (1.0, -1.0)):
         move = directions * (size * step)
         first = project(region, project(region, points + move) - move)
         second = project(region, first + move)
