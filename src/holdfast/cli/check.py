@@ -20,7 +20,7 @@ def check(
     model: Origin = None,
     as_json: Json = False,
 ) -> Answer:
-    """Prove the radii of a certificate file again, with the independent checker."""
+    """Prove the radii of a certificate file again; exit code 6: not all of them are proved."""
     try:
         import holdfast_check
     except ImportError as problem:

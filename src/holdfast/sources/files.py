@@ -42,6 +42,20 @@ def read_beside(folder: Path, name: str, argument: str, part: range) -> bytes:
         return file.read(len(part))
 
 
+def check_count(kind: str, count: int) -> None:
+    """Refuse more parts than any model or data set has: readers take long even over empty ones.
+
+    Args:
+        kind: What the parts are, for the message.
+        count: How many a file holds.
+
+    Raises:
+        ValueError: When there are too many.
+    """
+    if count > 2**16:
+        raise ValueError(f"{count} {kind}, more than {2**16}")
+
+
 def check_unpacked(what: str, packed: int, unpacked: int, argument: str) -> None:
     """Refuse what unpacks to far more than it is.
 

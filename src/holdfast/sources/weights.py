@@ -9,6 +9,7 @@ from torch import Tensor
 
 from holdfast.errors import InvalidInput
 from holdfast.files import read_file, reason, strict_json
+from holdfast.sources.files import check_count
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -49,5 +50,4 @@ def _check_header(content: bytes) -> None:
     header = strict_json(content[8 : 8 + size])
     if not isinstance(header, dict):
         raise ValueError("no header")
-    if len(header) > 2**16:  # the library takes long over many, and no model has so many
-        raise ValueError(f"{len(header)} tensors, more than {2**16}")
+    check_count("tensors", len(header))

@@ -4,7 +4,7 @@ import zipfile
 
 from holdfast.errors import InvalidInput
 from holdfast.files import check_once
-from holdfast.sources.files import check_unpacked
+from holdfast.sources.files import check_count, check_unpacked
 
 
 def checked_members(archive: zipfile.ZipFile, argument: str) -> dict[str, zipfile.ZipInfo]:
@@ -15,13 +15,12 @@ def checked_members(archive: zipfile.ZipFile, argument: str) -> dict[str, zipfil
         argument: Name of the user's argument, for the message.
 
     Raises:
-        InvalidInput: When there are too many, or a header says that one, or all together, are too
-            large or packed in a way that is not expected.
-        ValueError: When a name comes twice.
+        InvalidInput: When a header says that one, or all together, are too large or packed in a way
+            that is not expected.
+        ValueError: When there are too many, or a name comes twice.
     """
     infos = archive.infolist()
-    if len(infos) > 2**16:  # no model and no data set has so many arrays
-        raise InvalidInput(argument, f"an archive of {len(infos)} members", f"at most {2**16}")
+    check_count("members", len(infos))
     check_once("member", [info.filename for info in infos])
     for info in infos:
         encrypted = info.flag_bits & 1

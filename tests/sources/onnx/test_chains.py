@@ -76,6 +76,14 @@ def test_a_short_chain_is_read(tmp_path):
     assert row == (4,) and torch.equal(built(x), x + 64 * 6)
 
 
+def test_absurdly_many_constants_are_refused(tmp_path):
+    model = net()
+    first = model.graph.initializer[0]
+    model.graph.initializer.extend([first] * 70_000)
+    with pytest.raises(InvalidInput, match="70004 constants, more than 65536"):
+        read_onnx(save(model, tmp_path))
+
+
 def test_parts_that_a_split_does_not_give_are_refused(tmp_path):
     nodes = [node("Split", "x", "a b", axis=1, num_outputs=4), node("Add", "a b", "y")]
     with pytest.raises(Unsupported, match="another number of parts than the 2 outputs"):

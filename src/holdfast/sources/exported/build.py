@@ -13,6 +13,7 @@ from holdfast.errors import InvalidInput, Obstacle, Unsupported
 from holdfast.files import check_once, reason
 from holdfast.graph.aten import TRANSLATIONS
 from holdfast.sources.exported.archive import TYPES, read_archive
+from holdfast.sources.files import check_count
 from holdfast.sources.sizes import check_activations
 from holdfast.sources.wired import Wire, Wired, module_name
 
@@ -116,6 +117,7 @@ def _build(
     program: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[nn.Module, tuple[int, ...]]:
     graph, signature = program["graph"], program["signature"]
+    check_count("nodes", len(graph["nodes"]))
     obstacles: list[Obstacle] = []
     entry, constants = _inputs(signature["input_specs"], tensors, obstacles)
     result = _output(signature["output_specs"], obstacles)

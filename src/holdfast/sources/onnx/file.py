@@ -11,7 +11,7 @@ from torch import Tensor
 
 from holdfast.errors import InvalidInput, MissingExtra, Obstacle, Unsupported
 from holdfast.files import MOST_BYTES, check_once, read_file, reason
-from holdfast.sources.files import read_beside
+from holdfast.sources.files import check_count, read_beside
 from holdfast.sources.onnx.build import WHAT, OnnxGraph, OnnxNode
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def read_onnx(path: Path) -> OnnxGraph:
 
 def _decode(model: "ModelProto", path: Path) -> OnnxGraph:
     graph = model.graph
+    check_count("nodes", len(graph.node))
+    check_count("constants", len(graph.initializer))
     written = [name for node in graph.node for name in node.output if name]
     # Readers differ in which of two values of one name they take: a name is given once.
     check_once("initialiser", [each.name for each in graph.initializer])
