@@ -2,9 +2,12 @@
 
 import dataclasses
 import enum
+import functools
 import json
 import math
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -13,8 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import holdfast
 from holdfast.documents import decode, encode, load_result, save_result
 from holdfast.errors import InvalidInput
+from holdfast.smoothness.records import Measurement, line_of, read_measurements
+from holdfast_check.files import digest
 
 
 class Colour(enum.Enum):
@@ -177,3 +183,59 @@ def test_what_is_no_plain_file_is_refused(tmp_path):
     for name in ("pipe", "none", "."):
         with pytest.raises(InvalidInput, match="path: got"):
             load_result(Whole, "results/1", tmp_path / name)
+
+
+ODD = (None, True, -1, 2**64, 0.5, "", "nan", "inf", "-inf", "0x1.0000000000000p+0", [], [[]], {})
+ODD += (
+    {"dtype": "float64", "shape": [1], "base64": "AAAAAAAAAAA="},
+    "certified",
+    "found",
+    "\x1b[2K",
+)
+
+
+def places(document: object) -> list[tuple]:
+    """Return the paths of all entries of a document."""
+    inner = document.items() if isinstance(document, dict) else ()
+    inner = enumerate(document) if isinstance(document, list) else inner
+    return [(key, *rest) for key, entry in inner for rest in ((), *places(entry))]
+
+
+@given(st.data())
+def test_results_of_strangers_are_read_or_refused(tmp_path_factory, data):
+    """Any entry replaced by anything, with a digest that fits: never another error."""
+    kind, document = data.draw(st.sampled_from(list(stored().items())), "kind")
+    document = json.loads(document)
+    place = data.draw(st.sampled_from(places(document)), "place")
+    entry = document
+    for key in place[:-1]:
+        entry = entry[key]
+    entry[place[-1]] = data.draw(st.sampled_from(ODD), "value")
+    if "digest" in document:
+        document["digest"] = digest(document)
+    path = tmp_path_factory.mktemp("odd") / "r.json"
+    path.write_text(json.dumps(document) + "\n")
+    try:
+        found = kind.load(path) if kind is not Measurement else read_measurements(path)
+    except InvalidInput as refusal:
+        assert "r.json" in str(refusal)
+    else:
+        assert kind is Measurement or found.coherent()
+
+
+@functools.cache
+def stored() -> dict[type, str]:
+    """Return files of every kind of result that is read back, as text."""
+    model, x = torch.nn.Linear(3, 2), torch.arange(6.0).reshape(2, 3)
+    labels = model(x).argmax(1)
+    results = [
+        holdfast.certify(model.eval(), x, labels),
+        holdfast.attack(model.eval(), x, labels, epsilon=1e-3),
+    ]
+    one = Measurement(0, 0.1, 1.0, -0.1, -0.2, 3.0, None, 0.5, 0.2, "l2", True)
+    texts = {Measurement: line_of(one)}
+    with tempfile.TemporaryDirectory() as folder:
+        for result in results:
+            result.save(f"{folder}/r.json")
+            texts[type(result)] = Path(folder, "r.json").read_text()
+    return texts
