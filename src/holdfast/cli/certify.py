@@ -44,7 +44,6 @@ def certify(  # noqa: PLR0913 - the options of the verb
 ) -> Answer:
     """Certify how far each input can move before its class may change."""
     from holdfast.certificates.certify import CertifyOptions, certify_graph
-    from holdfast.files import plain
     from holdfast.graph.capture import captured, example_row
     from holdfast.terminal import ProgressBar, certificates_table
 
@@ -69,7 +68,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
         "verified_accuracy": certificates.verified_accuracy(epsilon),
         "scale": rows.scale,
         "normalisation": dict(loaded.units),
-        **plain(certificates),
+        **certificates.document(),
     }
     return Answer(document, lambda: certificates_table(certificates, epsilon, rows.scale), as_json)
 
