@@ -219,7 +219,7 @@ BAD = {
     "seconds": (rows, {"seconds": math.nan}, "seconds: got nan"),
     "epsilon": (rows, {"epsilon": 0.0}, "epsilon: got 0.0"),
     "step": (rows, {"step": -1.0}, "step: got -1.0"),
-    "no data": (lambda: 5, {}, "data: got int, wanted (inputs, labels)"),
+    "no data": (lambda: 5, {}, "data: got 5, wanted (inputs, labels)"),
     "no pair": (lambda: [()], {}, "data: got tuple, wanted (inputs, labels)"),
     "no rows": (list, {}, "data: got no batch"),
     "NaN": (lambda: (rows()[0] * math.nan, rows()[1]), {}, "NaN or infinity in 24"),

@@ -183,8 +183,9 @@ def test_claims_hold_in_a_few_samples(way):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_claims_fail_no_more_often_than_they_say(way):
-    failed = count_failures(way, SAMPLES)
-    assert max(failed.values()) <= MOST, failed
+    # Where all rows are anchors nothing is claimed, so that few samples show as much as many.
+    failed = count_failures(way, 50 if way == "all" else SAMPLES)
+    assert max(failed.values()) <= (0 if way == "all" else MOST), failed
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Along a run: known quadratics, every optimiser's metric and limit, and no trace left."""
 
+import dataclasses
 import json
 import math
 import random
@@ -375,6 +376,38 @@ def test_the_file_holds_what_was_measured_line_by_line(tmp_path):
     assert read_measurements(path) == monitor.measurements
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(9))
+
+
+def test_lines_of_earlier_versions_are_read(tmp_path):
+    model, path = quadratic(VALUES), tmp_path / "run.jsonl"
+    monitor = train(model, torch.optim.SGD(model.parameters(), lr=0.1), 3, out=path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        del line["rounding"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    known = [dataclasses.replace(one, rounding=0.0) for one in monitor.measurements]
+    assert read_measurements(path) == known
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_fall_of_the_loss_below_its_rounding_is_no_improvement(kind):
+    """A loss near 1 that falls by 1e-9 a step: float32 does not hold that, float64 does."""
+    weight = nn.Parameter(torch.zeros(1, dtype=kind))
+    optimizer = torch.optim.SGD([weight], lr=1e-3)
+
+    def loss():
+        return 1 + 1e-3 * weight.sum() + 1e-3 * weight.square().sum()
+
+    with DescentMonitor(optimizer, every=1, loss=loss) as monitor:
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+    unit = torch.finfo(kind).eps / 2
+    assert len(monitor.measurements) == 6
+    for one in monitor.measurements:
+        assert one.rounding == pytest.approx(2 * unit, rel=1e-3)
+    assert monitor.improved == (1.0 if kind == torch.float64 else 0.0)
 
 
 def test_after_closing_nothing_is_measured():
