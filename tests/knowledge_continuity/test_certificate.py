@@ -264,6 +264,7 @@ TRIALS = 1000
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:reference")  # a row may come as close by chance
 @pytest.mark.parametrize("method", ["nearest", "pairs", "anchor", "rounds"])
 def test_certificates_cover_at_their_level(method):
     """x uniform on [0, 1], h = x, L = x^2, one cell with delta = .3 and eta = .2.

@@ -142,6 +142,7 @@ def enough(level, trials=TRIALS):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:reference")  # a row may come as close by chance
 @pytest.mark.parametrize("n", [20, 61, 400])
 def test_the_expected_slope_is_covered(n):
     truth, level, covered = expected(0.1), 0.8, 0
@@ -152,6 +153,7 @@ def test_the_expected_slope_is_covered(n):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:reference")  # a row may come as close by chance
 @pytest.mark.parametrize("method", ["pairs", "nearest", "anchor"])
 def test_what_happens_between_inputs_is_covered(method):
     """x uniform, layer 3 x, loss x: within .29 of each other and a loss change above .2."""
@@ -172,6 +174,7 @@ def test_what_happens_between_inputs_is_covered(method):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:reference")  # a row may come as close by chance
 @pytest.mark.parametrize("n", [30, 81, 400])
 @pytest.mark.parametrize("kernel", ["product", "rare", "dull"])
 def test_the_mean_bound_covers(kernel, n):

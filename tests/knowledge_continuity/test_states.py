@@ -163,7 +163,7 @@ def test_perturbations_are_held_against_their_own_rows():
     change = (
         loss(after.outputs.double(), labels[rows]) - loss(before.outputs.double(), labels)[rows]
     ).abs()
-    assert change.min() > 1e4 * result.loss_resolution  # so that no rounding decides
+    assert change.min() > 1e4 * result.rounding  # so that no rounding decides
     for layer in result.layers:
         gap = (after.states[layer] - before.states[layer][rows]).norm(dim=1)
         estimate = result.perturbed[layer]
@@ -178,11 +178,11 @@ def test_changes_of_loss_that_may_be_rounding_are_told():
     rows = ROWS[:1].flatten(1) + 1e-6 * torch.randn(20, 4)
     labels, moved = torch.zeros(20, dtype=torch.long), (rows[:5] + 1e-7, torch.arange(5))
     told = holdfast.knowledge(model, (rows, labels), perturbations=moved)
-    assert 1e-8 < told.loss_resolution < 1e-6
+    assert 1e-8 < told.rounding < 1e-6 and told.near_rounding["0"] == pytest.approx(told.rounding)
     for what in ("all pairs", "layer '0', near pairs", "perturbations"):
         assert any(note.startswith(what) and "rounding" in note for note in told.notes), what
     wide = holdfast.knowledge(model.double(), (rows, labels), perturbations=moved)
-    assert wide.loss_resolution < 1e-14 and not any("of the outputs" in note for note in wide.notes)
+    assert wide.rounding < 1e-14 and not any("of the outputs" in note for note in wide.notes)
     usual = holdfast.knowledge(plain(), (ROWS, LABELS))
     assert not any("rounding" in note for note in usual.notes)
 

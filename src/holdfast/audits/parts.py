@@ -144,8 +144,8 @@ def knowledge_part(knowledge: Knowledge, data: LoadedData | LoadedTokens) -> dic
         f"|change of {knowledge.loss}| / {knowledge.distance} distance between their states there "
         "(pairs at distance 0 count as 0); the scale-free form divides distances by their mean. "
         "Intervals are asymptotic 95 % jackknife intervals. It is a measurement on this data, "
-        f"not a certificate. Changes of loss below {knowledge.loss_resolution:.2g} cannot be told "
-        "from the rounding of the model's outputs."
+        "not a certificate. Rounding of the model's outputs may add "
+        f"{knowledge.rounding:.2g} to a change of loss, on average."
     )
     found = knowledge.document() | worst_part(knowledge, data) | frontier_part(knowledge)
     return found | {"statement": statement}

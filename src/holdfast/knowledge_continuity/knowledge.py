@@ -12,7 +12,7 @@ from holdfast.arguments import check_tensor, shown
 from holdfast.batches import Data, Inputs
 from holdfast.errors import InvalidInput
 from holdfast.knowledge_continuity.measure import measure_layers
-from holdfast.knowledge_continuity.notes import resolution_note
+from holdfast.knowledge_continuity.notes import rounding_note
 from holdfast.knowledge_continuity.options import KnowledgeOptions
 from holdfast.knowledge_continuity.pairs.distance import Distance, name_of, paired_distances
 from holdfast.knowledge_continuity.pairs.intervals import grouped_mean
@@ -86,8 +86,8 @@ def knowledge(  # noqa: PLR0913 - the signature is the contract's
             moved = run((inputs, rows.labels[origin]), layers=chosen)
             changes = (moved.losses - rows.losses[origin]).abs()
             perturbed = _perturbed(rows, moved, origin, changes, distance)
-            change = float(changes.mean())
-            notes += tuple(resolution_note("perturbations", change, rows.resolution))
+            rounding = float((rows.roundings[origin] + moved.roundings).mean())
+            notes += tuple(rounding_note("perturbations", float(changes.mean()), rounding))
     return dataclasses.replace(
         result, loss=name_of(loss), perturbed=perturbed, accuracy=_accuracy(rows), notes=notes
     )

@@ -114,7 +114,8 @@ def measure_layers(
             if anchors is not None:
                 states = anchors.states[layer].to(values)
                 given = Points(states, anchors.losses, anchors.labels)
-            found = _layer(points, given, roles.to(values.device), options)
+            known = roles.to(values.device), rows.roundings.to(values.device)
+            found = _layer(points, given, known, options)
             measured[layer], evidence[layer], classes[layer] = found
             pointwise = measured[layer].pointwise
             neighbours[layer] = brittle_rows(points, pointwise, options.distance)
@@ -133,7 +134,7 @@ def measure_layers(
         clip=options.clip,
         n=len(rows.losses),
         notes=(*notes_on(rows, measured, evidence), *told),
-        loss_resolution=rows.resolution,
+        rounding=2 * float(rows.roundings.mean()),
     )
 
 
@@ -164,9 +165,13 @@ def _roles(
 
 
 def _layer(
-    points: Points, given: Points | None, roles: Tensor, options: KnowledgeOptions
+    points: Points,
+    given: Points | None,
+    of_rows: tuple[Tensor, Tensor],
+    options: KnowledgeOptions,
 ) -> tuple[Volatility, Evidence | None, dict[int | float, Any]]:
-    """Measure one layer, and count what its certificates rest on."""
+    """Measure one layer, whose rows have these roles and roundings, and count its evidence."""
+    roles, roundings = of_rows
     counted = roles.nonzero().flatten()
     anchors = points.take((roles == 0).nonzero().flatten()) if given is None else given
     known = pilot(anchors, options.distance, options.near)
@@ -177,7 +182,7 @@ def _layer(
     question = _question(options, known, edges, roles)
     sums_of = functools.partial(_sums, points, options)
     sums = sums_of(question)
-    volatility = layer_volatility(sums, question, sums_of)
+    volatility = layer_volatility(sums, question, sums_of, roundings)
     classes = by_class(points, sums, question, options.seed)
     if known is None or edges is None:
         return volatility, None, classes

@@ -40,30 +40,29 @@ def notes_on(
     n = len(ordered)
     ranks = torch.arange(1 - n, n, 2, dtype=torch.float64, device=ordered.device)
     mean = 2 * float((ranks * ordered).sum()) / (n * (n - 1))
-    yield from resolution_note("all pairs", mean, rows.resolution)
+    yield from rounding_note("all pairs", mean, 2 * float(rows.roundings.mean()))
     for layer, result in measured.items():
         if result.near is not None:
             change = result.near.value * result.near_radius
-            yield from resolution_note(f"layer {layer!r}, near pairs", change, rows.resolution)
+            yield from rounding_note(f"layer {layer!r}, near pairs", change, result.near_rounding)
 
 
-def resolution_note(what: str, change: float, resolution: float) -> Iterator[str]:
-    """Yield a sentence where a mean change of loss is near its rounding.
+def rounding_note(what: str, change: float, rounding: float) -> Iterator[str]:
+    """Yield a sentence where rounding may be a hundredth or more of a mean change of loss.
 
     Args:
         what: Which pairs it is about.
         change: Their mean change of loss, or more.
-        resolution: As in `Knowledge.loss_resolution`.
+        rounding: What rounding may add to it.
 
     Yields:
         One sentence, or none.
     """
-    # Below a hundred times the resolution, rounding may make up a hundredth of the volatility.
-    if change < 100 * resolution:
+    if change < 100 * rounding:
         yield (
-            f"{what}: the loss changes by {change:.2g} on average or less, and changes below "
-            f"{resolution:.2g} cannot be told from rounding of the outputs; a model in a wider "
-            "type (model.double()) would tell"
+            f"{what}: the loss changes by {change:.2g} on average or less, and rounding of the "
+            f"outputs may add {rounding:.2g} to that; a model in a wider type (model.double()) "
+            "would tell"
         )
 
 

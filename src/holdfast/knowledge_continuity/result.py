@@ -52,8 +52,9 @@ class Knowledge:
         n: Number of rows.
         notes: Sentences on what is missing or particular, and why.
         loss: Name of the loss; `given` where the losses came as numbers.
-        loss_resolution: Changes of loss below this cannot be told from the rounding of the model's
-            outputs, or of the given losses, in their type; see `loss_resolution` in `losses`.
+        rounding: What rounding of the model's outputs, or of the given losses, may add to a change
+            of loss between two rows, on average; see `loss_roundings` in `losses`.
+        near_rounding: The same between rows at most `near_radius` apart; 0 where there are none.
         accuracy: Share of the rows whose largest output is the label's; None where there are no
             logits.
     """
@@ -63,6 +64,7 @@ class Knowledge:
     clipped: dict[str, Estimate]
     normalised: dict[str, Estimate]
     near: dict[str, Estimate | None]
+    near_rounding: dict[str, float]
     pointwise: dict[str, Tensor]
     one_sided: dict[str, Tensor]
     same_label: dict[str, Estimate | None]
@@ -81,7 +83,7 @@ class Knowledge:
     n: int
     notes: tuple[str, ...] = ()
     loss: str = "given"
-    loss_resolution: float = 0.0
+    rounding: float = 0.0
     perturbed: dict[str, Estimate] = field(default_factory=dict)
     accuracy: float | None = None
 

@@ -46,6 +46,7 @@ class Volatility:
         near: Volatility over pairs at most `near_radius` apart, in loss per unit of distance; None
             where there are none. It says how smooth the layer is, where random pairs say mostly how
             large its states are.
+        near_rounding: What rounding may add to the loss change of a near pair, on average.
         pointwise: Volatility of each row, [n] float64.
         one_sided: The part of `pointwise` that comes from partners with a larger loss, [n].
         same_label: Volatility over pairs with equal labels; None if there is no such pair.
@@ -62,6 +63,7 @@ class Volatility:
     clipped: Estimate
     normalised: Estimate
     near: Estimate | None
+    near_rounding: float
     pointwise: Tensor
     one_sided: Tensor
     same_label: Estimate | None
@@ -74,7 +76,10 @@ class Volatility:
 
 
 def layer_volatility(
-    sums: PairSums, question: Question, sums_of: Callable[[Question], PairSums]
+    sums: PairSums,
+    question: Question,
+    sums_of: Callable[[Question], PairSums],
+    roundings: Tensor,
 ) -> Volatility:
     """Turn the sums over a layer's pairs into volatilities.
 
@@ -82,6 +87,7 @@ def layer_volatility(
         sums: The sums for the question.
         question: What they answer; its kernel is a `Kernel`.
         sums_of: Answers another question about the same pairs.
+        roundings: What rounding may change in the loss of each row, [n].
 
     Returns:
         The layer's volatility and its parts.
@@ -98,6 +104,8 @@ def layer_volatility(
         clipped=_required(sums.total + sums.lifted, sums.pairs),
         normalised=_normalised_offset(sums, question, sums_of) if offset else _normalised(sums),
         near=pair_mean(sums.near, sums.near_pairs),
+        near_rounding=2
+        * float((sums.near_pairs * roundings).sum() / sums.near_pairs.sum().clamp(min=1)),
         pointwise=(sums.total / sums.pairs).nan_to_num().cpu(),
         one_sided=(sums.rise / sums.pairs).nan_to_num().cpu(),
         same_label=pair_mean(sums.same, sums.same_pairs),

@@ -37,13 +37,13 @@ def given_states(
     if reference is not None:
         beside = _checked_anchors(reference, states)
     pairs = states_identity(flat.values(), (beside[layer] for layer in flat))
-    unit = torch.finfo(losses.dtype).eps if losses.is_floating_point() else 0.0
-    resolution = unit * float(losses.detach().double().abs().max())
-    rows = HiddenStates(flat, losses.detach(), labels, pairs[0], resolution)
+    unit = torch.finfo(losses.dtype).eps / 2 if losses.is_floating_point() else 0.0
+    losses = losses.detach()
+    rows = HiddenStates(flat, losses, labels, pairs[0], unit * losses.double().abs())
     if reference is None:
         return rows, None
-    nothing = torch.zeros(len(reference[1]))
-    return rows, HiddenStates(beside, reference[1].detach(), nothing, pairs[1])
+    losses, nothing = reference[1].detach(), torch.zeros(len(reference[1]))
+    return rows, HiddenStates(beside, losses, nothing, pairs[1], nothing)
 
 
 def _columns(states: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 Losses are computed in float64 from the outputs as the model returns them, so that a change of loss
 loses nothing of its own to cancellation. What the model has rounded away stays lost: how much of a
-change that may be is its resolution (`loss_resolution`).
+change that may be is told beside it (`loss_roundings`).
 """
 
 from collections.abc import Callable
@@ -52,13 +52,13 @@ def row_losses(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
     return _checked(losses, len(outputs), name_of(loss))
 
 
-def loss_resolution(loss: Loss, outputs: Tensor, labels: Tensor) -> float:
-    """Return below what a change of loss cannot be told from the rounding of the outputs.
+def loss_roundings(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return what the rounding of its outputs may change in the loss of each row.
 
     Each output is a number of its type, so it may be half a unit in the last place away from what
     the same model gives without rounding, and usually is by more. To first order that moves the
-    loss of a row by u sum_c |dL/dz_c| |z_c|, with u the unit roundoff; the resolution is twice the
-    largest of these, as a change has two ends. It is an estimate from below.
+    loss of a row by u sum_c |dL/dz_c| |z_c|, with u the unit roundoff. It is an estimate from
+    below.
 
     Args:
         loss: As for `row_losses`.
@@ -66,32 +66,31 @@ def loss_resolution(loss: Loss, outputs: Tensor, labels: Tensor) -> float:
         labels: As for `row_losses`.
 
     Returns:
-        In units of loss. For a callable: the rounding of its own results, in the coarser of the
-        types of the outputs and of what it returns. 0 for `zero_one` and for whole numbers.
+        [N] float64, in units of loss. For a callable: the rounding of its own results, in the
+        coarser of the types of the outputs and of what it returns. 0 for `zero_one` and for whole
+        numbers.
 
     >>> logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
-    >>> labels = torch.tensor([0, 1])
-    >>> f"{loss_resolution('cross_entropy', logits, labels):.1e}"  # 2 x 2^-24 x 2 x 0.88
-    '2.1e-07'
+    >>> float(loss_roundings("cross_entropy", logits, torch.tensor([0, 1]))[0] * 2**24)  # 1 - p_0
+    0.7310585786300049
     """
     if callable(loss):
         losses = loss(outputs, labels).detach()
-        kinds = [v.dtype for v in (outputs, losses) if v.is_floating_point()]
-        units = [torch.finfo(kind).eps for kind in kinds]
-        return max(units, default=0.0) * float(losses.double().abs().max())
+        kinds = [value.dtype for value in (outputs, losses) if value.is_floating_point()]
+        unit = max((torch.finfo(kind).eps / 2 for kind in kinds), default=0.0)
+        return unit * losses.double().abs()
     if loss == "zero_one" or not outputs.is_floating_point():
-        return 0.0
-    moved = 0.0
+        return torch.zeros(len(outputs), dtype=torch.float64)
+    moved = []
     # A thousand rows at a time: the gradient needs several matrices as large as the outputs.
     for logits, targets in zip(outputs.split(1024), labels.split(1024), strict=True):
         with torch.inference_mode(False), torch.enable_grad():
             z = logits.detach().to(torch.float64, copy=True).requires_grad_()
-            (slopes,) = torch.autograd.grad(
-                LOSSES[loss](z, targets.to(torch.int64, copy=True)).sum(), z
-            )
+            chosen = targets.to(torch.int64, copy=True)
+            (slopes,) = torch.autograd.grad(LOSSES[loss](z, chosen).sum(), z)
         each = (slopes * z.detach()).nan_to_num(0.0, 0.0, 0.0).abs()  # a class at -inf weighs 0
-        moved = max(moved, float(each.sum(1).max()))
-    return torch.finfo(outputs.dtype).eps * moved
+        moved.append(each.sum(1))
+    return torch.finfo(outputs.dtype).eps / 2 * torch.cat(moved)
 
 
 def _check_classes(outputs: Tensor, labels: Tensor) -> None:

@@ -17,7 +17,7 @@ from holdfast.graph.capture import training_modes
 from holdfast.graph.layers import first_tensor, layer_results, module_path
 from holdfast.knowledge_continuity.options import KnowledgeOptions
 from holdfast.knowledge_continuity.states.identity import row_identity
-from holdfast.knowledge_continuity.states.losses import loss_resolution, row_losses
+from holdfast.knowledge_continuity.states.losses import loss_roundings, row_losses
 from holdfast.knowledge_continuity.states.pooling import POOLING
 from holdfast.knowledge_continuity.states.store import Store
 
@@ -31,7 +31,7 @@ class HiddenStates:
         losses: [N].
         labels: [N].
         identity: What tells one row from another, [N, k]; see `identity`.
-        resolution: Changes of loss below this cannot be told from rounding.
+        roundings: What rounding may change in each loss, [N].
         outputs: Of the model, [N, ...]; None where there is none.
     """
 
@@ -39,7 +39,7 @@ class HiddenStates:
     losses: Tensor
     labels: Tensor
     identity: Tensor
-    resolution: float = 0.0
+    roundings: Tensor
     outputs: Tensor | None = None
 
 
@@ -91,7 +91,7 @@ def collect(
         row_losses(options.loss, *answered),
         answered[1],
         identity,
-        loss_resolution(options.loss, *answered),
+        loss_roundings(options.loss, *answered),
         together,
     )
 
