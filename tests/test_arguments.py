@@ -217,7 +217,11 @@ def test_bad_examples_are_refused(typed, said):
         check_example(typed)
 
 
-@pytest.mark.parametrize("typed", [None, 3, "net", lambda x: x, nn.Linear], ids=repr)
+@pytest.mark.parametrize(
+    "typed",
+    [None, 3, "net", lambda x: x, nn.Linear],
+    ids=["nothing", "number", "name", "function", "class"],
+)
 def test_what_is_no_module_is_refused(typed):
     with pytest.raises(InvalidInput, match=r"^model: got .*, wanted a torch\.nn\.Module"):
         check_model(typed)
