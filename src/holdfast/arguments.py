@@ -214,7 +214,7 @@ def check_example(example: object) -> Tensor | dict[str, Tensor]:
     named = example if isinstance(example, Mapping) else {"example": example}
     tensors = {name: check_tensor(str(name), value, wanted) for name, value in named.items()}
     for name, tensor in tensors.items():
-        if tensor.dim() == 0 or len(tensor) == 0:
+        if tensor.dim() == 0 or tensor.numel() == 0:
             raise InvalidInput(str(name), tuple(tensor.shape), wanted)
     rows = {name: len(tensor) for name, tensor in tensors.items()}
     if len(set(rows.values())) != 1 or not all(isinstance(name, str) for name in rows):

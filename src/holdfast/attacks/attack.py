@@ -22,8 +22,8 @@ from holdfast.attacks.search import SearchResult, search
 from holdfast.brackets.lower.ascent import within
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import captured, example_row
+from holdfast.graph.forward import logits_in, run_model
 from holdfast.graph.ir import Graph
-from holdfast.graph.replay import only_tensor
 from holdfast.types import Report, silent
 
 
@@ -144,7 +144,7 @@ def attack_graph(
     # Rows that are not finite are run as zeros and reported apart.
     safe = torch.where(by_row, inputs, 0.0)
     reach = math.inf if options.epsilon is None else float(options.epsilon)
-    begun = Rows.begin(lambda x: only_tensor(model(x)), safe, labels, options.norm, reach)
+    begun = Rows.begin(lambda x: logits_in(run_model(model, x)), safe, labels, options.norm, reach)
     found = search(begun, within(options.seconds), report)
     found.clean[~finite] = -1
     reason = tuple(_reasons(found))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.geometry import distance_up
+from holdfast.graph.forward import user_code
 
 Model = Callable[[Tensor], Tensor]
 
@@ -91,7 +92,10 @@ class Rows:
         with torch.enable_grad():
             logits = self.model(points.reshape(self.inputs.shape))
             lead = self.lead(logits, rivals)
-            (gradient,) = torch.autograd.grad(lead.sum(), points)
+            gradient = torch.zeros_like(points)
+            if lead.requires_grad:
+                with user_code("model", "a derivative that fails", "a differentiable model"):
+                    (gradient,) = torch.autograd.grad(lead.sum(), points, materialize_grads=True)
         self._keep(points.detach(), logits.detach())
         finite = torch.isfinite(gradient).all(1, keepdim=True)
         return lead.detach(), torch.where(finite, gradient, 0.0)

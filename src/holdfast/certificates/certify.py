@@ -160,6 +160,10 @@ def certify_graph(
     if classes < (1 if labels.is_floating_point() else 2):
         why = f"an output of shape {output.shape} per row, wanted at least two logits"
         raise Unsupported("certification", [output.obstacle(why)])
+    if classes > 20_000 and not labels.is_floating_point():
+        # There is a number for every pair of classes: 3 GB are enough.
+        why = f"{classes} classes, wanted at most 20000: every pair of them has its own constant"
+        raise Unsupported("certification", [output.obstacle(why, "certify some of the outputs")])
     if labels.is_floating_point():
         labels = check_targets(labels, len(inputs), classes)
     else:

@@ -79,6 +79,9 @@ def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
         translate(program, model), fingerprint=fingerprint, precision=_precision(model, tensors)
     )
     graph = check_replay(graph, model, example, tensors)
+    empty = [node.obstacle("no entries", "leave it out") for node in graph.nodes if 0 in node.shape]
+    if empty:
+        raise Unsupported("capture", empty)
     yield graph
     check_unchanged(graph, model)
 
@@ -132,12 +135,34 @@ def training_modes(model: nn.Module) -> list[Obstacle]:
     return obstacles
 
 
-@torch.no_grad()  # weights made in inference mode cannot be looked at otherwise
-def _weights(model: nn.Module) -> list[Obstacle]:
-    """Return the parameters and buffers that no bound can be computed from."""
+def unreadable_weights(model: nn.Module) -> list[Obstacle]:
+    """Return the parameters and buffers that hold no numbers that can be read one by one."""
     obstacles = []
     for path, value in _state(model).items():
-        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
+        if torch.nn.parameter.is_lazy(value):
+            why, advice = "not initialised", "run the model once"
+        elif value.is_meta:
+            why, advice = "on the meta device, without values", "load them: model.to_empty(...)"
+        elif value.layout != torch.strided:
+            why, advice = "stored sparse", "replace them by their to_dense()"
+        elif value.is_quantized:
+            why, advice = "quantised", "use the model before quantisation"
+        else:
+            continue
+        obstacles.append(Obstacle(path, "weights", why, advice))
+    return obstacles
+
+
+def _weights(model: nn.Module) -> list[Obstacle]:
+    """Return the parameters and buffers that no bound can be computed from."""
+    obstacles = unreadable_weights(model)
+    if obstacles:
+        return obstacles
+    for path, value in _state(model).items():
+        if value.is_inference():
+            advice = "copy the model outside of it: copy.deepcopy(model)"
+            obstacles.append(Obstacle(path, "weights", "made in torch.inference_mode", advice))
+        elif value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
             why = f"stored as {str(value.dtype).removeprefix('torch.')}"
             obstacles.append(Obstacle(path, "weights", why, "convert it: model.float()"))
         elif value.is_floating_point() and not bool(torch.isfinite(value).all()):

@@ -26,10 +26,11 @@ from holdfast.types import Estimate
 def knowledge(  # noqa: PLR0913 - the signature is the contract's
     model: nn.Module,
     data: Data,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | object = None,
     loss: Loss = "cross_entropy",
     distance: Distance = "euclidean",
     *,
+    labels: object = None,
     reference: Data | None = None,
     perturbations: tuple[Inputs, Tensor] | None = None,
     **options: Any,
@@ -42,13 +43,15 @@ def knowledge(  # noqa: PLR0913 - the signature is the contract's
 
     Args:
         model: Any module in eval mode.
-        data: Inputs [N, ...] and labels [N], or an iterable of such batches. For token models the
-            inputs are a mapping: `input_ids`, `attention_mask`, ...
+        data: Inputs [N, ...] and labels [N], or an iterable of such batches; or the inputs alone,
+            with the labels after them, as for the other verbs. For token models the inputs are a
+            mapping: `input_ids`, `attention_mask`, ...
         layers: Module paths, as in `named_modules()`; `path@k` is the k-th further call of a
             module. None for one per distinct output; for token models, for the embeddings and
             every block.
         loss: `cross_entropy`, `zero_one`, `brier`, `margin`, or a callable with one loss per row.
         distance: `euclidean`, `manhattan`, `chebyshev`, `angular`, or a callable.
+        labels: [N], where `data` are the inputs alone.
         reference: Inputs and labels of a fixed set of anchors; certificates then count all rows of
             the data but those that are among them.
         perturbations: Perturbed inputs [p, ...] and the row [p] that each of them was made from,
@@ -73,6 +76,10 @@ def knowledge(  # noqa: PLR0913 - the signature is the contract's
     >>> result.layers
     ('0', '1', '2')
     """
+    if labels is None and not _are_names(layers):
+        labels, layers = layers, None
+    if labels is not None:
+        data = (data, labels)  # pyright: ignore[reportAssignmentType]
     checked = KnowledgeOptions.named(options, loss=loss, distance=distance)
     with open_store() as store:
         run = functools.partial(collect, model, options=checked, store=store)
@@ -93,10 +100,19 @@ def knowledge(  # noqa: PLR0913 - the signature is the contract's
     )
 
 
+def _are_names(layers: object) -> bool:
+    """Return whether what stands where layers do are layers, and not labels."""
+    if isinstance(layers, list | tuple):
+        return all(isinstance(layer, str) for layer in layers)
+    return not isinstance(layers, Tensor) and not hasattr(layers, "__array__")
+
+
 def _accuracy(rows: HiddenStates) -> float | None:
     """Return the share of the rows whose largest output is the label's; None without classes."""
     outputs, labels = rows.outputs, rows.labels
     if outputs is None or outputs.ndim != 2 or outputs.shape[1] < 2 or labels.is_floating_point():
+        return None
+    if not outputs.is_floating_point():
         return None
     return float((outputs.argmax(1) == labels).double().mean())
 

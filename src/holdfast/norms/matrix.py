@@ -36,11 +36,11 @@ def spectral_upper(matrices: Tensor) -> float:
         A number at least as large as every spectral norm, typically 1e-11 above the largest.
         Infinity where an entry is not finite.
     """
+    if matrices.numel() == 0:
+        return 0.0
     stack = matrices.reshape(-1, *matrices.shape[-2:])
     if stack.shape[-2] > stack.shape[-1]:
         stack = stack.mH
-    if stack.numel() == 0:
-        return 0.0
     largest = float(stack.abs().max())
     if not math.isfinite(largest):
         return math.inf

@@ -21,17 +21,20 @@ from torch.nn import functional
 from holdfast.arguments import check_classes, check_model, check_number, check_whole, look_up
 from holdfast.errors import InvalidInput
 from holdfast.files import plain
+from holdfast.graph.forward import logits_in
 from holdfast.smoothness.eigen import top_eigenvalue
 from holdfast.smoothness.objective import Evaluation, Loss, Objective
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def _cross_entropy(outputs: object, labels: Tensor) -> Tensor:
+    logits = logits_in(outputs)
     if logits.ndim != 2:
         raise InvalidInput("model", f"outputs of shape {tuple(logits.shape)}", "[N, classes]")
     return functional.cross_entropy(logits, check_classes(labels, len(logits), logits.shape[1]))
 
 
-def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
+def _mse(answer: object, targets: Tensor) -> Tensor:
+    outputs = logits_in(answer)
     if targets.shape != outputs.shape:
         wanted = f"{tuple(outputs.shape)}, as the outputs"
         raise InvalidInput("labels", f"shape {tuple(targets.shape)}", wanted)

@@ -18,6 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from holdfast.arguments import check_inputs, check_tensor
 from holdfast.errors import InvalidInput, Obstacle, Unsupported
+from holdfast.graph.capture import unreadable_weights
+from holdfast.graph.forward import run_model, user_code
 from holdfast.smoothness.twice import check_twice
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -53,7 +55,9 @@ class _Pair(nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return self.loss(self.model(inputs), labels)
+        answer = run_model(self.model, inputs)
+        with user_code("loss", "a function that fails", "one of outputs and labels"):
+            return self.loss(answer, labels)
 
 
 class Objective:
@@ -68,6 +72,7 @@ class Objective:
 
     Raises:
         InvalidInput: When there is nothing to train, or the rows are not usable.
+        Unsupported: When weights hold no numbers.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class Objective:
         labels: Tensor,
         batch_size: int | None = None,
     ) -> None:
+        if obstacles := unreadable_weights(model):
+            raise Unsupported("descent", obstacles)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trained:
             wanted = "a model with a parameter that has requires_grad"
@@ -106,7 +113,8 @@ class Objective:
         value, gradient, square = 0.0, torch.zeros_like(point), 0.0
         for share, rows in self._batches:
             loss = self._loss(point, rows)
-            (part,) = torch.autograd.grad(loss, point)
+            with _derivatives():
+                (part,) = torch.autograd.grad(loss, point, materialize_grads=True)
             value += share * loss.item()
             gradient += share * part
             square += share * float(part.square().sum())
@@ -128,7 +136,7 @@ class Objective:
 
         def product(direction: Tensor) -> Tensor:
             total = torch.zeros_like(point)
-            with _second_derivatives():
+            with _derivatives():
                 for share, rows in self._batches:
                     slope = self._slope(point, rows) if kept is None else kept
                     if not slope.requires_grad:  # a loss that is linear in every parameter
@@ -143,8 +151,8 @@ class Objective:
 
     def _slope(self, point: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
         """Return the gradient on some rows, with its graph."""
-        with _second_derivatives():
-            loss = self._loss(point, rows)
+        loss = self._loss(point, rows)
+        with _derivatives():
             slopes = torch.autograd.grad(loss, point, create_graph=True)
             check_twice(slopes)
             return slopes[0]
@@ -182,13 +190,15 @@ def _in_double(compute: Callable[[], Any]) -> Any:
 
     Raises:
         Unsupported: For a mixture of types.
-        RuntimeError: What the model raises for other reasons, as it is.
+        InvalidInput: When model or loss fail for other reasons.
     """
     try:
         return compute()
-    except RuntimeError as problem:
+    except InvalidInput as refusal:
+        problem = refusal.__cause__
         why = " ".join(str(problem).split())
-        if "dtype" not in why and "scalar type" not in why:
+        mixed = "dtype" in why or "scalar type" in why
+        if not (isinstance(problem, RuntimeError) and mixed):
             raise
         advice = "create tensors in the type of the input"
         obstacle = Obstacle("", "evaluation in float64", why, advice)
@@ -221,7 +231,7 @@ def _split(
 
 
 @contextmanager
-def _second_derivatives() -> Iterator[None]:
+def _derivatives() -> Iterator[None]:
     """Say which operation has no second derivative, where PyTorch says so.
 
     Yields:
@@ -229,11 +239,13 @@ def _second_derivatives() -> Iterator[None]:
 
     Raises:
         Unsupported: For such an operation.
-        RuntimeError: What the model raises for other reasons, as it is.
+        InvalidInput: When a derivative fails for other reasons.
     """
     try:
-        yield
-    except (RuntimeError, NotImplementedError) as problem:
+        with user_code("model", "a derivative that fails", "a model that can be differentiated"):
+            yield
+    except InvalidInput as refusal:
+        problem = refusal.__cause__
         if "derivative" not in str(problem) and "double backward" not in str(problem):
             raise
         why = " ".join(str(problem).split())

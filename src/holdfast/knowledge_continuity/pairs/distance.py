@@ -17,6 +17,7 @@ from torch import Tensor
 
 from holdfast.arguments import look_up
 from holdfast.errors import InvalidInput
+from holdfast.graph.forward import run_function
 
 Distance = str | Callable[[Tensor, Tensor], Tensor]
 
@@ -130,7 +131,7 @@ def distances_between(distance: Distance, left: StateBlock, right: StateBlock) -
     """
     if distance == "euclidean" and _fit(left, right):
         return _by_product(left, right)
-    distances = resolve_distance(distance)(left.states, right.states)
+    distances = run_function("distance", resolve_distance(distance), left.states, right.states)
     shape = (len(left.states), len(right.states))
     if not isinstance(distances, Tensor) or distances.shape != shape:
         found = getattr(distances, "shape", type(distances).__name__)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from holdfast.arguments import look_up
 from holdfast.errors import InvalidInput
+from holdfast.graph.forward import run_function
 from holdfast.knowledge_continuity.pairs.distance import name_of
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +45,7 @@ def row_losses(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
     tensor([0., 1.], dtype=torch.float64)
     """
     if callable(loss):
-        losses = loss(outputs, labels)
+        losses = run_function("loss", loss, outputs, labels)
     else:
         named = look_up("loss", loss, LOSSES)
         _check_classes(outputs, labels)
@@ -101,6 +102,8 @@ def _check_classes(outputs: Tensor, labels: Tensor) -> None:
     """
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise InvalidInput("outputs", f"shape {tuple(outputs.shape)}", "[N, at least 2 classes]")
+    if not outputs.is_floating_point():
+        raise InvalidInput("outputs", f"{outputs.dtype} values", "logits, in floating point")
     if unknown := int(outputs.isnan().any(1).sum()):
         raise InvalidInput("outputs", f"NaN in {unknown} of {len(outputs)} rows", "no NaN")
     if labels.shape != outputs.shape[:1]:

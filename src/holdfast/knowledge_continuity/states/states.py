@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import check_model, known_names
+from holdfast.arguments import check_model, known_names, shown
 from holdfast.batches import Data, Inputs, read_batches, rows_at
-from holdfast.errors import InvalidInput, Unsupported
+from holdfast.errors import InvalidInput, Obstacle, Unsupported
 from holdfast.graph.capture import training_modes
+from holdfast.graph.forward import logits_in, run_function, run_model, user_code
 from holdfast.graph.layers import first_tensor, layer_results, module_path
 from holdfast.knowledge_continuity.options import KnowledgeOptions
 from holdfast.knowledge_continuity.states.identity import row_identity
@@ -46,7 +47,7 @@ class HiddenStates:
 def collect(
     model: nn.Module,
     data: Data,
-    layers: Sequence[str] | None,
+    layers: object,
     options: KnowledgeOptions,
     store: Store,
 ) -> HiddenStates:
@@ -67,13 +68,14 @@ def collect(
         Unsupported: When a module is in training mode that makes its output depend on chance.
         InvalidInput: When a layer does not exist or is not run, or its output is no tensor.
     """
-    if obstacles := training_modes(check_model(model)):
+    if obstacles := [*training_modes(check_model(model)), *_scripted(model)]:
         raise Unsupported("knowledge continuity", obstacles)
     pool = options.pooling if callable(options.pooling) else POOLING[options.pooling]
-    outputs, labels, identities, chosen, parts = [], [], [], tuple(layers or ()), {}
+    names = None if layers is None else _names(layers)
+    outputs, labels, identities, chosen, parts = [], [], [], names or (), {}
     for inputs, targets in read_batches(data):
         if not outputs:
-            chosen = _choose(model, rows_at(inputs, slice(1)), layers)
+            chosen = _choose(model, rows_at(inputs, slice(1)), names)
             parts = {layer: store.rows() for layer in chosen}
         output, states = _run(model, inputs, chosen)
         outputs.append(output.cpu())
@@ -94,6 +96,29 @@ def collect(
         loss_roundings(options.loss, *answered),
         together,
     )
+
+
+def _names(layers: object) -> tuple[str, ...]:
+    """Return the names of layers.
+
+    Raises:
+        InvalidInput: When they are something else.
+    """
+    several = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0
+    if several and all(isinstance(layer, str) for layer in layers):
+        return tuple(layers)
+    wanted = "a sequence of module paths, at least one, or None"
+    raise InvalidInput("layers", shown(layers), wanted)
+
+
+def _scripted(model: nn.Module) -> list[Obstacle]:
+    """Return the modules that take no hooks, so that what they return is not seen."""
+    advice = "measure the module that it was made from"
+    return [
+        Obstacle(path, type(module).__name__, "TorchScript, which takes no hooks", advice)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.jit.ScriptModule)
+    ]
 
 
 def default_layers(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
@@ -146,12 +171,10 @@ def _choose(model: nn.Module, row: Inputs, layers: Sequence[str] | None) -> tupl
         if found := default_layers(model, row):
             return found
         raise InvalidInput("layers", "none", "at least one module with an output of its own")
-    if isinstance(layers, str) or not layers:
-        raise InvalidInput("layers", repr(layers), "a sequence of module paths, at least one")
     for layer in layers:
-        if module_path(str(layer), model) is None:
+        if module_path(layer, model) is None:
             existing = [path for path, _ in model.named_modules() if path]
-            raise InvalidInput("layer", repr(layer), known_names(str(layer), existing))
+            raise InvalidInput("layer", repr(layer), known_names(layer, existing))
     called = _called(model, row)
     for layer in layers:
         if layer not in called:
@@ -206,19 +229,16 @@ def _call(model: nn.Module, inputs: Inputs) -> Tensor:
             return value
         return value.to(some.device, some.dtype if value.is_floating_point() else None)
 
-    try:
-        if isinstance(inputs, Mapping):
-            result = model(**{name: fitted(value) for name, value in inputs.items()})
-        else:
-            result = model(fitted(inputs))
-    except (RuntimeError, TypeError, ValueError, IndexError) as problem:
-        got = f"rows on which the model fails ({type(problem).__name__}: {problem})"
-        raise InvalidInput("data", got, "rows that the model takes") from problem
-    logits = getattr(result, "logits", None)
-    output = logits if isinstance(logits, Tensor) else first_tensor(result)
-    if output is None:
-        raise InvalidInput("model", f"a {type(result).__name__} as output", "a tensor")
-    return output.detach()
+    with user_code("data", "rows on which the model fails", "rows that the model takes"):
+        taken = (
+            {name: fitted(value) for name, value in inputs.items()}
+            if isinstance(inputs, Mapping)
+            else fitted(inputs)
+        )
+    output = logits_in(run_model(model, taken, "data")).detach()
+    if output.is_meta:
+        raise InvalidInput("model", "an output on the meta device", "a model with weights")
+    return output
 
 
 def _pooled(
@@ -233,8 +253,9 @@ def _pooled(
     if isinstance(inputs, Mapping) and states.ndim == 3:
         mask = inputs.get("attention_mask", states.new_ones(states.shape[:2]))
         if states.shape[:2] == mask.shape:
-            states = pool(states, mask.to(states.device))
-    if len(states) != rows:
-        got = f"{layer!r} with an output of shape {tuple(states.shape)}"
+            states = run_function("pooling", pool, states, mask.to(states.device))
+    if not isinstance(states, Tensor) or states.shape[:1] != (rows,):
+        shape = tuple(states.shape) if isinstance(states, Tensor) else type(states).__name__
+        got = f"{layer!r} with an output of shape {shape}"
         raise InvalidInput("layers", got, f"a layer with one row of states for each of {rows} rows")
     return states.reshape(rows, -1).to("cpu", torch.promote_types(states.dtype, torch.float32))
