@@ -77,6 +77,14 @@ def test_identities_tell_rows_apart_and_forgive_rounding_and_padding():
     assert len(row_identity(ids).unique(dim=0)) == different
 
 
+def test_identities_of_odd_inputs():
+    assert len(row_identity(torch.tensor([0.0, 1.0, 1.0])).unique(dim=0)) == 2
+    infinite = torch.tensor([[0.0, -torch.inf], [0.0, 1.0]])
+    assert row_identity(infinite).isfinite().all()
+    halves = {"inputs_embeds": torch.rand(4, 3, 2).bfloat16(), "flag": torch.tensor([True] * 4)}
+    assert len(row_identity(halves).unique(dim=0)) == 4
+
+
 def test_states_tell_rows_apart_by_all_layers_together():
     generator = torch.Generator().manual_seed(0)
     fine, coarse = torch.randn(50, 30, generator=generator), torch.ones(50, 2)

@@ -25,7 +25,7 @@ def row_identity(inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
             out do not count, so that padding is not part of a row.
     """
     if isinstance(inputs, Tensor) and inputs.is_floating_point():
-        return _sketch(inputs.flatten(1))
+        return _sketch(inputs.reshape(len(inputs), -1).nan_to_num(0.0, 0.0, 0.0))
     named = {"": inputs} if isinstance(inputs, Tensor) else inputs
     mask = named.get("attention_mask")
     parts = [
@@ -70,10 +70,9 @@ def _sketch(rows: Tensor) -> Tensor:
     """Return rows projected on a few random directions: lengths and distances are about kept."""
     width = rows.shape[1]
     if width <= WIDTH:
-        return rows.double().nan_to_num(0.0, 0.0, 0.0)
+        return rows.double()
     generator = torch.Generator().manual_seed(0)
     frame = torch.randn(width, WIDTH, generator=generator, dtype=torch.float64) / WIDTH**0.5
     frame = frame.to(rows.device)
     # Some rows at a time, as they are copied in float64.
-    parts = [part.double().nan_to_num(0.0, 0.0, 0.0) @ frame for part in rows.split(1024)]
-    return torch.cat(parts)
+    return torch.cat([part.double() @ frame for part in rows.split(256)])
