@@ -4,6 +4,7 @@ x is uniform on [0, 1] and y a fair coin; the model's first layer is x, and the 
 All truths are lengths of intervals, given the anchors, or an integral in one variable.
 """
 
+import functools
 import warnings
 
 import pytest
@@ -66,6 +67,7 @@ WAYS = {
     "shifted": (from_states, draw, lambda data, _: (data[0][:60] + 1e-7, data[1][:60])),
     "all": (from_states, draw, lambda data, _: (data[0] + 1e-7, data[1])),
     "doubled": (through_the_model, doubled, lambda data, generator: None),
+    "rounds": (functools.partial(through_the_model, pairs=8), oversampled, lambda data, _: None),
     "oversampled": (through_the_model, oversampled, lambda data, generator: None),
 }
 

@@ -123,7 +123,8 @@ class Knowledge:
 
         Anchors, distance, scale and the grid of distances and loss changes never see the rows that
         are counted here. All cells of all layers share the confidence, so layer, delta and eta may
-        be chosen after looking; each method stands for itself.
+        be chosen after looking; each method stands for itself. Rows that are anchors too, or repeat
+        another row, count only where they count against the model.
 
         Args:
             layer: A name in `layers`.

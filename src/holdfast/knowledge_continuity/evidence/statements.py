@@ -8,8 +8,8 @@ LIMITS = (
     "It is not a statement about all inputs within delta. It says nothing about adversarial "
     "inputs, which an attacker chooses (an attack may have probability 0 under the data), about "
     "inputs in regions with no data, or about other distributions. Samples used for training or "
-    "for choosing metric, scale or grid void it; layer, delta and eta may be chosen afterwards, as "
-    "the confidence is shared by all of them."
+    "for choosing anchors, metric, scale or grid void it; layer, delta and eta may be chosen "
+    "afterwards, as the confidence is shared by all of them."
 )
 
 
