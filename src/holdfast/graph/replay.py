@@ -119,8 +119,8 @@ class _Bench:
             why = f"its captured graph {place} differs from the graph in a batch of {len(five)}"
             obstacles += self._compare(graph, found, which, why)
             if obstacles:
-                break
-        return [*obstacles, *self._compare(once, graph, five, "the captured graph differs from it")]
+                return obstacles
+        return self._compare(once, graph, five, "the captured graph differs from it")
 
     def layers(self) -> tuple[dict[str, str], list[Obstacle]]:
         """Return the layers of the graph that modules return, and where modules disagree.
@@ -148,7 +148,7 @@ class _Bench:
                 layers[layer] = found
             elif alone and value.is_floating_point() and value.shape == self.env[node].shape:
                 why = "the captured graph differs from what the module returns"
-                obstacles.append(Obstacle(layer, "replay", why, _ADVICE))
+                obstacles.append(_obstacle(why, layer))
         return layers, obstacles
 
     def _fits(self, value: Tensor, name: str) -> bool:
@@ -176,7 +176,7 @@ class _Bench:
                 return read(self.graph, CONCRETE, lift(self.graph, [v[which] for v in self.rows]))
         except Exception as error:
             why = f"the captured graph fails on a batch of {len(which)}: {error}"
-            raise Unsupported("capture", [Obstacle("", "replay", why, _ADVICE)]) from error
+            raise Unsupported("capture", [_obstacle(why)]) from error
 
     def _compare(self, left: Tensor, right: Tensor, which: Tensor, why: str) -> list[Obstacle]:
         """Return an obstacle where rows of the output differ by more than rounding explains.
@@ -190,17 +190,22 @@ class _Bench:
         left = left[which]
         if left.shape != right.shape:
             shapes = f"shapes {tuple(left.shape)}, {tuple(right.shape)}"
-            return [Obstacle("", "replay", f"{why} ({shapes})", _ADVICE)]
+            return [_obstacle(f"{why} ({shapes})")]
         if torch.equal(left, right):
             return []
         apart = _apart(left, right, self._room(self.graph.output)[which])
         if not bool(apart.any()):
             return []
         gap = float((left.double() - right.double()).abs()[apart].max())
-        return [Obstacle("", "replay", f"{why} (by up to {gap:.3g})", _ADVICE)]
+        return [_obstacle(f"{why} (by up to {gap:.3g})")]
 
 
-_ADVICE = "each row must be a fixed function of its own input"
+def _obstacle(why: str, path: str = "") -> Obstacle:
+    """Return a difference as a reason to refuse."""
+    advice = "each row must be a fixed function of its own input"
+    if "captured graph" in why:
+        advice = "does it act otherwise while torch.export traces it? If not, please report it"
+    return Obstacle(path, "replay", why, advice)
 
 
 def _apart(left: Tensor, right: Tensor, room: Tensor) -> Tensor:
@@ -293,11 +298,15 @@ def _chance() -> Iterator[list[str]]:
 
 
 def _attributes(model: nn.Module) -> dict[str, object]:
-    """Return the plain values that modules carry: counters, flags, names."""
-    plain = (int, float, bool, str)
+    """Return the plain values that modules carry (counters, flags, names), and their generators."""
+    state = {
+        random.Random: lambda value: value.getstate(),
+        torch.Generator: lambda value: value.get_state().tolist(),
+        np.random.Generator: lambda value: repr(value.bit_generator.state),
+    }
     return {
-        f"{path}.{name}": value
+        f"{path}.{name}": state[type(value)](value) if type(value) in state else value
         for path, module in model.named_modules()
         for name, value in vars(module).items()
-        if isinstance(value, plain)
+        if isinstance(value, int | float | bool | str) or type(value) in state
     }
