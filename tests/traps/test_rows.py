@@ -20,7 +20,7 @@ def refusal(model: nn.Module, x: Tensor = X, **choices: object) -> str:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     with pytest.raises(Unsupported) as refused:
-        holdfast.certify(model, x, LABEL, **choices)
+        holdfast.certify(model, x, LABEL.repeat(len(x)), **choices)
     after = model.state_dict()
     assert all(
         torch.equal(value.nan_to_num(7.0), after[name].nan_to_num(7.0))
@@ -174,7 +174,7 @@ def test_token_numbers_have_no_distance() -> None:
     assert "float" in str(refused.value)
 
 
-_RADIUS = "tests/certificates/test_radius.py"
+_RADIUS = "tests/certificates/test_certify.py"
 _CAPTURE = "tests/graph/test_capture.py"
 _MODELS = "tests/traps/test_models.py"
 _ROWS = "tests/traps/test_rows.py"
@@ -213,9 +213,9 @@ TRAPS = {
     ),
     20: (
         f"{_ROWS}::test_low_precision_is_refused_in_both_semantics",
-        "tests/certificates/test_executed.py::test_every_reason_to_refuse_is_named_at_once",
-        "tests/certificates/test_executed.py::test_products_in_less_than_float32_are_refused",
-        "tests/certificates/test_executed.py::test_quantised_modules_are_refused",
+        "tests/certificates/test_float32.py::test_every_reason_to_refuse_is_named_at_once",
+        "tests/certificates/test_float32.py::test_products_in_less_than_float32_are_refused",
+        "tests/certificates/test_float32.py::test_quantised_modules_are_refused",
     ),
     21: (f"{_ROWS}::test_weights_that_are_no_numbers_are_refused",),
     22: (
