@@ -104,9 +104,9 @@ def _names(layers: object) -> tuple[str, ...]:
     Raises:
         InvalidInput: When they are something else.
     """
-    several = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0
-    if several and all(isinstance(layer, str) for layer in layers):
-        return tuple(layers)
+    names = list(layers) if isinstance(layers, Sequence) and not isinstance(layers, str) else []
+    if names and all(isinstance(layer, str) for layer in names):
+        return tuple(names)
     wanted = "a sequence of module paths, at least one, or None"
     raise InvalidInput("layers", shown(layers), wanted)
 
