@@ -10,7 +10,8 @@ import numbers
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import HoldfastWarning, InvalidInput, one_line
+from holdfast.errors import HoldfastError, HoldfastWarning, InvalidInput, one_line
 
 Entry = TypeVar("Entry")
 
@@ -33,7 +34,8 @@ def shown(value: object) -> str:
     ('3', "'two'", 'list', 'Tensor of shape (2,)')
     """
     if isinstance(value, Tensor):
-        return f"Tensor of shape {tuple(value.shape)}" if not value.is_nested else "nested Tensor"
+        plain = _plain(value)
+        return f"Tensor of shape {tuple(plain.shape)}" if not plain.is_nested else "nested Tensor"
     if isinstance(value, int) and abs(value) > 10**40:
         return f"a whole number of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | numbers.Number):
@@ -41,6 +43,32 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         return one_line(repr(value if len(value) < 80 else f"{value[:76]}..."))
     return type(value).__name__
+
+
+@contextmanager
+def user_code(argument: str, got: str, wanted: str) -> Iterator[None]:
+    """Refuse an argument whose own code fails inside, whatever it raises.
+
+    Args:
+        argument: Name of the argument as the user wrote it.
+        got: What it turned out to be, such as "rows on which the model fails".
+        wanted: What would have been accepted.
+
+    Yields:
+        Once.
+
+    Raises:
+        InvalidInput: When something fails.
+        Exception: Refusals and a lack of memory, as they are.
+    """
+    try:
+        yield
+    except Exception as problem:
+        scarce = "allocate memory" in str(problem) or "out of memory" in str(problem)
+        if scarce or isinstance(problem, HoldfastError | MemoryError):
+            raise
+        why = f"{type(problem).__name__}: {problem}"
+        raise InvalidInput(argument, f"{got} ({why})", wanted) from problem
 
 
 def check_model(model: object) -> nn.Module:
@@ -151,7 +179,7 @@ def check_tensor(argument: str, value: object, wanted: str) -> Tensor:
         InvalidInput: When it is nothing of this, or a tensor without real numbers in it: sparse,
             nested, quantised, complex, or on the meta device.
     """
-    tensor = value if isinstance(value, Tensor) else _tensor_of(argument, value, wanted)
+    tensor = _plain(value) if isinstance(value, Tensor) else _tensor_of(argument, value, wanted)
     if tensor.is_nested or tensor.layout != torch.strided:
         kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         raise InvalidInput(argument, f"a {kind} tensor", f"{wanted}, dense (see Tensor.to_dense)")
@@ -167,16 +195,21 @@ def check_tensor(argument: str, value: object, wanted: str) -> Tensor:
     return plain.clone() if plain.is_inference() else plain
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a tensor of a subclass as one of PyTorch's own."""
+    with torch._C.DisableTorchFunctionSubclass():
+        own = type(tensor) in (Tensor, nn.Parameter) or tensor.is_nested
+        return tensor if own or tensor.layout != torch.strided else tensor.as_subclass(Tensor)
+
+
 def _tensor_of(argument: str, value: object, wanted: str) -> Tensor:
     """Return an array, or nested lists of numbers, as a tensor of its own."""
     if not isinstance(value, Sequence) and not hasattr(value, "__array__"):
         raise InvalidInput(argument, shown(value), wanted)
-    try:
+    # Arrays of other libraries may raise anything.
+    with user_code(argument, f"a {shown(value)} that is no array of numbers", wanted):
         array = np.array(value)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-    except (TypeError, ValueError, RuntimeError, OverflowError) as problem:
-        got = f"a {shown(value)} that is no array of numbers"
-        raise InvalidInput(argument, got, wanted) from problem
 
 
 def check_inputs(inputs: object, argument: str = "inputs") -> Tensor:

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from holdfast.arguments import check_example, check_inputs, check_labels, shown
+from holdfast.arguments import check_example, check_inputs, check_labels, shown, user_code
 from holdfast.errors import InvalidInput
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -27,10 +27,16 @@ def read_batches(data: Data, size: int = 256) -> Iterator[tuple[Inputs, Tensor]]
         InvalidInput: When there are no rows, or inputs and labels do not belong together.
     """
     wanted = "(inputs, labels) or batches of them; inputs: a tensor or a mapping of tensors"
-    if not isinstance(data, Iterable) or isinstance(data, Mapping):
+    if not isinstance(data, Iterable) or isinstance(data, Mapping | Tensor):
         raise InvalidInput("data", shown(data), wanted)
-    found = False
-    for batch in cast(Iterable[object], [data] if _is_pair(data) else data):
+    found, end = False, object()
+    with user_code("data", "batches that fail", wanted):
+        batches = iter(cast(Iterable[object], [data] if _is_pair(data) else data))
+    while True:
+        with user_code("data", "batches that fail", wanted):
+            batch = next(batches, end)
+        if batch is end:
+            break
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             raise InvalidInput("data", shown(batch), wanted)
         inputs, labels = _checked(*batch)

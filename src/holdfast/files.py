@@ -14,12 +14,27 @@ from typing import Any, BinaryIO, NoReturn
 
 from torch import Tensor
 
+from holdfast.arguments import shown
 from holdfast.errors import InvalidInput
 
 StrPath = str | os.PathLike[str]
 
 MOST_BYTES = 8 * 2**30
 """The largest file, and the largest array in one, that is read."""
+
+
+def check_path(path: object, argument: str) -> Path:
+    """Return the path of a file or folder.
+
+    Raises:
+        InvalidInput: When it is no path.
+    """
+    wanted = "a path, as text or pathlib.Path"
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise InvalidInput(argument, shown(path), wanted)
+    if "\0" in os.fspath(path):
+        raise InvalidInput(argument, shown(os.fspath(path)), wanted)
+    return Path(path)  # pyright: ignore[reportArgumentType]
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -37,7 +52,7 @@ def write_whole(path: StrPath, text: str, argument: str = "out") -> None:
         InvalidInput: When the path cannot be written.
         OSError: When the disk is full.
     """
-    write_together({Path(path): text.encode(errors="replace")}, argument)
+    write_together({check_path(path, argument): text.encode(errors="replace")}, argument)
 
 
 def write_together(files: Mapping[Path, bytes], argument: str = "out") -> None:
@@ -51,6 +66,9 @@ def write_together(files: Mapping[Path, bytes], argument: str = "out") -> None:
         InvalidInput: When a path cannot be written.
         OSError: When the disk is full.
     """
+    for path in files:
+        if not path.name:
+            raise InvalidInput(argument, repr(str(path)), "a path that can be written")
     drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     path = None
     try:
@@ -64,8 +82,9 @@ def write_together(files: Mapping[Path, bytes], argument: str = "out") -> None:
         got = f"{str(path)!r} ({problem.strerror})"
         raise InvalidInput(argument, got, "a path that can be written") from problem
     finally:
-        for draft in filter(Path.exists, drafts.values()):
-            draft.unlink()
+        for draft in drafts.values():
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -184,7 +203,9 @@ def read_json(path: StrPath, argument: str) -> Any:
         InvalidInput: When it is missing, no plain file or not JSON.
     """
     try:
-        return strict_json(read_file(Path(path), argument, "a file that can be read"))
+        return strict_json(
+            read_file(check_path(path, argument), argument, "a file that can be read")
+        )
     except ValueError as problem:
         got = f"{str(path)!r} ({reason(problem)})"
         raise InvalidInput(argument, got, "a JSON file") from problem

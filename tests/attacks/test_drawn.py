@@ -117,7 +117,7 @@ def executed_losses(net: nn.Module, x: Tensor, claims: Certificates) -> Tensor:
             alone = torch.cat([net(row[None]) for row in chosen])
             many = net(chosen[order])
         given = ~(lead(alone, claims.labels) < 0)
-        given[order] |= ~(lead(many, claims.labels[order]) < 0)
+        given[order[~(lead(many, claims.labels[order]) < 0)]] = True
         lost |= given & (ahead > -math.inf)
     return lost
 
@@ -129,26 +129,21 @@ def false_claims(bundle: int, nets: int = 10) -> tuple[list[str], Counter]:
     wrong, counts = [], Counter()
     for place, (net, graph) in enumerate(zip(drawn, graphs_of(drawn, shape), strict=True)):
         seed = nets * bundle + place
-        x = draw_rows(seed, net, shape)
+        x = draw_rows(seed, net, shape, 24)
         with torch.no_grad():
             labels = net.double()(x.double()).argmax(1)
             net.float()
-        for turn, semantics in enumerate(("real", "float32")):
-            if semantics == "float32" and uncovered(graph, FLOAT32):
-                continue
-            norm, method = NORMS[(seed // 3**turn) % 3], METHODS[(seed // 9) % 4]
-            claims = certify_graph(graph, x, labels, CertifyOptions(norm, method, semantics))
-            counts[semantics] += int((claims.radius > 0).sum())
-            counts["rows"] += len(x)
-            executed = semantics == "float32"
-            judged = (
-                executed_losses(net, x, claims) if executed else real_losses(graph, net, x, claims)
-            )
-            wrong += [
-                f"net {seed} of rows {shape}, row {row}: {semantics}, norm {norm}, method "
-                f"{claims.method[row]}, radius {float(claims.radius[row])!r}"
-                for row in judged.nonzero().flatten().tolist()
-            ]
+        executed = seed % 2 == 1 and not uncovered(graph, FLOAT32)
+        semantics = "float32" if executed else "real"
+        options = CertifyOptions(NORMS[seed // 2 % 3], METHODS[seed // 6 % 4], semantics)
+        claims = certify_graph(graph, x, labels, options)
+        counts[semantics] += int((claims.radius > 0).sum())
+        judged = executed_losses(net, x, claims) if executed else real_losses(graph, net, x, claims)
+        wrong += [
+            f"net {seed} of rows {shape}, row {row}: {options}, method {claims.method[row]}, "
+            f"radius {float(claims.radius[row])!r}"
+            for row in judged.nonzero().flatten().tolist()
+        ]
     return wrong, counts
 
 
@@ -160,4 +155,4 @@ def test_no_attack_lies_inside_a_ball_of_a_drawn_net(part: int) -> None:
         wrong, attacked = false_claims(bundle)
         assert not wrong
         counts += attacked
-    assert counts["real"] > 500 and counts["float32"] > 500
+    assert counts["real"] + counts["float32"] >= 1000  # of 1,200 rows

@@ -1,9 +1,11 @@
 """Odd arguments of every verb, on a model that is in order."""
 
+import contextlib
 import decimal
 import fractions
 import math
 import pathlib
+import warnings
 
 import numpy as np
 import torch
@@ -61,6 +63,12 @@ class Showing:
 def inference(value):
     with torch.inference_mode():
         return value.clone()
+
+
+def compressed(value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own: these tensors are in beta
+        return value.to_sparse_csr()
 
 
 def cyclic():
@@ -139,7 +147,7 @@ ROWS = {
     "imaginary part": torch.complex(X, X).conj().imag,
     "float8": X.to(torch.float8_e5m2),
     "sparse": X.to_sparse(),
-    "compressed": X.to_sparse_csr(),
+    "compressed": compressed(X),
     "mkldnn": X.to_mkldnn(),
     "nested": torch.nested.nested_tensor([X[0], X[1]], layout=torch.jagged),
     "meta": X.to("meta"),
@@ -341,6 +349,24 @@ def saved(folder: pathlib.Path):
     every = (CERTIFICATES.save, ATTACKS.save, KNOWLEDGE.save, lambda v: _monitored(out=v))
     return [(lambda save=save, path=path: save(path)) for save in every for path in paths.values()]
 
+
+@contextlib.contextmanager
+def _double_by_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+SETTINGS = {
+    "no gradients": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "double by default": _double_by_default,
+    "meta by default": lambda: torch.device("meta"),
+}
+"""What a caller may have set around a call."""
 
 CALLS = {}
 for verb, call in VERBS.items():

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.arguments import user_code
 from holdfast.attacks.geometry import distance_up
-from holdfast.graph.forward import user_code
 
 Model = Callable[[Tensor], Tensor]
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -13,7 +12,7 @@ from holdfast.certificates.change import Changes
 from holdfast.certificates.files import load_fields, save
 from holdfast.documents import checked_result, encode
 from holdfast.errors import InvalidInput
-from holdfast.files import StrPath, plain_fields
+from holdfast.files import StrPath, check_path, plain_fields
 from holdfast.rounding import mul_up, sqrt_up
 
 
@@ -181,7 +180,7 @@ class Certificates:
             InvalidInput: When labels are targets, or the path cannot be written.
         """
         self._check_classes()
-        save(encode(self), self.radius, self.changes, Path(path))
+        save(encode(self), self.radius, self.changes, check_path(path, "path"))
 
     @classmethod
     def load(cls, path: StrPath) -> "Certificates":
@@ -191,7 +190,7 @@ class Certificates:
             InvalidInput: When the file is not a certificate file of this version, or was changed
                 after it was written.
         """
-        return checked_result(cls, load_fields(Path(path)), {}, path)
+        return checked_result(cls, load_fields(check_path(path, "path")), {}, path)
 
     def coherent(self) -> bool:
         """Return whether every row has all its entries, and radii and reasons agree."""

@@ -153,16 +153,14 @@ def unreadable_weights(model: nn.Module) -> list[Obstacle]:
     return obstacles
 
 
+@torch.no_grad()  # weights made in inference mode cannot be looked at otherwise
 def _weights(model: nn.Module) -> list[Obstacle]:
     """Return the parameters and buffers that no bound can be computed from."""
     obstacles = unreadable_weights(model)
     if obstacles:
         return obstacles
     for path, value in _state(model).items():
-        if value.is_inference():
-            advice = "copy the model outside of it: copy.deepcopy(model)"
-            obstacles.append(Obstacle(path, "weights", "made in torch.inference_mode", advice))
-        elif value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
+        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
             why = f"stored as {str(value.dtype).removeprefix('torch.')}"
             obstacles.append(Obstacle(path, "weights", why, "convert it: model.float()"))
         elif value.is_floating_point() and not bool(torch.isfinite(value).all()):

@@ -1,39 +1,13 @@
 """Code of the user's is run here: what fails in it is refused by the name of the argument."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from holdfast.errors import HoldfastError, InvalidInput
+from holdfast.arguments import user_code
+from holdfast.errors import InvalidInput
 from holdfast.graph.layers import first_tensor
-
-
-@contextmanager
-def user_code(argument: str, got: str, wanted: str) -> Iterator[None]:
-    """Refuse an argument whose own code fails inside, whatever it raises.
-
-    Args:
-        argument: Name of the argument as the user wrote it.
-        got: What it turned out to be, such as "rows on which the model fails".
-        wanted: What would have been accepted.
-
-    Yields:
-        Once.
-
-    Raises:
-        InvalidInput: When something fails.
-        Exception: Refusals and a lack of memory, as they are.
-    """
-    try:
-        yield
-    except Exception as problem:
-        scarce = "allocate memory" in str(problem) or "out of memory" in str(problem)
-        if scarce or isinstance(problem, HoldfastError | MemoryError):
-            raise
-        why = f"{type(problem).__name__}: {problem}"
-        raise InvalidInput(argument, f"{got} ({why})", wanted) from problem
 
 
 def run_function(argument: str, function: Callable[..., Any], *values: Any) -> Any:

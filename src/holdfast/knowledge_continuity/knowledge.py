@@ -26,7 +26,7 @@ from holdfast.types import Estimate
 def knowledge(  # noqa: PLR0913 - the signature is the contract's
     model: nn.Module,
     data: Data,
-    layers: Sequence[str] | object = None,
+    layers: Sequence[str] | Tensor | None = None,
     loss: Loss = "cross_entropy",
     distance: Distance = "euclidean",
     *,

@@ -32,8 +32,9 @@ def claim(folder: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: When the disk is full.
     """
     from holdfast.arguments import check_new_name
+    from holdfast.files import check_path
 
-    path = Path(folder)
+    path = check_path(folder, "out")
     check_new_name(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

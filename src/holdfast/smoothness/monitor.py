@@ -9,16 +9,15 @@ Hessian keeps an estimate of the sharpest direction up to date (`ritz.py`).
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO
 
 import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from holdfast.arguments import check_whole
+from holdfast.arguments import check_whole, shown, user_code
 from holdfast.errors import HoldfastWarning, InvalidInput
-from holdfast.files import StrPath
+from holdfast.files import StrPath, check_path
 from holdfast.smoothness.metric import rule_of, scales
 from holdfast.smoothness.move import BatchEvaluation, Move, measure_losses, measure_move
 from holdfast.smoothness.records import Measurement, line_of, share_improved
@@ -119,6 +118,8 @@ class DescentMonitor:
             raise InvalidInput("optimizer", type(optimizer).__name__, "a torch.optim.Optimizer")
         if any(group.get("maximize") for group in optimizer.param_groups):
             raise InvalidInput("optimizer", "maximize=True", "one that minimises the loss")
+        if loss is not None and not callable(loss):
+            raise InvalidInput("loss", shown(loss), "a function that returns the loss, or None")
         if loss is None and isinstance(optimizer, LBFGS):
             raise InvalidInput("loss", "none, with LBFGS", "a function that returns the loss")
         self.measurements: list[Measurement] = []
@@ -241,7 +242,8 @@ class DescentMonitor:
             InvalidInput: When it is not one number that depends on the parameters.
         """
         with undisturbed(parameters):
-            loss = function()
+            with user_code("loss", "a function that fails", "one that returns the loss"):
+                loss = function()
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
                 got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss)
                 raise InvalidInput("loss", got, "a function that returns one number to minimise")
@@ -315,7 +317,7 @@ def _opened(path: StrPath) -> IO[str]:
         InvalidInput: When it cannot be written.
     """
     try:
-        return Path(path).open("w", encoding="utf-8")
+        return check_path(path, "out").open("w", encoding="utf-8")
     except OSError as problem:
         got = f"{str(path)!r} ({problem.strerror})"
         raise InvalidInput("out", got, "a path that can be written") from problem

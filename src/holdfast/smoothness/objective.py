@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from holdfast.arguments import check_inputs, check_tensor
+from holdfast.arguments import check_inputs, check_tensor, user_code
 from holdfast.errors import InvalidInput, Obstacle, Unsupported
 from holdfast.graph.capture import unreadable_weights
-from holdfast.graph.forward import run_model, user_code
+from holdfast.graph.forward import run_model
 from holdfast.smoothness.twice import check_twice
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -225,7 +225,7 @@ def _split(
     if labels.dim() == 0 or len(labels) != len(inputs):
         raise InvalidInput("labels", f"shape {tuple(labels.shape)}", wanted)
     inputs, labels = (_double(value).to(device) for value in (inputs, labels))
-    size = size or len(inputs)
+    size = min(size or len(inputs), len(inputs))
     pairs = zip(inputs.split(size), labels.split(size), strict=True)
     return [(len(rows) / len(inputs), (rows, targets)) for rows, targets in pairs]
 

@@ -3,11 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from holdfast.documents import decode
 from holdfast.errors import InvalidInput
-from holdfast.files import StrPath, plain, read_file, reason, strict_json
+from holdfast.files import StrPath, check_path, plain, read_file, reason, strict_json
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,9 @@ def read_measurements(path: StrPath) -> list[Measurement]:
         InvalidInput: When it cannot be read, or holds something else.
     """
     wanted, found = "a file that holdfast.DescentMonitor wrote", []
-    for number, line in enumerate(read_file(Path(path), "training", wanted).splitlines(), 1):
+    for number, line in enumerate(
+        read_file(check_path(path, "training"), "training", wanted).splitlines(), 1
+    ):
         try:
             record = strict_json(line)
             if isinstance(record, dict):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.arguments import shown
 from holdfast.errors import InvalidInput
 from holdfast.knowledge_continuity.evidence.bins import Bins
 from holdfast.knowledge_continuity.evidence.grid import Ratio
@@ -140,7 +141,7 @@ def check_levels(levels: Levels) -> tuple[list[float], list[float]]:
     smallest = [*deltas[:1], *(math.nextafter(eta, 0.0) for eta in etas[:1])]
     if len(smallest) < 2 or not all(0 < v < math.inf for v in (*smallest, *deltas, *etas)):
         wanted = "(distances, loss changes): two sequences of numbers, finite and above 0"
-        raise InvalidInput("grid", levels, wanted)
+        raise InvalidInput("grid", shown(levels), wanted)
     return deltas, etas
 
 

@@ -17,6 +17,7 @@ def at_most(bound: float) -> str:
     """Return a bound with four digits, rounded up."""
     if not 0 < bound < math.inf:
         return f"{bound:g}"
+    bound = max(bound, 1e-300)  # whose digits are still normal numbers
     unit = 10.0 ** (math.floor(math.log10(bound)) - 3)
     return f"{math.ceil(bound / unit) * unit:.4g}"
 

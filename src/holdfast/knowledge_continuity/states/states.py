@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import check_model, known_names, shown
+from holdfast.arguments import check_model, known_names, shown, user_code
 from holdfast.batches import Data, Inputs, read_batches, rows_at
 from holdfast.errors import InvalidInput, Obstacle, Unsupported
 from holdfast.graph.capture import training_modes
-from holdfast.graph.forward import logits_in, run_function, run_model, user_code
+from holdfast.graph.forward import logits_in, run_function, run_model
 from holdfast.graph.layers import first_tensor, layer_results, module_path
 from holdfast.knowledge_continuity.options import KnowledgeOptions
 from holdfast.knowledge_continuity.states.identity import row_identity
