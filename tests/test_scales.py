@@ -232,11 +232,8 @@ def check_radii(seed: int, dtype: torch.dtype) -> None:
     draw = Draw(seed, dtype)
     net, point = draw.net(), draw.point()
     before = rationals(point)
-    size = float(
-        max(map(abs, [*net.value(before), Fraction(2) ** -900])).limit_denominator(10**300)
-    )
-    bias = torch.tensor([draw.random.gauss(0.0, size) for _ in range(3)]).to(dtype)
-    net.head(draw.matrix(3, net.width, 1.0), bias.nan_to_num(0.0, 1.0, -1.0))
+    size = min(max(*map(abs, net.value(before)), Fraction(1e-300)), Fraction(1e300))
+    net.head(draw.matrix(3, net.width, 1.0), draw.numbers(3, float(size)))
     value = net.value(before)
     label = max(range(3), key=value.__getitem__)
     flips, graph = list(net.flips(before, label)), net.graph()

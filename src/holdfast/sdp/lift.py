@@ -42,6 +42,7 @@ Ranges = Mapping[str, tuple[Tensor, Tensor]]
 comparison the slopes of relu(a - b)."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # `NormalForm` refuses what overflowed
 def normal_form(graph: Graph, most_units: int, ranges: Ranges | None = None) -> NormalForm:
     """Return the normal form of a captured network, not yet reduced.
 

@@ -21,6 +21,7 @@ from holdfast.sdp.form import (
 )
 
 
+@np.errstate(over="ignore", invalid="ignore")  # `NormalForm` refuses what overflowed
 def reduce(form: NormalForm, rotate: bool = True) -> NormalForm:
     """Return a smaller form with the same Lipschitz bound.
 
