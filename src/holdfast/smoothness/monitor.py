@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from holdfast.arguments import check_whole, shown, user_code
+from holdfast.arguments import check_whole, shown
 from holdfast.errors import HoldfastWarning, InvalidInput
 from holdfast.files import StrPath, check_path
 from holdfast.smoothness.metric import rule_of, scales
@@ -242,8 +242,7 @@ class DescentMonitor:
             InvalidInput: When it is not one number that depends on the parameters.
         """
         with undisturbed(parameters):
-            with user_code("loss", "a function that fails", "one that returns the loss"):
-                loss = function()
+            loss = function()
             if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
                 got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss)
                 raise InvalidInput("loss", got, "a function that returns one number to minimise")
