@@ -19,7 +19,7 @@ from torch import Tensor
 
 from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.lower.witness import Witness
+from holdfast.brackets.lower.witness import SteepPair
 from holdfast.brackets.search import LipschitzOptions, Search
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper, row_upper
 from holdfast.certificates.certify import CertifyOptions, certify_graph
@@ -161,7 +161,7 @@ def check_constants(seed: int, dtype: torch.dtype) -> None:
         end = time.perf_counter() + 0.2
         goal = Goal(norm, None, 1e-3, lambda: 0.0, lambda end=end: time.perf_counter() > end)
         for found in branch(graph, goal):
-            if isinstance(found, Witness):
+            if isinstance(found, SteepPair):
                 assert not all(exceeds(found.slope, J, norm) for J in jacobians), norm
             else:
                 assert all(reaches(found, J, norm) for J in jacobians), (norm, found)

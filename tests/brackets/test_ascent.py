@@ -14,7 +14,7 @@ import holdfast
 from holdfast.brackets.lower.ascent import ascending_pairs, within
 from holdfast.brackets.lower.steepest import steepest_pairs
 from holdfast.brackets.lower.tangent import kinks, push
-from holdfast.brackets.lower.witness import Witness, contains
+from holdfast.brackets.lower.witness import SteepPair, contains
 from holdfast.graph.comparisons import with_pairs
 from holdfast.graph.walk import run
 from holdfast.types import Box
@@ -28,7 +28,7 @@ def after(calls: int) -> Callable[[], bool]:
     return lambda: next(left, None) is None
 
 
-def start(net: nn.Module, norm: float, region, calls: int) -> Iterator[Witness]:
+def start(net: nn.Module, norm: float, region, calls: int) -> Iterator[SteepPair]:
     dtype = next(net.parameters()).dtype
     inputs = net[0].in_features
     points = torch.randn(64, inputs, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -36,7 +36,7 @@ def start(net: nn.Module, norm: float, region, calls: int) -> Iterator[Witness]:
     return ascending_pairs(graph, points, norm, region, after(calls))
 
 
-def search(net: nn.Module, norm: float = 2.0, region=None, calls: int = 90) -> list[Witness]:
+def search(net: nn.Module, norm: float = 2.0, region=None, calls: int = 90) -> list[SteepPair]:
     return list(start(net, norm, region, calls))
 
 

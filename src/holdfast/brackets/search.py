@@ -13,7 +13,7 @@ from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.gain import GainReading
 from holdfast.brackets.lower.ascent import ascending_pairs
 from holdfast.brackets.lower.steepest import steepest_pairs
-from holdfast.brackets.lower.witness import Witness, sample
+from holdfast.brackets.lower.witness import SteepPair, sample
 from holdfast.brackets.semidefinite import slope_bounds
 from holdfast.errors import InternalError, InvalidInput
 from holdfast.graph.ir import Graph
@@ -79,7 +79,7 @@ class Search:
     _trace: list[Improvement] = field(default_factory=list, init=False)
     _start: float = field(default=0.0, init=False)
     _upper: float = field(default=math.inf, init=False)
-    _witness: Witness | None = field(default=None, init=False)
+    _witness: SteepPair | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         region = self.options.region
@@ -140,7 +140,7 @@ class Search:
             self._upper = value
             self._note("upper", value, method)
 
-    def _raise_lower(self, witness: Witness, method: str) -> None:
+    def _raise_lower(self, witness: SteepPair, method: str) -> None:
         """Take a witness where its slope is larger than the one so far."""
         if witness.slope > self._lower:
             self._witness = witness
@@ -207,7 +207,7 @@ class Search:
             lambda: self._late(end),
         )
         for found in branch(self.graph, goal):
-            if isinstance(found, Witness):
+            if isinstance(found, SteepPair):
                 self._raise_lower(found, "branch and bound")
             else:
                 self._lower_upper(found, "branch and bound")

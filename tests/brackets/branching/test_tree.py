@@ -19,7 +19,7 @@ import holdfast
 from holdfast.brackets.branching.cells import Cell, look_inside
 from holdfast.brackets.branching.pieces import pieces
 from holdfast.brackets.branching.tree import Goal, branch
-from holdfast.brackets.lower.witness import Witness, sample, slopes_lower
+from holdfast.brackets.lower.witness import SteepPair, sample, slopes_lower
 from holdfast.errors import Unsupported
 from holdfast.sources.demo import GroupSort
 from holdfast.types import Ball, Box, Outcome
@@ -73,7 +73,7 @@ def solved(graph, norm: float, region=None, tolerance: float = 1e-9) -> tuple[fl
     lower, upper = 0.0, math.inf
     goal = Goal(norm, region, tolerance, lambda: lower, lambda: False)
     for found in branch(graph, goal):
-        if isinstance(found, Witness):
+        if isinstance(found, SteepPair):
             lower = max(lower, found.slope)
         else:
             assert found < upper

@@ -22,7 +22,7 @@ from holdfast.brackets.branching.cells import Cell, Limits, look_inside
 from holdfast.brackets.branching.jacobian import constant_upper
 from holdfast.brackets.branching.pieces import Pieces, pieces
 from holdfast.brackets.lower.steepest import steepest_directions
-from holdfast.brackets.lower.witness import Witness, best_pair, contains, pairs_along
+from holdfast.brackets.lower.witness import SteepPair, best_pair, contains, pairs_along
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.sdp.form import Array
@@ -52,7 +52,7 @@ class Goal:
         return bound <= self.lower() * (1.0 + self.tolerance)
 
 
-def branch(graph: Graph, goal: Goal) -> Iterator[float | Witness]:
+def branch(graph: Graph, goal: Goal) -> Iterator[float | SteepPair]:
     """Yield proved upper bounds and pairs with large slopes until both meet.
 
     Args:
@@ -114,7 +114,7 @@ class _Tree:
     _count: Iterator[int] = field(default_factory=itertools.count)
     _done: float = 0.0
 
-    def run(self) -> Iterator[float | Witness]:
+    def run(self) -> Iterator[float | SteepPair]:
         """Split the cell with the largest bound, again and again."""
         root = Cell.whole(self.network)
         bound = self._bound(root)
@@ -139,7 +139,7 @@ class _Tree:
         if self._done < last:
             yield self._done
 
-    def _enter(self, cell: Cell, bound: float) -> Iterator[Witness]:
+    def _enter(self, cell: Cell, bound: float) -> Iterator[SteepPair]:
         """Bound one half of a cell, and keep it unless nothing is in it."""
         bound = min(bound, self._bound(cell))
         if self.goal.reached(bound):
@@ -167,7 +167,7 @@ class _Tree:
         # The first free unit reads no other free one, so that some unit is linear.
         return int(cell.free[np.where(linear, weights, -1.0).argmax()])
 
-    def _pair(self, point: Tensor) -> Iterator[Witness]:
+    def _pair(self, point: Tensor) -> Iterator[SteepPair]:
         """Yield the steepest pair at a point where it is the best so far."""
         points = point.reshape(1, *self.graph.perturbed_input.shape)
         if self.limits is None and not bool(contains(self.goal.region, points)):

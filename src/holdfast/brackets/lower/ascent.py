@@ -18,7 +18,7 @@ from holdfast.brackets.lower.climbers import Climbers, Hunt, ascend, recruit, re
 from holdfast.brackets.lower.crossing import cross, crossings
 from holdfast.brackets.lower.steepest import steepest_directions
 from holdfast.brackets.lower.witness import (
-    Witness,
+    SteepPair,
     best_pair,
     contains,
     over_rows,
@@ -45,7 +45,7 @@ def ascending_pairs(
     region: Region | None,
     spent: Callable[[], bool],
     seed: int = 0,
-) -> Iterator[Witness]:
+) -> Iterator[SteepPair]:
     """Yield pairs with ever larger slopes until the time is spent.
 
     Args:
@@ -59,7 +59,7 @@ def ascending_pairs(
             no, on nothing else.
 
     Yields:
-        A `Witness` whenever its proved slope is larger than all before.
+        A `SteepPair` whenever its proved slope is larger than all before.
     """
     generator = torch.Generator().manual_seed(seed)
     hunt = Hunt(with_pairs(graph.double()), norm, region, spent, generator)
@@ -135,7 +135,7 @@ def _near(hunt: Hunt, elite: Climbers, count: int) -> Climbers:
     return elite.joined(replace(spread, points=points))
 
 
-def _witnesses(hunt: Hunt, team: Climbers) -> Iterator[Witness]:
+def _witnesses(hunt: Hunt, team: Climbers) -> Iterator[SteepPair]:
     """Yield a proved pair for every way to lay one at the best climbers."""
     best = refine(hunt, team.best(4), 8)
     if hunt.norm != 2.0:

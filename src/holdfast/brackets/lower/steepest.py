@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from holdfast.brackets.lower.witness import (
-    Witness,
+    SteepPair,
     best_pair,
     lengths,
     over_rows,
@@ -27,7 +27,7 @@ from holdfast.types import Region
 
 def steepest_pairs(
     graph: Graph, points: Tensor, norm: float, region: Region | None, batch: int = 256
-) -> Iterator[Witness]:
+) -> Iterator[SteepPair]:
     """Yield pairs with ever larger slopes, going through the points batch by batch.
 
     Args:
@@ -38,7 +38,7 @@ def steepest_pairs(
         batch: Points taken at once.
 
     Yields:
-        A `Witness` whenever a batch has a larger proved slope than all before.
+        A `SteepPair` whenever a batch has a larger proved slope than all before.
     """
     graph = graph.double()
     best = 0.0

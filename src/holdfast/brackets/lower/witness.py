@@ -18,7 +18,7 @@ from holdfast.types import Box, Region
 
 
 @dataclass(frozen=True)
-class Witness:
+class SteepPair:
     """Two inputs and a proved lower bound of the slope between them.
 
     Attributes:
@@ -53,7 +53,7 @@ def unit(values: Tensor, norm: float) -> Tensor:
 # --- slopes -----------------------------------------------------------------------------------
 
 
-def best_pair(graph: Graph, first: Tensor, second: Tensor, norm: float) -> Witness:
+def best_pair(graph: Graph, first: Tensor, second: Tensor, norm: float) -> SteepPair:
     """Return the pair with the largest proved slope.
 
     Args:
@@ -64,7 +64,7 @@ def best_pair(graph: Graph, first: Tensor, second: Tensor, norm: float) -> Witne
     """
     slopes = slopes_lower(graph, first, second, norm)
     best = int(slopes.argmax())
-    return Witness(first[best], second[best], float(slopes[best]))
+    return SteepPair(first[best], second[best], float(slopes[best]))
 
 
 def pairs_along(
