@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -19,7 +20,7 @@ from holdfast.graph.ir import Graph
 from holdfast.graph.running import Approximate
 from holdfast.graph.walk import run
 from holdfast.rounding import gamma
-from holdfast.sources.demo import demo_data, demo_model
+from holdfast.sources.demo import GroupSort, demo_data, demo_model
 from holdfast.types import Ball, Region
 
 _CONSTANT = ("softmax", "log softmax", "layer norm", "group norm", "long sort")
@@ -207,7 +208,7 @@ def test_crown_written_plainly(seed: int) -> None:
 
 
 def exact_mlp(net: nn.Sequential, row: list[Fraction]) -> list[Fraction]:
-    """Evaluate a ReLU net in rationals."""
+    """Evaluate a net of ReLUs and sorted groups in rationals."""
     for layer in net:
         if isinstance(layer, nn.Linear):
             sums = [
@@ -215,30 +216,37 @@ def exact_mlp(net: nn.Sequential, row: list[Fraction]) -> list[Fraction]:
                 for weights, bias in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
             ]
             row = sums
+        elif isinstance(layer, GroupSort):
+            groups = [row[k : k + layer.group] for k in range(0, len(row), layer.group)]
+            row = [value for group in groups for value in sorted(group)]
         else:
             row = [max(value, Fraction(0)) for value in row]
     return row
 
 
 @settings(max_examples=8)
-@given(st.integers(0, 2**31), st.sampled_from([1.0, 2.0**40, 1e-20, 1e-300]))
-def test_exact_rationals_lie_within(seed: int, scale: float) -> None:
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([1.0, 2.0**40, 1e-20, 1e-300]),
+    st.sampled_from([nn.ReLU, GroupSort, lambda: GroupSort(3)]),
+)
+def test_exact_rationals_lie_within(seed: int, scale: float, bend: Callable) -> None:
     """At a point the bounds are as narrow as rounding, and still hold the exact value."""
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 7), nn.ReLU(), nn.Linear(7, 3))
+    net = nn.Sequential(nn.Linear(5, 6), bend(), nn.Linear(6, 6), bend(), nn.Linear(6, 3))
     net = net.double().eval()
     net[0].weight.data *= scale
     net[2].bias.data *= 1.0 / min(max(scale, 1e-30), 1e30)
     graph = holdfast.capture(net, torch.zeros(1, 5, dtype=torch.float64))
-    x = torch.randn(20, 5, dtype=torch.float64)
+    x = torch.randn(6, 5, dtype=torch.float64)
     spec = torch.randn(4, 3, dtype=torch.float64)
+    truth = [exact_mlp(net, [Fraction(v) for v in row]) for row in x.tolist()]
     for norm in (1.0, 2.0, math.inf):
         for radius in (0.0, 1e-15):
             got = linear_bounds(graph, [Ball(row, radius, norm) for row in x], spec, steps=1)
             for k, row in enumerate(x.tolist()):
-                truth = exact_mlp(net, [Fraction(v) for v in row])
                 for j, weights in enumerate(spec.tolist()):
-                    value = sum(Fraction(w) * t for w, t in zip(weights, truth, strict=True))
+                    value = sum(Fraction(w) * t for w, t in zip(weights, truth[k], strict=True))
                     assert (
                         Fraction(float(got.low[k, j])) <= value <= Fraction(float(got.high[k, j]))
                     )

@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import mpmath
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.bounds.zoo import ACTIVATIONS
+from tests.bounds.zoo import ACTIVATIONS, activation_nodes
 from torch import Tensor, nn
 
 import holdfast
@@ -43,16 +44,15 @@ EXACT = {
     "softplus": lambda x: mpmath.log1p(mpmath.exp(3 * x)) / 3,
 }
 CURVED = ("gelu", "gelu tanh", "silu", "mish")
-NODES: dict[str, Node] = {}
 
 
 def node_of(name: str) -> Node:
-    if name not in NODES:
-        torch.manual_seed(0)
-        module = ACTIVATIONS[name]().eval()
-        graph = holdfast.capture(module, torch.zeros(1, 8)).double()
-        NODES[name] = graph[graph.output]
-    return NODES[name]
+    node = activation_nodes()[name]
+    return replace(node, params={k: double(v) for k, v in node.params.items()})
+
+
+def double(value: object) -> object:
+    return value.double() if isinstance(value, Tensor) else value
 
 
 def intervals(count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -12,32 +12,32 @@ from holdfast.bounds.backward import adjoint, dot
 from holdfast.bounds.linear import Relaxed, linear_bounds
 from holdfast.bounds.regions import Regions
 from holdfast.bounds.windows import Windows, is_even
+from holdfast.graph.ir import Node
+from holdfast.ops.geometry import ConvGeometry, conv
 from holdfast.types import Ball
 
 
 @st.composite
-def convolutions(draw) -> tuple[nn.Module, torch.Tensor]:
-    """Return a convolution in 1 or 2 dimensions that pads with zeros, and an input."""
-    rank = draw(st.sampled_from([1, 2]))
-    groups = draw(st.sampled_from([1, 2]))
-    kernel = draw(st.integers(1, 3))
-    dilation = draw(st.integers(1, 2))
+def convolutions(draw) -> tuple[Node, tuple[int, ...]]:
+    """Return a convolution that pads with zeros in 1 or 2 dimensions, and its input's shape."""
+    rank, groups = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 2]))
+    kernel, dilation, stride = (draw(st.integers(1, most)) for most in (3, 2, 2))
+    around = draw(st.integers(0, 2))
     torch.manual_seed(draw(st.integers(0, 99)))
-    make = (nn.Conv1d, nn.Conv2d)[rank - 1]
-    conv = make(
-        2, 2 * draw(st.integers(1, 2)), kernel, draw(st.integers(1, 2)),
-        draw(st.integers(0, 2)), dilation, groups,
-    )  # fmt: skip
-    size = dilation * (kernel - 1) + draw(st.integers(1, 5))
-    return conv.double().eval(), torch.randn(1, 2, *[size] * rank).double()
+    outputs, size = 2 * draw(st.integers(1, 2)), dilation * (kernel - 1) + draw(st.integers(1, 5))
+    weight = torch.randn(outputs, 2 // groups, *[kernel] * rank).double()
+    pads = ((around, around),) * rank
+    geometry = ConvGeometry((stride,) * rank, pads, (dilation,) * rank, groups)
+    params = {"weight": weight, "bias": torch.randn(outputs).double(), "geometry": geometry}
+    shape = (2, *[size] * rank)
+    result = conv(torch.zeros(1, *shape).double(), weight, None, geometry)
+    return Node("conv", "conv", ("x",), params, tuple(result.shape[1:])), shape
 
 
 @settings(max_examples=60, deadline=None)
 @given(convolutions(), st.data())
 def test_a_window_is_read_through_a_convolution_like_its_row(case, data) -> None:
-    conv, x = case
-    graph = holdfast.capture(conv, x).double()
-    node = graph[graph.output]
+    node, shape = case
     assert is_even(node.params["geometry"])
     count = math.prod(node.shape)
     places = torch.tensor(
@@ -49,10 +49,10 @@ def test_a_window_is_read_through_a_convolution_like_its_row(case, data) -> None
     assert torch.equal(windows.dense(), full)
     values = torch.randn(2, *node.shape).double()
     assert torch.equal(dot(windows, values), dot(full, values))
-    back = windows.through(node.params["weight"], node.params["geometry"], tuple(x.shape[1:]))
-    (wanted,) = adjoint(node, full, [x.shape[1:]])
+    back = windows.through(node.params["weight"], node.params["geometry"], shape)
+    (wanted,) = adjoint(node, full, [shape])
     torch.testing.assert_close(back.dense(), wanted, rtol=0, atol=1e-12)
-    values = torch.randn(2, *x.shape[1:]).double()
+    values = torch.randn(2, *shape).double()
     torch.testing.assert_close(dot(back, values), dot(wanted, values), rtol=0, atol=1e-12)
     # What reaches beyond the node is zero, so that norms of windows are norms of rows.
     torch.testing.assert_close(back.flatten(2).norm(dim=2), wanted.flatten(2).norm(dim=2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.nets import MaxMin, Residual, exact_values, load_net
+from tests.nets import MaxMin, Residual
 from torch import Tensor, nn
 
 import holdfast
@@ -156,18 +156,3 @@ def test_a_larger_ball_never_has_a_smaller_bound_than_its_slopes() -> None:
     bounds = [min(lipsdp_upper(graph, 1e-4, 20.0, Ball(center, r))) for r in (0.01, 0.1, 1.0)]
     assert bounds[0] < bounds[-1]
     assert bounds[-1] <= min(lipsdp_upper(graph, 1e-4, 20.0)) * (1 + 1e-3)
-
-
-@pytest.mark.parametrize("norm", [1, 2, math.inf])
-def test_published_exact_values_on_boxes_lie_inside(shared, norm: float) -> None:
-    names = {1: "l1", 2: "l2", math.inf: "linf"}
-    cases = {"lipbab_iris_4_5_5_3": 1.0, "lipbab_sd_10_15_10_3": 0.1}
-    for stem, side in cases.items():
-        net, spec = load_net(shared / "nets" / stem)
-        exact = exact_values(spec)[names[norm]]
-        width, dtype = net[0].in_features, next(net.parameters()).dtype
-        box = Box(torch.zeros(width), torch.full((width,), side))
-        example = torch.zeros(1, width, dtype=dtype)
-        bracket = holdfast.lipschitz(net, example, norm, box, seconds=10.0)
-        assert bracket.lower <= exact * (1 + 1e-9) and exact * (1 - 1e-9) <= bracket.upper
-        assert bracket.lower >= 0.99 * exact

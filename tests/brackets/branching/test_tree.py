@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.milp import milp_estimate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 from tests.nets import MaxMin, Residual, exact_values, load_net
@@ -149,6 +149,7 @@ def test_all_inputs_agree_with_the_enumeration(name: str, norm: float) -> None:
     assert upper == pytest.approx(float(exact), rel=1e-7)
 
 
+@settings(max_examples=10)
 @given(
     st.sampled_from(["relu", "leaky", "maxmin", "dead and twins"]),
     st.integers(1, 10**6),
