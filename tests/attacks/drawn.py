@@ -173,7 +173,17 @@ def draw_net(seed: int, shape: tuple[int, ...]) -> nn.Sequential:
         steps.append(draw.choice([nn.LogSoftmax(1), nn.Softmax(1), nn.Tanh(), nn.ReLU()]))
     net = nn.Sequential(*steps).eval()
     _scale(draw, net)
+    if draw.random() < 0.7:
+        _balance(net, shape)
     return net
+
+
+def _balance(net: nn.Sequential, shape: tuple[int, ...]) -> None:
+    """Let no class lead on average: balls end where classes meet, and many nets have one class."""
+    last = next(step for step in reversed(net) if isinstance(step, nn.Linear))
+    ahead = net[: list(net).index(last) + 1]
+    with torch.no_grad():
+        last.bias -= ahead(torch.randn(64, *shape)).mean(0)
 
 
 def _draw_step(draw: random.Random, x: Tensor) -> tuple[nn.Module, Tensor]:
