@@ -7,7 +7,7 @@ tolerances, so its optimum is an estimate.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -98,17 +98,19 @@ def milp_estimate(
         The largest norm found, within the tolerances of the solver, and an input in its cell.
     """
     end = time.perf_counter() + seconds
+    left, right = network.left / network.divisor, network.right / network.divisor
+    network = replace(network, left=left, right=right, divisor=np.ones_like(left))
     program, jacobian = _derivatives(network, limits)
     reach = float(_steepest(network).max()) + 1.0
     best: tuple[float, Array | None] = (0.0, None)
     if not program.finite:
         return best
     for line in zip(*jacobian, strict=True) if norm == 1.0 else jacobian:
-        left = end - time.perf_counter()
-        if left <= 0.0:
+        remaining = end - time.perf_counter()
+        if remaining <= 0.0:
             break
         own = program.copy()
-        found = own.best(_absolute(own, line, reach), left)
+        found = own.best(_absolute(own, line, reach), remaining)
         if found is not None and found[0] > best[0]:
             best = found[0], found[1][: network.inputs]
     return best

@@ -19,6 +19,7 @@ from holdfast.errors import InternalError
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.running import _RULES, Approximate
 from holdfast.ops import OPS, Kind, rules
+from holdfast.ops.geometry import ConvGeometry
 from holdfast.ops.record import Op, Params
 
 Matrix = list[list[Fraction]]
@@ -134,6 +135,35 @@ def test_absolute_and_offset_are_magnitudes(name, params, shapes) -> None:
     assert offset is not None or not bool(added.any())
     if offset is not None:
         assert bool((added.abs() <= offset * (1 + 1e-14)).all())
+
+
+@pytest.mark.parametrize(("name", "params", "shapes"), AFFINE, ids=named(AFFINE))
+def test_ratios_are_the_exact_matrix(name, params, shapes) -> None:
+    (shape,) = shapes
+    ratios = OPS[name].ratios(params, shape)
+    if ratios is None:  # computed, or sums of several weights beside a border that reflects
+        reflects = name == "conv" and params["geometry"].mode == "reflect"
+        assert reflects or name in ("batch_norm", "scale_channels")
+        return
+    rows, divisors = (part.tolist() for part in ratios)
+    assert min(divisors) > 0
+    found = [
+        [Fraction(c) / Fraction(d) for c in row] for row, d in zip(rows, divisors, strict=True)
+    ]
+    assert found == exact_matrix(name, params, shape)
+
+
+def test_weights_that_a_border_adds_up_are_not_called_stored() -> None:
+    weight = torch.tensor([[[1.0, 3.0, 2.0**-53]]], dtype=torch.float64)  # 1 + 2^-53 rounds
+    for mode, length, alone in (
+        ("reflect", 5, False),
+        ("circular", 5, True),
+        ("circular", 2, False),
+    ):
+        geometry = ConvGeometry((1,), ((1, 1),), (1,), mode=mode)
+        params = {"weight": weight, "bias": None, "geometry": geometry}
+        assert not OPS["conv"].stored(params)
+        assert (OPS["conv"].ratios(params, (1, length)) is not None) == alone
 
 
 @pytest.mark.parametrize(("name", "params", "shapes"), AFFINE, ids=named(AFFINE))

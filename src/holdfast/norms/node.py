@@ -101,7 +101,7 @@ def _factor_norm(node: Node) -> float:
     factor = OPS[op].run([torch.ones(1, *node.shape, dtype=torch.float64)], params)
     # 5 roundings at most stand between the stored statistics and the factor.
     norm = mul_up(float(factor.max()), 1.0 + 2.0 * gamma(8))
-    underflow = 0.0 if node.facts.stored or norm == 0.0 else TINY
+    underflow = 0.0 if node.facts.stored(node.params) or norm == 0.0 else TINY
     return add_up(norm, underflow)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.ops.geometry import conv, conv_transpose, per_channel
-from holdfast.ops.record import Evaluate, Kind, Op, Params, Shape
+from holdfast.ops.record import Evaluate, Kind, Op, Params, Ratios, Shape
 from holdfast.rounding import TINY
 
 Count = Callable[[Params, Shape], int]
@@ -128,6 +128,48 @@ def _magnitudes(params: Params, *names: str) -> Params:
     return {**params, **{name: abs(params[name]) for name in names}}
 
 
+# --- exact matrices -----------------------------------------------------------------------------
+
+
+def _matrix(run: Callable[[Tensor, Params], Tensor], params: Params, shape: Shape) -> Tensor:
+    """Return what unit vectors of one row's shape become, [outputs, inputs]."""
+    basis = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
+    return run(basis, params).flatten(1).T
+
+
+def _undivided(rows: Tensor) -> Ratios:
+    return rows, torch.ones(len(rows), dtype=torch.float64)
+
+
+def _weighted_ratios(
+    run: Callable[[Tensor, Params], Tensor], params: Params, shape: Shape
+) -> Ratios | None:
+    ones = {**params, "weight": torch.ones_like(params["weight"]), "bias": None}
+    if bool((_matrix(run, ones, shape) > 1.0).any()):
+        return None  # beside a border that reflects or repeats, a coefficient is a sum of weights
+    return _undivided(_matrix(run, {**params, "bias": None}, shape))
+
+
+def _counted_ratios(rows: Tensor) -> Ratios:
+    """Return the ratios of averages: every coefficient is 0 or 1 / n, with one whole n per row."""
+    largest = rows.amax(1)
+    return (rows > 0.0).double(), torch.where(largest > 0.0, 1.0 / largest, 1.0).round()
+
+
+def _divided_ratios(params: Params, shape: Shape) -> Ratios | None:
+    divisor = torch.as_tensor(params["divisor"], dtype=torch.float64).expand(1, *shape).flatten()
+    if not bool(divisor.isfinite().all()):
+        return None
+    return torch.diag(divisor.sign()), divisor.abs()
+
+
+def _not_stored(params: Params, shape: Shape) -> None:
+    """Have no exact matrix."""
+
+
+# --- kinds of records ---------------------------------------------------------------------------
+
+
 def _weighted(name: str, run: Callable[[Tensor, Params], Tensor], **facts: Any) -> Op:
     """Make the record of a layer with a weight and a bias, both stored numbers."""
     return Op(
@@ -135,12 +177,20 @@ def _weighted(name: str, run: Callable[[Tensor, Params], Tensor], **facts: Any) 
         Kind.AFFINE,
         linear=lambda params: (name, {**params, "bias": None}),
         absolute=lambda params: (name, _magnitudes({**params, "bias": None}, "weight")),
-        stored=True,
+        ratios=lambda params, shape: _weighted_ratios(run, params, shape),
+        # Padding that copies entries lets a window add several weights to one coefficient.
+        stored=lambda params: name != "conv" or params["geometry"].mode == "constant",
         **facts,
     )
 
 
-def _by_entry(name: str, run: Evaluate, setting: str, stored: bool = False) -> Op:
+def _by_entry(
+    name: str,
+    run: Evaluate,
+    setting: str,
+    ratios: Callable[[Params, Shape], Ratios | None],
+    stored: bool = False,
+) -> Op:
     """Make the record of a product or quotient with one number per entry."""
     # Of 8 roundings one is the operation's own, and at most 4 are those of the number itself.
     return Op(
@@ -150,13 +200,16 @@ def _by_entry(name: str, run: Evaluate, setting: str, stored: bool = False) -> O
         linear=lambda params: (name, params),
         absolute=lambda params: (name, _magnitudes(params, setting)),
         offset=_nothing,
+        ratios=ratios,
         by_entry=True,
-        stored=stored,
+        stored=lambda params: stored,
     )
 
 
-def _positive(name: str, run: Callable[[Tensor, Params], Tensor], roundings: Count) -> Op:
-    """Make the record of sums and averages: no coefficient is negative, nothing is added."""
+def _positive(
+    name: str, run: Callable[[Tensor, Params], Tensor], roundings: Count, counted: bool
+) -> Op:
+    """Make the record of sums or averages (`counted`): nothing is negative, nothing is added."""
     return Op(
         lambda inputs, params: run(inputs[0], params),
         Kind.AFFINE,
@@ -164,6 +217,10 @@ def _positive(name: str, run: Callable[[Tensor, Params], Tensor], roundings: Cou
         linear=lambda params: (name, params),
         absolute=lambda params: (name, params),
         offset=_nothing,
+        ratios=lambda params, shape: (_counted_ratios if counted else _undivided)(
+            _matrix(run, params, shape)
+        ),
+        stored=lambda params: not counted,  # the coefficients of sums are ones
     )
 
 
@@ -209,11 +266,18 @@ AFFINE: Mapping[str, Op] = {
         linear=_batch_norm_linear,
         absolute=_batch_norm_absolute,
         offset=_batch_norm_offset,
+        ratios=_not_stored,
         by_entry=True,
     ),
-    "scale_channels": _by_entry("scale_channels", _scale_channels, "factor"),
-    "scale": _by_entry("scale", _scale, "factor", stored=True),
-    "divide": _by_entry("divide", _divide, "divisor"),
+    "scale_channels": _by_entry("scale_channels", _scale_channels, "factor", _not_stored),
+    "scale": _by_entry(
+        "scale",
+        _scale,
+        "factor",
+        lambda params, shape: _undivided(_matrix(lambda x, p: _scale([x], p), params, shape)),
+        stored=True,
+    ),
+    "divide": _by_entry("divide", _divide, "divisor", _divided_ratios),
     "shift": Op(
         lambda inputs, params: inputs[0] + params["offset"],
         Kind.AFFINE,
@@ -221,18 +285,29 @@ AFFINE: Mapping[str, Op] = {
         linear=_without_offset,
         absolute=_without_offset,
         offset=_shift_offset,
+        ratios=lambda params, shape: _undivided(torch.eye(math.prod(shape), dtype=torch.float64)),
         by_entry=True,
-        stored=True,
+        stored=lambda params: True,
     ),
-    "avg_pool": _positive("avg_pool", _avg_pool, lambda p, shape: math.prod(p["kernel"]) + 2),
+    "avg_pool": _positive(
+        "avg_pool", _avg_pool, lambda p, shape: math.prod(p["kernel"]) + 2, counted=True
+    ),
     "adaptive_avg_pool": _positive(
-        "adaptive_avg_pool", _adaptive_avg_pool, lambda p, shape: math.prod(shape[1:]) + 2
+        "adaptive_avg_pool",
+        _adaptive_avg_pool,
+        lambda p, shape: math.prod(shape[1:]) + 2,
+        counted=True,
     ),
-    "mean": _positive("mean", lambda x, p: x.mean(p["dims"], p["keepdim"]), _over_dims),
+    "mean": _positive(
+        "mean", lambda x, p: x.mean(p["dims"], p["keepdim"]), _over_dims, counted=True
+    ),
     "cumsum": _positive(
-        "cumsum", lambda x, p: x.cumsum(p["dim"]), lambda p, shape: shape[p["dim"] - 1] + 2
+        "cumsum",
+        lambda x, p: x.cumsum(p["dim"]),
+        lambda p, shape: shape[p["dim"] - 1] + 2,
+        counted=False,
     ),
-    "sum": _positive("sum", lambda x, p: x.sum(p["dims"], p["keepdim"]), _over_dims),
+    "sum": _positive("sum", lambda x, p: x.sum(p["dims"], p["keepdim"]), _over_dims, counted=False),
 }
 """The records by name."""
 

@@ -14,6 +14,9 @@ Params = Mapping[str, Any]
 Shape = Sequence[int]
 Evaluate = Callable[[Sequence[Tensor], Params], Tensor]
 """Execute on tensors with a leading batch dimension; dimensions in params never name the batch."""
+Ratios = tuple[Tensor, Tensor]
+"""A matrix in exact numbers, [outputs, inputs], and what each of its rows is divided by, above 0,
+[outputs]."""
 Rewrite = Callable[[Params], tuple[str, Params]]
 """From the settings of an operation to another operation, by name, and its settings."""
 
@@ -48,6 +51,9 @@ class Op:
             so that bounds on rounding and norms come from the same execution.
         offset: Affine: magnitudes of what is added, shaped to broadcast against values with so
             many dimensions, batch included; None where nothing is.
+        ratios: Affine: the matrix of the linear part in exact numbers, from the settings and the
+            shape of one row of the input; None where its coefficients are no quotients of numbers
+            that are at hand.
         stored: Affine: whether its coefficients are stored numbers, not results of arithmetic.
         by_entry: Affine, wiring: entry i reads at most entry i in the order of the flattened row,
             or another place that no other entry reads, and every entry is read.
@@ -66,7 +72,8 @@ class Op:
     linear: Rewrite = _unknown
     absolute: Rewrite = _unknown
     offset: Callable[[Params, int], Tensor | None] = _unknown
-    stored: bool = False
+    ratios: Callable[[Params, Shape], Ratios | None] = _unknown
+    stored: Callable[[Params], bool] = lambda params: False
     by_entry: bool = False
     repeats: Callable[[Params], bool] = _unknown
     exact: bool = False
@@ -77,7 +84,7 @@ class Op:
 
     def __post_init__(self) -> None:
         needed = {
-            Kind.AFFINE: ("roundings", "linear", "absolute", "offset"),
+            Kind.AFFINE: ("roundings", "linear", "absolute", "offset", "ratios"),
             Kind.WIRING: ("linear", "repeats"),
             Kind.SUM: (),
             Kind.SCALAR: ("curve", "slopes", "inflation"),

@@ -125,7 +125,7 @@ class _Lift:
         rows = _apply(node.facts.linear(node.params), signal.rows, shape)
         bound = node.facts.absolute(node.params)
         # Applied to single coordinates, stored coefficients come out unrounded.
-        exact = node.facts.stored and _single_coordinates(signal.rows)
+        exact = node.facts.stored(node.params) and _single_coordinates(signal.rows)
         plain = exact and not signal.error.any() and bool(np.isin(signal.rows, (0.0, 1.0)).all())
         if not plain and _may_underflow(bound[1], signal):
             raise Unsupported("LipSDP", [node.obstacle("weights whose products underflow")])

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 from tests.nets import MaxMin, Residual, exact_values, load_net
+from tests.traps.truth import Function
 from torch import nn
 
 import holdfast
@@ -58,6 +59,23 @@ MODELS = {
         Residual(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), nn.ReLU()
     ),
     "dead and twins": lambda: dead(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 2)),
+    "divided": lambda: nn.Sequential(
+        Function(lambda x: x / 0.3),
+        nn.Linear(2, 4),
+        nn.ReLU(),
+        Function(lambda x: x / -0.7),
+        nn.Linear(4, 2),
+    ),
+    "averages": lambda: nn.Sequential(
+        nn.Linear(2, 5),
+        nn.ReLU(),
+        nn.Unflatten(1, (1, 5)),
+        nn.AvgPool1d(3, 2, 1),
+        nn.Flatten(),
+        nn.Linear(3, 2),
+        nn.ReLU(),
+        Function(lambda x: x.mean(1, keepdim=True)),
+    ),
 }
 
 
@@ -88,9 +106,9 @@ def enumerated(graph, norm: float, box=None) -> mpmath.mpf:
     """
     network = pieces(graph)
     d, units = network.inputs, len(network.B)
-    B, C, offset, left, right = (
-        exactly(part)
-        for part in (network.B, network.C, network.offset, network.left, network.right)
+    B, C, offset = (exactly(part) for part in (network.B, network.C, network.offset))
+    left, right = (
+        exactly(part) / exactly(network.divisor) for part in (network.left, network.right)
     )
     best = mpmath.mpf(0)
     for sides in itertools.product((0, 1), repeat=len(network.kinked)):

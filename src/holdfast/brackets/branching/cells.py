@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.brackets.branching.dyadic import Row, aligned, null_vector
 from holdfast.brackets.branching.pieces import Pieces
+from holdfast.brackets.branching.rationals import Row, aligned, null_vector
 from holdfast.sdp.form import Array
 
 Sides = NDArray[np.int8]
@@ -82,14 +82,14 @@ class Cell:
                     continue
                 walls.append(row.times(float(sides[unit])))
             slope = self.pieces.right[unit] if sides[unit] > 0 else self.pieces.left[unit]
-            values[unit] = row.times(slope)
+            values[unit] = row.times(slope).over(self.pieces.divisor[unit])
         return dataclasses.replace(grown, walls=tuple(walls))
 
     def _bent(self, unit: int) -> bool:
         return bool(self.pieces.left[unit] != self.pieces.right[unit])
 
     def _before(self, unit: int) -> Row:
-        """Return the row of a unit's pre-activation, which is linear in x."""
+        """Return the row of a unit's pre-activation, not divided yet, which is linear in x."""
         d = self.pieces.inputs
         line = self.pieces.B[unit]
         total = Row.of([*line[:d], self.pieces.offset[unit]])
@@ -144,9 +144,8 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
     if found.x[d] > 1e-11:
         return Room(False, found.x[:d])
     weights = np.maximum(-found.ineqlin.marginals, 0.0) / np.maximum(lengths, 1e-300)
-    if limits is None:
-        return Room(_refuted_anywhere(cell.walls, weights), None)
-    return Room(_refuted_in_box(cell.walls, weights, limits), None)
+    refuted = limits is not None and _refuted_in_box(cell.walls, weights, limits)
+    return Room(refuted or _refuted_anywhere(cell.walls, weights), None)
 
 
 def _refuted_in_box(walls: tuple[Row, ...], weights: Array, ends: Limits) -> bool:
@@ -157,9 +156,9 @@ def _refuted_in_box(walls: tuple[Row, ...], weights: Array, ends: Limits) -> boo
     total = walls[used[0]].times(weights[used[0]])
     for wall in used[1:]:
         total = total.plus(walls[wall].times(weights[wall]))
-    sides, exponent = aligned([Row.of(end) for end in ends])
+    sides, bottom = aligned([Row.of(end) for end in ends])
     most = sum(max(g * a, g * b) for g, a, b in zip(total.integers[:-1], *sides, strict=True))
-    return most + total.integers[-1] * (1 << exponent) <= 0
+    return most + total.integers[-1] * bottom <= 0
 
 
 def _refuted_anywhere(walls: tuple[Row, ...], weights: Array) -> bool:

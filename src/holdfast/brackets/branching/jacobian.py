@@ -64,10 +64,10 @@ def _jacobian_box(pieces: Pieces, low: Array, high: Array) -> tuple[Array, Array
         size = np.abs(row[used]) @ np.abs(middle[used])
         r = np.abs(row[used]) @ reach[used] + gamma(len(used) + 4) * size
         r = r * (1.0 + gamma(len(used) + 8)) + 4.0 * len(used) * TINY
-        c, s = centre[unit], spread[unit]
-        middle[d + unit] = c * m
-        wider = abs(c) * r + s * (np.abs(m) + r) + gamma(4) * np.abs(c * m)
-        reach[d + unit] = wider * (1.0 + gamma(8)) + 8.0 * TINY
+        c, s, divisor = centre[unit], spread[unit], pieces.divisor[unit]
+        middle[d + unit] = c * m / divisor
+        wider = abs(c) * r + s * (np.abs(m) + r) + gamma(6) * np.abs(c * m) + 8.0 * TINY
+        reach[d + unit] = wider / divisor * (1.0 + gamma(10)) + 8.0 * TINY
     rows = np.abs(pieces.C)
     terms = rows.shape[1]
     rounding = gamma(terms + 4) * (rows @ np.abs(middle)) + 4.0 * terms * TINY

@@ -1,8 +1,9 @@
-"""A network of linear pieces, with every coefficient the stored number itself.
+"""A network of linear pieces, with every coefficient a stored number or the quotient of two.
 
-`lipsdp.lift` multiplies consecutive maps out, which rounds, and drops offsets, which cancel in
+`sdp.lift` multiplies consecutive maps out, which rounds, and drops offsets, which cancel in
 differences. Here every entry of every value is one coordinate: an input, or a unit. A linear map
-makes units of slope 1, which hold its weights and offsets unrounded.
+makes units of slope 1, which hold its weights and offsets unrounded. Where it divides (by a
+constant, or by the count of an average), the unit holds both numbers, as their quotient rounds.
 """
 
 import math
@@ -18,8 +19,9 @@ from holdfast.errors import Unsupported
 from holdfast.graph.comparisons import NOT_WRITTEN, with_pairs
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Reading, read
-from holdfast.ops import OPS, Kind, rules
-from holdfast.sdp.form import Array, NormalForm
+from holdfast.norms.node import worth_writing_out
+from holdfast.ops import Kind, rules
+from holdfast.sdp.form import Array, NormalForm, norm_rows
 from holdfast.sdp.lift import Ranges
 
 Places = NDArray[np.int64]
@@ -29,7 +31,9 @@ _NAME = "branch and bound"
 
 @dataclass(frozen=True)
 class Pieces:
-    """`z = B (x, v) + offset`, `y = C (x, v)`; `v_i` is `left_i z_i` below 0, else `right_i z_i`.
+    """`z = B (x, v) + offset`, `y = C (x, v)`, `v_i = slope_i z_i / divisor_i`.
+
+    The slope is `left_i` where `z_i` is below 0, else `right_i`.
 
     Attributes:
         B: [units, inputs + units], exact; unit i reads only units before it.
@@ -37,6 +41,7 @@ class Pieces:
         offset: [units], exact.
         left: [units], slopes below 0.
         right: [units], slopes above 0.
+        divisor: [units], above 0, exact.
         inputs: Number of input coordinates.
     """
 
@@ -45,6 +50,7 @@ class Pieces:
     offset: Array
     left: Array
     right: Array
+    divisor: Array
     inputs: int
 
     @property
@@ -57,25 +63,33 @@ class Pieces:
         return np.flatnonzero(self.B[unit, self.inputs :]).tolist()
 
     def form(self, low: Array, high: Array) -> NormalForm:
-        """Return the normal form with other slopes."""
-        return NormalForm(self.B, self.C, low, high, self.inputs)
+        """Return the normal form with other slopes; quotients carry their rounding."""
+        divided = (self.B != 0.0) & (self.divisor != 1.0)[:, None]
+        if not divided.any():
+            return NormalForm(self.B, self.C, low, high, self.inputs)
+        with np.errstate(over="ignore", invalid="ignore"):  # `NormalForm` refuses what overflowed
+            B = self.B / self.divisor[:, None]
+            lost = np.where(divided, np.spacing(np.abs(B)), 0.0)
+        return NormalForm(B, self.C, low, high, self.inputs, norm_rows(lost, self.inputs))
 
 
-def pieces(graph: Graph, ranges: Ranges | None = None) -> Pieces:
+def pieces(graph: Graph, ranges: Ranges | None = None, most_units: int = 1000) -> Pieces:
     """Read the linear pieces of a network.
 
     Args:
         graph: Captured model.
         ranges: Slopes of activations on a region, by node, as in `lipsdp.lift`; a unit with one
             slope there is linear.
+        most_units: Give up beyond so many units: the matrices grow with their square.
 
     Returns:
         The pieces.
 
     Raises:
-        Unsupported: When an operation is curved, or its coefficients are not stored numbers.
+        Unsupported: When an operation is curved, its coefficients are no quotients of stored
+            numbers, or there are too many units.
     """
-    return _Pieces(with_pairs(graph.double()), ranges or {}).read()
+    return _Pieces(with_pairs(graph.double()), ranges or {}, most_units).read()
 
 
 @dataclass
@@ -85,14 +99,17 @@ class _Pieces:
     Attributes:
         graph: In float64, with maxima as comparisons.
         ranges: Slopes by node.
+        most_units: Give up beyond so many.
     """
 
     graph: Graph
     ranges: Ranges
+    most_units: int
     _rows: list[dict[int, float]] = field(default_factory=list)
     _offsets: list[float] = field(default_factory=list)
     _left: list[float] = field(default_factory=list)
     _right: list[float] = field(default_factory=list)
+    _divisors: list[float] = field(default_factory=list)
 
     def read(self) -> Pieces:
         """Return the pieces of the whole graph."""
@@ -118,19 +135,26 @@ class _Pieces:
         B = np.zeros((len(self._rows), width))
         for unit, row in enumerate(self._rows):
             B[unit, list(row)] = list(row.values())
-        offset, left, right = map(np.array, (self._offsets, self._left, self._right))
-        return Pieces(B, C, offset, left, right, self._inputs)
+        columns = (self._offsets, self._left, self._right, self._divisors)
+        offset, left, right, divisor = map(np.array, columns)
+        return Pieces(B, C, offset, left, right, divisor, self._inputs)
 
-    def _unit(self, row: dict[int, float], offset: float, slopes: tuple[float, float]) -> int:
-        """Add a unit and return its coordinate."""
+    def _bend(self, row: dict[int, float], slopes: tuple[float, float]) -> int:
+        """Add a unit without offset and return its coordinate."""
+        place = self._wire(row)
+        self._left[-1], self._right[-1] = slopes
+        return place
+
+    def _wire(self, row: dict[int, float], offset: float = 0.0, divisor: float = 1.0) -> int:
+        """Add a linear unit, unless there are too many, and return its coordinate."""
+        if len(self._rows) >= self.most_units:
+            raise Unsupported(f"{_NAME} of more than {self.most_units} units", [])
         self._rows.append(row)
         self._offsets.append(offset)
-        self._left.append(slopes[0])
-        self._right.append(slopes[1])
+        self._left.append(1.0)
+        self._right.append(1.0)
+        self._divisors.append(divisor)
         return self._inputs + len(self._rows) - 1
-
-    def _wire(self, row: dict[int, float], offset: float = 0.0) -> int:
-        return self._unit(row, offset, (1.0, 1.0))
 
     def _moving(self, node: Node, values: Sequence[Places | None]) -> list[Places]:
         """Return the coordinates of all inputs.
@@ -145,22 +169,30 @@ class _Pieces:
 
     def _affine(self, node: Node, values: Sequence[Places | None]) -> Places:
         (value,) = self._moving(node, values)
-        if not node.facts.stored:
-            raise Unsupported(_NAME, [node.obstacle("its coefficients are computed, and round")])
         shape = value.shape[1:]
-        if len(np.unique(value)) != value.size:
-            raise Unsupported(_NAME, [node.obstacle("reads one entry twice")])
-        basis = torch.eye(value.size, dtype=torch.float64).reshape(-1, *shape)
-        op, params = node.facts.linear(node.params)
-        weights = OPS[op].run([basis], params).flatten(1).T.numpy()
-        offsets = node.facts.run([torch.zeros_like(basis[:1])], node.params).flatten().tolist()
-        places = value.flatten()
+        if not worth_writing_out(value.size, math.prod(node.shape)):
+            raise Unsupported(_NAME, [node.obstacle("too large to be written out as a matrix")])
+        ratios = node.facts.ratios(node.params, shape)
+        if ratios is None:
+            why = "its coefficients are no quotients of stored numbers"
+            raise Unsupported(_NAME, [node.obstacle(why)])
+        rows, divisors = (part.numpy() for part in ratios)
+        zero = torch.zeros(1, *shape, dtype=torch.float64)
+        offsets = node.facts.run([zero], node.params).flatten().tolist()
+        places = self._distinct(value)
         units = []
-        for row, offset in zip(weights, offsets, strict=True):
+        for row, offset, divisor in zip(rows, offsets, divisors.tolist(), strict=True):
             used = np.flatnonzero(row)
             reads = dict(zip(places[used].tolist(), row[used].tolist(), strict=True))
-            units.append(self._wire(reads, offset))
+            units.append(self._wire(reads, offset, divisor))
         return _shaped(units, node)
+
+    def _distinct(self, value: Places) -> Places:
+        """Return coordinates for the entries of a value, copies where one is there again."""
+        places: dict[int, None] = {}
+        for place in value.flatten().tolist():
+            places[self._wire({place: 1.0}) if place in places else place] = None
+        return np.array([*places], dtype=np.int64)
 
     def _move(self, node: Node, values: Sequence[Places | None]) -> Places:
         parts = [torch.from_numpy(v).double() for v in self._moving(node, values)]
@@ -190,7 +222,7 @@ class _Pieces:
             low, high = self.ranges[node.name]
             left, right = (torch.where(low == high, low, side) for side in (left, right))
         slopes = zip(left.flatten().tolist(), right.flatten().tolist(), strict=True)
-        return [self._unit(row, 0.0, pair) for row, pair in zip(rows, slopes, strict=True)]
+        return [self._bend(row, pair) for row, pair in zip(rows, slopes, strict=True)]
 
     def _add(self, node: Node, values: Sequence[Places | None]) -> Places:
         parts = [np.broadcast_to(v, (1, *node.shape)) for v in self._moving(node, values)]

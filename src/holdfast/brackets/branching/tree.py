@@ -73,7 +73,7 @@ def branch(graph: Graph, goal: Goal) -> Iterator[float | SteepPair]:
     except Unsupported:
         return
     # With more units that can be on either side branching does not end in anybody's time.
-    if len(network.kinked) <= 64 and len(network.B) <= 1000:
+    if len(network.kinked) <= 64:
         yield from _Tree(graph.double(), network, limits, goal).run()
 
 
@@ -184,7 +184,7 @@ class _Tree:
 @np.errstate(over="ignore", invalid="ignore")
 def _influence(network: Pieces, slopes: np.ndarray) -> np.ndarray:
     """Return per unit how much of the output's change passes its kink, at the given slopes."""
-    d, units = network.inputs, len(network.B)
+    d, units, slopes = network.inputs, len(network.B), slopes / network.divisor
     into = np.zeros((d + units, d))
     into[:d] = np.eye(d)
     arriving = np.zeros(units)
@@ -196,4 +196,4 @@ def _influence(network: Pieces, slopes: np.ndarray) -> np.ndarray:
     for unit in reversed(range(units)):
         out[:, : d + unit] += np.outer(out[:, d + unit] * slopes[unit], network.B[unit, : d + unit])
     leaving = np.linalg.norm(out[:, d:], axis=0)
-    return arriving * leaving * np.abs(network.right - network.left)
+    return arriving * leaving * np.abs(network.right - network.left) / network.divisor

@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.brackets.branching.dyadic import Row, null_vector
+from holdfast.brackets.branching.rationals import Row, null_vector
 
 FLOATS = st.floats(-1e3, 1e3, allow_subnormal=True)
 
 
 def fractions(row: Row) -> list[Fraction]:
-    return [Fraction(top, 1 << row.exponent) for top in row.integers]
+    return [Fraction(top, row.bottom) for top in row.integers]
 
 
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=4), FLOATS)

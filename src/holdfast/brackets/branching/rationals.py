@@ -1,4 +1,4 @@
-"""Exact rows of numbers k / 2^e: sums and products of floating-point numbers never round."""
+"""Exact rows of rational numbers: sums, products and quotients of floats never round."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,47 +12,51 @@ Integers = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """The numbers `integers / 2^exponent`.
+    """The numbers `integers / bottom`.
 
     Attributes:
         integers: Python integers.
-        exponent: At least 0.
+        bottom: Positive; a power of two until something is divided by another number.
     """
 
     integers: Integers
-    exponent: int
+    bottom: int
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Row":
         """Return finite floating-point numbers, exactly."""
         ratios = [float(value).as_integer_ratio() for value in values]
-        exponent = max((bottom.bit_length() - 1 for _, bottom in ratios), default=0)
-        scaled = [(top << exponent) // bottom for top, bottom in ratios]
-        return cls(np.array(scaled, dtype=object), exponent)
+        bottom = max((own for _, own in ratios), default=1)  # all are powers of two
+        scaled = [top * (bottom // own) for top, own in ratios]
+        return cls(np.array(scaled, dtype=object), bottom)
 
     def times(self, factor: float) -> "Row":
         """Return the row times a finite floating-point number."""
         top, bottom = float(factor).as_integer_ratio()
-        return Row(self.integers * top, self.exponent + bottom.bit_length() - 1)
+        return Row(self.integers * top, self.bottom * bottom)
+
+    def over(self, divisor: float) -> "Row":
+        """Return the row divided by a positive finite floating-point number."""
+        top, bottom = float(divisor).as_integer_ratio()
+        return Row(self.integers * bottom, self.bottom * top)
 
     def plus(self, other: "Row") -> "Row":
         """Return the sum of two rows of one length."""
-        (left, right), exponent = aligned((self, other))
-        return Row(left + right, exponent)
+        (left, right), bottom = aligned((self, other))
+        return Row(left + right, bottom)
 
     def floats(self) -> list[float]:
         """Return the numbers rounded to nearest; all infinite where one is beyond float64."""
-        bottom = 1 << self.exponent
         try:
-            return [top / bottom for top in self.integers]
+            return [top / self.bottom for top in self.integers]
         except OverflowError:
             return [math.inf] * len(self.integers)
 
 
 def aligned(rows: Sequence[Row]) -> tuple[list[Integers], int]:
-    """Return rows as integers over one power of two, and its exponent."""
-    exponent = max(row.exponent for row in rows)
-    return [row.integers * (1 << exponent - row.exponent) for row in rows], exponent
+    """Return rows as integers over one positive integer, and that integer."""
+    bottom = math.lcm(*(row.bottom for row in rows))
+    return [row.integers * (bottom // row.bottom) for row in rows], bottom
 
 
 def null_vector(rows: list[Integers]) -> list[int] | None:
