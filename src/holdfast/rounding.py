@@ -7,13 +7,17 @@ float arithmetic rounds to nearest, so one step outward with `nextafter` is a pr
 Below the smallest normal number a product, quotient or square errs absolutely instead, by at most
 `TINY` (sums and differences are exact there), and a relative bound says nothing. So every proved
 bound either scales its numbers by powers of two first, which is exact (`scaled`, `lengths_up`), or
-adds a `TINY` for each operation (`rows_up`).
+adds a `TINY` for each operation (`rows_up`). A process that flushes such numbers to zero
+(`torch.set_flush_denormal(True)`) keeps neither promise: `check_subnormals` refuses it.
 """
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from holdfast.errors import Obstacle, Unsupported
 
 UNIT = 2.0**-53
 """Unit roundoff of float64."""
@@ -23,6 +27,28 @@ TINY = 2.0**-1074
 
 SMALLEST = 2.0**-1022
 """Smallest normal float64."""
+
+
+def check_subnormals(what: str) -> None:
+    """Refuse to prove anything where numbers below the smallest normal one are flushed to zero.
+
+    It is a setting of each thread of the processor, which new threads inherit, and which libraries
+    built with -ffast-math change when they are loaded: so all of torch's threads are asked.
+
+    Args:
+        what: What was attempted.
+
+    Raises:
+        Unsupported: When this thread, or one that torch computes on, flushes them.
+    """
+    # Torch divides work among its threads by 2^15 entries each.
+    shared = torch.full((torch.get_num_threads() * 2**15,), SMALLEST, dtype=torch.float64)
+    alone = np.full(8, SMALLEST)
+    kept = bool((shared / 4.0 * 4.0 == shared).all()) and bool((alone / 4.0 * 4.0 == alone).all())
+    if not kept:
+        why = "this process flushes them to zero, and every bound rests on gradual underflow"
+        advice = "call torch.set_flush_denormal(False) at the start of the process"
+        raise Unsupported(what, [Obstacle("", "subnormal numbers", why, advice)])
 
 
 def up(value: float) -> float:

@@ -25,6 +25,8 @@ from holdfast.types import dual
 
 METHODS = ("auto", "auto", "global", "local")
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:

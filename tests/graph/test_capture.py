@@ -1,5 +1,9 @@
 """Capture: what is taken, what is folded, and what is refused with which words."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 import holdfast
 from holdfast.errors import InvalidInput, Unsupported
-from holdfast.graph.capture import check_unchanged
+from holdfast.graph.capture import captured, check_unchanged
 from holdfast.graph.walk import hidden_states, run
 
 
@@ -291,3 +295,51 @@ def test_weights_made_in_inference_mode_are_refused_with_the_way_on() -> None:
         model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     with pytest.raises(holdfast.Unsupported, match="inference"):
         holdfast.capture(model, torch.zeros(1, 3))
+
+
+@pytest.fixture
+def flushing() -> Iterator[None]:
+    """Flush subnormal numbers to zero for the length of a test."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush")
+    yield
+    torch.set_flush_denormal(False)
+
+
+FLUSHED = r"refused: .*subnormal numbers: .* call torch.set_flush_denormal\(False\)"
+
+
+@pytest.mark.usefixtures("flushing")
+def test_flushed_subnormal_numbers_are_refused() -> None:
+    model, x = nn.Linear(2, 2).eval(), torch.ones(1, 2)
+    with pytest.raises(Unsupported, match="capture " + FLUSHED):
+        holdfast.capture(model, x)
+    torch.set_flush_denormal(False)
+    certificates = holdfast.certify(model, x, model(x).argmax(1))
+    torch.set_flush_denormal(True)
+    with pytest.raises(Unsupported, match="a bound of change " + FLUSHED):
+        certificates.output_change(1.0)
+
+
+@pytest.mark.usefixtures("flushing")
+def test_a_setting_that_changes_meanwhile_is_refused() -> None:
+    torch.set_flush_denormal(False)
+    with pytest.raises(Unsupported, match="certification " + FLUSHED):  # noqa: SIM117
+        with captured(nn.Linear(2, 2).eval(), torch.ones(1, 2)):
+            torch.set_flush_denormal(True)
+
+
+@pytest.mark.slow
+def test_threads_that_still_flush_are_refused() -> None:
+    script = """if True:
+        import torch
+        from holdfast.rounding import check_subnormals
+        torch.set_num_threads(2)
+        torch.set_flush_denormal(True)
+        torch.ones(1_000_000) * 2.0  # starts the other thread
+        torch.set_flush_denormal(False)
+        check_subnormals("capture")
+    """
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "capture refused: (1) (model): subnormal numbers" in ended.stderr

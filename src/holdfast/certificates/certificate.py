@@ -123,6 +123,7 @@ class Certificates:
 
         Raises:
             InvalidInput: When epsilon is negative or NaN.
+            Unsupported: When the process flushes subnormal numbers to zero.
         """
         epsilon = check_distance("epsilon", epsilon)
         everywhere = self.radius.new_full((len(self),), mul_up(self.constant, epsilon))
@@ -144,6 +145,7 @@ class Certificates:
         Raises:
             InvalidInput: When epsilon is negative or NaN, or labels are targets and the model is
                 not at hand.
+            Unsupported: When the process flushes subnormal numbers to zero.
         """
         epsilon = check_distance("epsilon", epsilon)
         around = None if self.changes is None else self.changes.loss(epsilon)

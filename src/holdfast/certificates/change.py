@@ -20,7 +20,7 @@ from holdfast.certificates.local import batches, differences
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import Approximate
-from holdfast.rounding import UNIT, gamma, lengths_up, next_down
+from holdfast.rounding import UNIT, check_subnormals, gamma, lengths_up, next_down
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Changes:
 
     @torch.no_grad()
     def _over_rows(self, epsilon: float, part: Callable[[Relaxed, Tensor], Tensor]) -> Tensor:
+        check_subnormals("a bound of change")
         graph, found = self.graph.double(), []
         for rows in batches(graph, len(self.inputs)):
             x = self.inputs[rows].double().nan_to_num(0.0, 0.0, 0.0)

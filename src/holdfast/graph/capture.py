@@ -17,6 +17,7 @@ from holdfast.errors import Obstacle, Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import check_replay
 from holdfast.graph.translate import translate
+from holdfast.rounding import check_subnormals
 
 Example = Tensor | Mapping[str, Tensor]
 
@@ -38,7 +39,7 @@ def capture(model: nn.Module, example: Example) -> Graph:
     Raises:
         Unsupported: With every reason at once: training-mode batch norm or dropout, state that
             the forward pass writes, data-dependent control flow, weights that are not finite,
-            rows that influence each other, ...
+            rows that influence each other, ... Or when the process flushes subnormal numbers.
         InvalidInput: When the example is not a batch of tensors.
 
     >>> import torch, holdfast
@@ -55,7 +56,8 @@ def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
     """Capture a model for the length of a `with` statement; see `capture`.
 
     Whatever is computed inside is about one state of the weights: they are hashed before the model
-    is exported, and once more where the statement ends.
+    is exported, and once more where the statement ends. Neither there nor here does the process
+    flush subnormal numbers.
 
     Args:
         model: As for `capture`.
@@ -68,6 +70,7 @@ def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
         Unsupported: As for `capture`, and when weights or buffers changed meanwhile.
         InvalidInput: As for `capture`.
     """
+    check_subnormals("capture")
     model, example = check_model(model), check_example(example)
     tensors = tuple(example.values()) if isinstance(example, dict) else (example,)
     obstacles = [*training_modes(model), *_weights(model)]
@@ -83,6 +86,7 @@ def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
     if empty:
         raise Unsupported("capture", empty)
     yield graph
+    check_subnormals("certification")
     check_unchanged(graph, model)
 
 
