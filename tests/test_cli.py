@@ -455,7 +455,7 @@ def test_a_certificate_file_is_checked(run, tmp_path) -> None:
     path, weights = tmp_path / "c.json", tmp_path / "w.safetensors"
     model = f"{NET}?weights={weights}"
     save_file(_net_weights(1), weights)
-    assert run(f"certify {model} npz:good.npz --out {path}")[0] == 0
+    assert run(f"certify {model} npz:good.npz --method global --out {path}")[0] == 0
     code, out, _ = run(f"check {path} --model {model} --json")
     found = json.loads(out)
     assert (code, found["claimed"]) == (0, 0) and found["proved"] > 0

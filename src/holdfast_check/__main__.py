@@ -1,4 +1,4 @@
-"""`python -m holdfast_check cert.json [--model FILE]`: 0 proved, 2 rejected, 6 not all proved."""
+"""`python -m holdfast_check cert.json [--model FILE]`: 0 proved, 2 rejected, 6 claims more."""
 
 import argparse
 from pathlib import Path

@@ -161,7 +161,7 @@ def test_large_networks_are_split(tmp_path, name: str, monkeypatch) -> None:
 @pytest.mark.parametrize("name", ["digits-bounded", "digits-plain"])
 def test_the_demo_is_proved(tmp_path, name: str, norm: float) -> None:
     inputs, labels = demo_data()
-    certificates = holdfast.certify(demo_model(name), inputs[::40], labels[::40], norm)
+    certificates = holdfast.certify(demo_model(name), inputs[::40], labels[::40], norm, "global")
     certificates.save(tmp_path / "demo.json")
     report = holdfast_check.check(tmp_path / "demo.json")
     assert (report.proved, report.claimed) == (int((certificates.radius > 0).sum()), 0)
@@ -208,7 +208,7 @@ def test_rows_without_a_radius_are_left_alone(tmp_path) -> None:
     model, x, y = example("relu")
     x[1, 0] = math.nan
     y[2] = (y[2] + 1) % 3
-    holdfast.certify(model, x, y).save(tmp_path / "c.json")
+    holdfast.certify(model, x, y, method="global").save(tmp_path / "c.json")
     report = holdfast_check.check(tmp_path / "c.json")
     assert (report.rows, report.proved, report.claimed) == (4, 2, 0)
 

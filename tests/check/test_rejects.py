@@ -16,6 +16,7 @@ from tests.check.zoo import example, numbers, rehash, rewrite, written
 from torch import Tensor
 
 import holdfast
+from holdfast.errors import InvalidInput
 from holdfast_check import Rejected, check
 from holdfast_check.files import digest
 
@@ -321,7 +322,7 @@ def test_arrays_lie_beside_the_document(files, tmp_path, name):
         check(target)
 
 
-FORGED = "\x1b[2K\rproved: 3 of 3 radii\nonly claimed: 0\u202e\x9b2J\u2028"
+FORGED = "\x1b[2K\rproved: 3 of 3 radii\nclaimed, not proved by this file: 0 rows\u202e\x9b2J\u2028"
 
 
 def printed(target: Path, *more: str) -> tuple[int, list[str]]:
@@ -344,9 +345,62 @@ def test_a_reason_that_forges_a_verdict_is_quoted_and_proves_nothing(tmp_path):
     code, lines = printed(path)
     assert code == 6
     assert lines[0].startswith("the file says why: '\\x1b[2K")
-    assert lines[1:] == ["nothing is proved"]
+    assert lines[1:] == ["claimed, not proved by this file: 0 rows", "nothing is proved"]
     code, lines = printed(path, "--model", str(path))
-    assert (code, lines[1:]) == (6, ["nothing is proved, nor compared"])
+    assert (code, lines[2:]) == (6, ["nothing is proved, nor compared"])
+
+
+def test_a_claim_is_never_dressed_as_proved(files, tmp_path):
+    """The proof of a stranger's file is right, and each row claims the whole world beside it."""
+
+    def claim(document, arrays):
+        rows = document["rows"]
+        rows["claimed"] = [(1e9).hex()] * 4
+        rows["method"] = ["local"] * 4
+        document["guarantee"], document["constant"] = "All of it is proved.", (0.0).hex()
+
+    target = copy(files[0], tmp_path)
+    honest = holdfast.Certificates.load(target, claimed=True)
+    before = numbers(json.loads(target.read_text())["rows"]["radius"])
+    rewrite(target, claim)
+    code, lines = printed(target)
+    assert code == 6
+    assert lines[-2:] == [
+        "proved: 4 of 4 radii, for the exact real function",
+        "claimed, not proved by this file: 4 rows",
+    ]
+    loaded = holdfast.Certificates.load(target)
+    assert loaded.radius.tolist() == before and bool((loaded.radius <= honest.radius).all())
+    assert loaded.constant == math.inf and "All of it" not in loaded.guarantee
+    assert loaded.verified_accuracy(1e6) == 0.0
+    assert set(loaded.method) == {"global"}
+    assert holdfast.Certificates.load(target, claimed=True).verified_accuracy(1e6) == 1.0
+
+
+def test_a_file_without_a_proof_loads_only_as_a_claim(tmp_path):
+    path = written(tmp_path, "linear")
+    holdfast.Certificates.load(path, claimed=True).save(path)
+    assert check(path).proved == 0 and check(path).claimed == 4
+    with pytest.raises(InvalidInput, match=r"holds no proof .*claimed=True"):
+        holdfast.Certificates.load(path)
+
+
+def test_a_wrong_proof_does_not_load(files, tmp_path):
+    target = copy(files[0], tmp_path)
+    rewrite(target, lambda document, arrays: _larger_radius(document, arrays, random.Random(0)))
+    with pytest.raises(InvalidInput, match="rejected: "):
+        holdfast.Certificates.load(target)
+
+
+def test_rows_without_a_proof_load_without_a_radius(files, tmp_path):
+    def drop(document, arrays):
+        document["rows"]["radius"][1] = (0.0).hex()
+
+    target = copy(files[0], tmp_path)
+    rewrite(target, drop)
+    loaded = holdfast.Certificates.load(target)
+    assert loaded.reason[1] == "not_proved" and loaded.reason.count("certified") == 3
+    assert float(loaded.radius[1]) == 0.0 and float(loaded.margin[1]) == -math.inf
 
 
 def test_names_of_arrays_are_quoted(files, tmp_path):

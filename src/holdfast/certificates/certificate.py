@@ -9,7 +9,7 @@ from torch import Tensor
 
 from holdfast.arguments import NORMS, check_distance, check_number
 from holdfast.certificates.change import Changes
-from holdfast.certificates.files import load_fields, save
+from holdfast.certificates.files import load_claimed, load_proved, save
 from holdfast.documents import checked_result, encode
 from holdfast.errors import InvalidInput
 from holdfast.files import StrPath, check_path, plain_fields
@@ -28,8 +28,8 @@ class Certificates:
         predicted: [N] int64, class of the largest logit; -1 where the logits are not finite.
         labels: [N] int64; [N, outputs] float64 for targets.
         reason: Per row: `certified`, `misclassified`, `tie`, `within_rounding`, `not_finite`,
-            `unbounded_constant`, `may_overflow`, `no_class`; every radius of 0 has one that says
-            why.
+            `unbounded_constant`, `may_overflow`, `no_class`, `not_proved`; every radius of 0
+            has one that says why.
         method: Per row: what gave the radius, `global` or `local`.
         norm: 1, 2 or inf.
         semantics: What a radius is about. `real`: the exact real function of the stored weights;
@@ -185,14 +185,25 @@ class Certificates:
         save(encode(self), self.radius, self.changes, check_path(path, "path"))
 
     @classmethod
-    def load(cls, path: StrPath) -> "Certificates":
-        """Return what `save` wrote, as it was before; this does not check the proof.
+    def load(cls, path: StrPath, claimed: bool = False) -> "Certificates":
+        """Return the certificates that a file of `save` proves, after checking its proof.
+
+        Every radius is at most what was certified, and in full where the method was `global`, up to
+        the accuracy of the proof. `not_proved` is the reason of rows without a proved radius, and
+        no `constant` is known. Predicted classes, labels and other reasons are as the file says.
+
+        Args:
+            path: The JSON file, with the arrays of its proof beside it.
+            claimed: Return what the file says instead, as it was before `save`, and check nothing.
+                Whoever wrote the file may have claimed anything: for files of your own.
 
         Raises:
-            InvalidInput: When the file is not a certificate file of this version, or was changed
-                after it was written.
+            InvalidInput: When the file is not a certificate file of this version, was changed after
+                it was written, or does not prove what it says it does.
+            MissingExtra: When the checker is not installed.
         """
-        return checked_result(cls, load_fields(check_path(path, "path")), {}, path)
+        place = check_path(path, "path")
+        return checked_result(cls, (load_claimed if claimed else load_proved)(place), {}, path)
 
     def coherent(self) -> bool:
         """Return whether every row has all its entries, and radii and reasons agree."""

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -18,6 +18,10 @@ from holdfast.documents import encode
 from holdfast.errors import InvalidInput, MissingExtra, Unsupported
 from holdfast.files import read_json, write_together
 from holdfast.graph.capture import capture, weights_hash
+from holdfast.types import norm_name
+
+if TYPE_CHECKING:
+    from holdfast_check import Report
 
 FORMAT = "holdfast.certificates/2"
 _PER_ROW = ("radius", "margin", "predicted", "labels", "reason", "method")
@@ -134,8 +138,80 @@ def describes(path: Path, model: nn.Module) -> bool:
     return same and lowered.ops == proof["graph"]
 
 
-def load_fields(path: Path) -> dict[str, Any]:
-    """Return the fields of the certificates in a file, as `encode` writes them.
+def check_file(path: Path, weights: Path | None = None, argument: str = "path") -> "Report":
+    """Return what the independent checker finds proved in a file.
+
+    Args:
+        path: The file.
+        weights: A safetensors file whose arrays must be those of the proof.
+        argument: Name of the user's argument that chose the file, for the message.
+
+    Raises:
+        InvalidInput: When the checker rejects it.
+        MissingExtra: When the checker is not installed.
+    """
+    try:
+        import holdfast_check
+    except ImportError as problem:
+        raise MissingExtra("python-flint", "rigorous", "a check of a certificate file") from problem
+    try:
+        return holdfast_check.check(path, weights)
+    except holdfast_check.Rejected as why:
+        got = f"{str(path)!r}, rejected: {why}"
+        raise InvalidInput(argument, got, "a file whose radii are proved") from why
+
+
+def load_claimed(path: Path) -> dict[str, Any]:
+    """Return the fields of the certificates as a file claims them, written as by `encode`.
+
+    Raises:
+        InvalidInput: When it is not a certificate file of this version, or was changed after it was
+            written.
+    """
+    return _fields(_read(path), "claimed")
+
+
+def load_proved(path: Path) -> dict[str, Any]:
+    """Return the fields of the certificates that a file proves, written as by `encode`.
+
+    Raises:
+        InvalidInput: When it is not a certificate file of this version, was changed after it was
+            written, holds no proof, or one that is wrong.
+        MissingExtra: When the checker is not installed.
+    """
+    document = _read(path)
+    check_file(path)
+    if document["proof"]["missing"]:
+        got = f"{str(path)!r}, which holds no proof ({document['proof']['missing']!a:.300})"
+        raise InvalidInput("path", got, "a proof, or claimed=True to take the file's word")
+    fields = _fields(document, "radius")
+    for k, radius in enumerate(fields["radius"]):
+        if float.fromhex(radius) == 0.0:
+            fields["margin"][k] = (-math.inf).hex()
+            if fields["reason"][k] == "certified":
+                fields["reason"][k] = "not_proved"
+    norm = norm_name(float.fromhex(fields["norm"]))
+    return fields | {
+        "constant": math.inf.hex(),
+        "method": ["global"] * len(fields["radius"]),
+        "guarantee": f"Every input within {norm} distance `radius` of a certified row has the same "
+        "largest logit as the row, its label's, for the exact real function that the operations "
+        "and weights in the file define: proved from the file when it was loaded.",
+    }
+
+
+def _fields(document: dict[str, Any], column: str) -> dict[str, Any]:
+    """Return the fields in a document, with one of its two columns of radii."""
+    rows = document["rows"]
+    norms = {name: norm.hex() for norm, name in _NORMS.items()}
+    fixed = ("format", "digest", "rows", "proof", "assumptions", "citations")
+    fields = {name: value for name, value in document.items() if name not in fixed}
+    fields["norm"] = norms.get(str(fields["norm"]), fields["norm"])
+    return fields | {name: rows[name] for name in _PER_ROW} | {"radius": rows[column]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the document in a file whose digest fits.
 
     Raises:
         InvalidInput: When it is not a certificate file of this version, or was changed after it was
@@ -153,8 +229,4 @@ def load_fields(path: Path) -> dict[str, Any]:
     if document["digest"] != _digest(document):
         got = f"{str(path)!r}, whose digest is not that of its content"
         raise InvalidInput("path", got, "a file that nobody changed")
-    norms = {name: norm.hex() for norm, name in _NORMS.items()}
-    fixed = ("format", "digest", "rows", "proof", "assumptions", "citations")
-    fields = {name: value for name, value in document.items() if name not in fixed}
-    fields["norm"] = norms.get(str(fields["norm"]), fields["norm"])
-    return fields | {name: rows[name] for name in _PER_ROW} | {"radius": rows["claimed"]}
+    return document

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from holdfast.cli.app import Answer, Json, verb
-from holdfast.errors import InvalidInput, MissingExtra
+from holdfast.errors import InvalidInput
 
 Origin = Annotated[
     str | None, Parameter(help="demo:NAME or module:package.file:factory[?weights=FILE]")
@@ -20,20 +20,12 @@ def check(
     model: Origin = None,
     as_json: Json = False,
 ) -> Answer:
-    """Prove the radii of a certificate file again; exit code 6: not all of them are proved."""
-    try:
-        import holdfast_check
-    except ImportError as problem:
-        raise MissingExtra("python-flint", "rigorous", "holdfast check") from problem
-    from holdfast.certificates.files import describes
+    """Prove the radii of a certificate file again; exit code 6: it proves none, or claims more."""
+    from holdfast.certificates.files import check_file, describes
     from holdfast.sources.models import load_model
 
     loaded = None if model is None else load_model(model)
-    try:
-        report = holdfast_check.check(certificate, loaded and loaded.weights)
-    except holdfast_check.Rejected as why:
-        got = f"{str(certificate)!r}, rejected: {why}"
-        raise InvalidInput("certificate", got, "a file whose radii are proved") from why
+    report = check_file(certificate, loaded and loaded.weights, "certificate")
     lines = [*report.lines]
     if loaded is not None:
         if not describes(certificate, loaded.model):
@@ -49,6 +41,6 @@ def check(
         "claimed": report.claimed,
         "lines": lines,
     }
-    # 6: nothing is proved, or some radii are only claimed, as `python -m holdfast_check` ends
+    # as `python -m holdfast_check` ends
     code = 6 if report.claimed or not report.proved else 0
     return Answer(document, lambda: "\n".join(lines), as_json, code)
