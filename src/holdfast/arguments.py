@@ -75,11 +75,13 @@ def check_model(model: object) -> nn.Module:
     """Return the model.
 
     Raises:
-        InvalidInput: When it is no module.
+        InvalidInput: When it is no module, or tensors are made without values at present.
     """
     if not isinstance(model, nn.Module):
         wanted = "a torch.nn.Module (put a function into the forward of one)"
         raise InvalidInput("model", shown(model), wanted)
+    if torch.get_default_device().type == "meta":
+        raise InvalidInput("torch.get_default_device()", "meta", "a device with values")
     return model
 
 
@@ -136,21 +138,20 @@ def check_share(argument: str, value: object) -> float:
     return check_number(argument, value, lambda p: 0 < p < 1, "a probability between 0 and 1")
 
 
-def check_whole(argument: str, value: object, wanted: str, least: float = -math.inf) -> int:
-    """Return a whole number.
-
-    Args:
-        argument: Name of the argument as the user wrote it.
-        value: What was typed.
-        wanted: What will do, for the message.
-        least: The smallest number that will do.
-
-    Raises:
-        InvalidInput: When it is none, or too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+def check_whole(
+    argument: str, value: object, wanted: str, least: float = -math.inf, most: float = math.inf
+) -> int:
+    """Return a whole number from the least to the most that will do; see `check_number`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InvalidInput(argument, shown(value), wanted)
+    if not least <= value <= most:
         raise InvalidInput(argument, shown(value), wanted)
     return int(value)
+
+
+def check_seed(seed: object) -> int:
+    """Return the seed of a random generator of torch."""
+    return check_whole("seed", seed, "a whole number, at least 0 and below 2**63", 0, 2**63 - 1)
 
 
 def _number(value: object) -> float:

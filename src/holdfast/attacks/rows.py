@@ -12,10 +12,6 @@ from holdfast.attacks.geometry import distance_up
 
 Model = Callable[[Tensor], Tensor]
 
-CLEAR = {torch.float32: 2.0**-20, torch.float64: 2.0**-46}
-"""Share of the largest logit by which another class must lead: a few roundings more or fewer, as
-between two batch sizes, do not take it back."""
-
 _HALVINGS = 14
 
 
@@ -109,8 +105,10 @@ class Rows:
 
     def fooled(self, logits: Tensor) -> Tensor:
         """Return where finite logits have another class clearly ahead of the label [R] bool."""
-        size = logits.abs().amax(1)
-        clear = self.lead(logits) > CLEAR[logits.dtype] * size
+        # A few roundings more or fewer, as between two batch sizes, do not take such a lead back.
+        roundings = 64 if logits.dtype == torch.float64 else 8
+        share = roundings * torch.finfo(logits.dtype).eps
+        clear = self.lead(logits) > share * logits.abs().amax(1)
         return clear & torch.isfinite(logits).all(1)
 
     def _keep(self, points: Tensor, logits: Tensor) -> None:

@@ -218,12 +218,13 @@ def _numbers(inputs: Any) -> Tensor | None:
 def _whole(inputs: object) -> bool:
     """Return whether inputs, or all tensors of a mapping, are whole numbers other than bytes."""
     parts = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
-    return bool(parts) and all(
-        isinstance(part, Tensor)
-        and not part.is_floating_point()
-        and part.dtype != torch.uint8  # pixels that nobody scaled
-        for part in parts
-    )
+    with torch._C.DisableTorchFunctionSubclass():  # a subclass may refuse to be asked
+        return bool(parts) and all(
+            isinstance(part, Tensor)
+            and not part.is_floating_point()
+            and part.dtype != torch.uint8  # pixels that nobody scaled
+            for part in parts
+        )
 
 
 def _without_metric(norm: float) -> Conditions:

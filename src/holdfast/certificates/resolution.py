@@ -18,19 +18,20 @@ def neighbour_distance(inputs: Tensor, labels: Tensor, norm: float) -> float | N
 
     Args:
         inputs: [N, ...], finite.
-        labels: [N].
+        labels: [N], or targets [N, ...].
         norm: 1, 2 or inf.
 
     Returns:
         The lower median over the first `MOST_ROWS` rows, each compared with all of them; None
         where all have one label.
     """
-    flat, labels = inputs[:MOST_ROWS].flatten(1).double(), labels[:MOST_ROWS]
+    flat = inputs[:MOST_ROWS].flatten(1).double()
+    labels = labels[:MOST_ROWS].reshape(len(flat), -1)
     nearest = []
     # 128 rows against 2000: 2 MB of distances at a time.
     for rows, own in zip(flat.split(128), labels.split(128), strict=True):
         distances = torch.cdist(rows, flat, norm, "donot_use_mm_for_euclid_dist")
-        distances[own[:, None] == labels] = torch.inf
+        distances[(own[:, None] == labels).all(2)] = torch.inf
         nearest.append(distances.amin(1))
     median = float(torch.cat(nearest).median()) / 2
     return median if median < float("inf") else None

@@ -70,8 +70,8 @@ def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
         Unsupported: As for `capture`, and when weights or buffers changed meanwhile.
         InvalidInput: As for `capture`.
     """
-    check_subnormals("capture")
     model, example = check_model(model), check_example(example)
+    check_subnormals("capture")
     tensors = tuple(example.values()) if isinstance(example, dict) else (example,)
     obstacles = [*training_modes(model), *_weights(model)]
     if obstacles:

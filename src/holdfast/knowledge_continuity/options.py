@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from holdfast.arguments import check_choice, check_number, check_whole
+from holdfast.arguments import check_choice, check_number, check_seed, check_whole
 from holdfast.knowledge_continuity.evidence.edges import Levels, check_levels
 from holdfast.knowledge_continuity.pairs.distance import Distance, resolve_distance
 from holdfast.knowledge_continuity.pairs.kernels import resolve_kernel
@@ -80,5 +80,5 @@ class KnowledgeOptions:
         object.__setattr__(self, "near", near)
         if self.grid is not None:
             check_levels(self.grid)
-        check_whole("seed", self.seed, "an integer")
+        check_seed(self.seed)
         check_choice("repeats", self.repeats, ("copies", "draws"))

@@ -209,7 +209,7 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
         noise_cost=cost,
         path=_path(objective, before, promise, step, _over(2.0, smoothness.constant)),
         parameters=len(objective.point),
-        rows=len(inputs),
+        rows=objective.rows,
     )
 
 

@@ -101,6 +101,7 @@ class Objective:
         flat = [p.detach().double().reshape(-1) for p in trained.values()]
         self.point = torch.cat(flat)
         self._batches = _split(inputs, labels, batch_size, device)
+        self.rows = sum(len(rows) for _, (rows, _) in self._batches)
 
     def value(self, point: Tensor) -> float:
         """Return the loss at a point."""

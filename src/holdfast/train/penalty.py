@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from holdfast.arguments import check_choice, check_number, check_whole, known_names
+from holdfast.arguments import check_choice, check_number, check_seed, known_names
 from holdfast.errors import InvalidInput
 from holdfast.graph.layers import Calls, module_path
 from holdfast.knowledge_continuity.states.pooling import POOLING, Pooling
@@ -53,7 +53,7 @@ class PenaltyOptions:
             object.__setattr__(self, name, _positive(name, getattr(self, name)))
         if not callable(self.pooling):
             check_choice("pooling", self.pooling, POOLING)
-        check_whole("seed", self.seed, "a whole number")
+        check_seed(self.seed)
 
 
 class KnowledgePenalty:

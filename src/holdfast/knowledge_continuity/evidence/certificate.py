@@ -222,8 +222,7 @@ def _tally(evidence: Evidence, request: CertificateRequest) -> Tally:
     if request.method == "anchor":
         known = len(tally.bad)
         wanted = f"one of the {known} anchors, from 0"
-        if check_whole("anchor", request.anchor, wanted, 0) >= known:
-            raise InvalidInput("anchor", request.anchor, wanted)
+        check_whole("anchor", request.anchor, wanted, 0, known - 1)
     return tally
 
 

@@ -78,11 +78,12 @@ def certify_slope(
         InvalidInput: If there are fewer than 2 certification rows, or an argument is out of range.
     """
     confidence = check_share("confidence", confidence)
+    front_upper = None if front_upper is None else check_front(front_upper)
     if evidence.slopes is None or evidence.pairs is None:
         raise InvalidInput("data", "fewer than 2 certification rows", "at least 2")
     mean, square = evidence.slopes
     share = mean_upper(mean, square, evidence.pairs.rows, (1 - confidence) / layers)
-    stretch = 1.0 if front_upper is None else check_front(front_upper)
+    stretch = 1.0 if front_upper is None else front_upper
     ratio = evidence.ratio
     unit, floor = up(mul_up(stretch, ratio.cap) / ratio.floor), ratio.floor
     floor = floor if front_upper is None else up(floor / stretch)
