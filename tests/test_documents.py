@@ -1,5 +1,6 @@
 """Results are read back bit by bit, and nothing else is taken for one."""
 
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -19,6 +20,7 @@ from torch import Tensor
 import holdfast
 from holdfast.documents import decode, encode, load_result, save_result
 from holdfast.errors import InvalidInput
+from holdfast.knowledge_continuity.measure import measure
 from holdfast.smoothness.records import Measurement, line_of, read_measurements
 from holdfast_check.files import digest
 
@@ -52,6 +54,10 @@ class Whole:
     column: Annotated[Tensor, torch.float64]
     wholes: Annotated[Tensor, torch.int64]
     block: Tensor
+    pair: tuple[float, int]
+    either: int | float
+    table: dict[str, float]
+    named: dict[int | float, bool]
     aside: object = field(default=None, repr=False)
 
     def coherent(self) -> bool:
@@ -74,7 +80,20 @@ WHOLES = st.builds(
     wholes=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4).map(
         lambda x: torch.tensor(x, dtype=torch.int64)
     ),
-    block=st.sampled_from([torch.rand(2, 0), torch.rand(2, 3).double() / 3, torch.rand(3)]),
+    block=st.sampled_from(
+        [
+            torch.rand(2, 0),
+            torch.rand(2, 3).double() / 3,
+            torch.rand(3),
+            torch.rand(2).double(),
+            torch.arange(3),
+            torch.arange(4).reshape(2, 2),
+        ]
+    ),
+    pair=st.tuples(FLOATS, st.integers(-5, 5)),
+    either=st.integers(-5, 5) | FLOATS,
+    table=st.dictionaries(st.text("xyz"), FLOATS, max_size=2),
+    named=st.dictionaries(st.integers(-5, 5) | FLOATS, st.booleans(), max_size=2),
 )
 
 
@@ -103,8 +122,16 @@ GOOD = Whole(
     column=torch.tensor([0.1, math.inf], dtype=torch.float64),
     wholes=torch.tensor([1]),
     block=torch.zeros(2, 2),
+    pair=(0.5, 1),
+    either=0.5,
+    table={"x": 0.5},
+    named={1: True, 0.5: False},
 )
 FAULTS = {
+    "pair": [[1, 1], ["0x1.0000000000000p+0"], ["0x1.0000000000000p+0", 1, 1], None, {}],
+    "either": ["nan", True, None, "1", [1]],
+    "table": [{"x": 0.5}, {"\x1b": "0x0.0p+0"}, None, []],
+    "named": [{"x": True}, {"nan": True}, {"01": True}, {"1_0": True}, {"1": 1}, None, []],
     "flag": [1, None, "true"],
     "count": [True, 1.0, 2**63, "3", None],
     "value": [0.1, "0.1", "nan", "0x1p-1", "NaN", "infinity", "0x1.0000000000000p+9999", None, 1],
@@ -169,6 +196,29 @@ def test_another_document_is_refused(tmp_path, change, said):
     assert said in str(why.value)
 
 
+def test_knowledge_is_read_back_bit_by_bit_with_all_that_it_certifies(tmp_path):
+    before, path = measured(40), tmp_path / "r.json"
+    before.save(path)
+    after = holdfast.Knowledge.load(path)
+    assert encode(after) == encode(before)
+    for layer in before.layers:
+        for method in ("nearest", "pairs"):
+            assert after.frontier(layer, method=method) == before.frontier(layer, method=method)
+        certified = before.certificate(layer, 0.3, 0.1, method="anchor", anchor=1)
+        assert after.certificate(layer, 0.3, 0.1, method="anchor", anchor=1) == certified
+        assert after.volatility_certificate(layer) == before.volatility_certificate(layer)
+    assert after.rank() == before.rank() and after.worst("a") == before.worst("a")
+    assert set(after.by_class["a"]) == {0, 1}
+
+
+def test_a_changed_result_is_refused_by_its_digest(tmp_path):
+    path = tmp_path / "r.json"
+    save_result(GOOD, "results/1", path)
+    path.write_text(path.read_text().replace('"count": 3', '"count": 4'))
+    with pytest.raises(InvalidInput, match="digest is not that of its content"):
+        load_result(Whole, "results/1", path)
+
+
 @pytest.mark.parametrize("value", ["0x1.0000000000000p+0", math.inf, math.nan, True, None])
 def test_plain_numbers_are_finite_numbers(value):
     assert decode(tuple[float, ...], [1, 0.5], exact=False) == (1, 0.5)
@@ -216,11 +266,29 @@ def test_results_of_strangers_are_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("odd") / "r.json"
     path.write_text(json.dumps(document) + "\n")
     try:
-        found = kind.load(path) if kind is not Measurement else read_measurements(path)
+        found = READERS[kind](path)
     except InvalidInput as refusal:
         assert "r.json" in str(refusal)
     else:
         assert kind is Measurement or found.coherent()
+        if kind is holdfast.Knowledge:
+            with contextlib.suppress(InvalidInput):  # where nothing was counted
+                found.frontier(found.layers[0])
+
+
+def measured(rows: int) -> holdfast.Knowledge:
+    """Return knowledge with evidence and with labels that are whole numbers."""
+    states = torch.rand(rows, 2, generator=torch.Generator().manual_seed(0)).double()
+    labels = torch.arange(rows) % 2
+    return measure({"a": states, "b": states.square()}, states.sum(1), labels)
+
+
+READERS = {
+    Measurement: read_measurements,
+    holdfast.Attacks: holdfast.Attacks.load,
+    holdfast.Certificates: lambda path: holdfast.Certificates.load(path, claimed=True),
+    holdfast.Knowledge: holdfast.Knowledge.load,
+}
 
 
 @functools.cache
@@ -231,6 +299,7 @@ def stored() -> dict[type, str]:
     results = [
         holdfast.certify(model.eval(), x, labels),
         holdfast.attack(model.eval(), x, labels, epsilon=1e-3),
+        measured(12),
     ]
     one = Measurement(0, 0.1, 1.0, -0.1, -0.2, 3.0, None, 0.5, 0.2, "l2", True)
     texts = {Measurement: line_of(one)}

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import enum
 import functools
+import hashlib
 import json
 import math
 import types
@@ -65,8 +66,8 @@ def decode(kind: Any, value: Any, exact: bool = True, field: str = "") -> Any:
 
     Args:
         kind: A dataclass, an enumeration, `bool`, `int`, `float`, `str`, `Tensor`,
-            `tuple[X, ...]`, `X | None`, or `Annotated[Tensor, dtype]` for a column of float64 or
-            int64 numbers, [N].
+            `tuple[X, ...]`, `tuple[X, Y]`, a dictionary with texts or numbers as keys, a union, or
+            `Annotated[Tensor, dtype]` for a column of float64 or int64 numbers, [N].
         value: As parsed from JSON.
         exact: Whether floats are as `encode` writes them; else they are finite JSON numbers.
         field: Where the value stands, for the message.
@@ -78,15 +79,8 @@ def decode(kind: Any, value: Any, exact: bool = True, field: str = "") -> Any:
     (1.5, None)
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        some = next(each for each in args if each is not type(None))
-        return None if value is None else decode(some, value, exact, field)
-    if origin is Annotated:
-        entries = decode(tuple[_COLUMNS[args[1]], ...], value, exact, field)
-        return torch.tensor(entries, dtype=args[1])
-    if origin is tuple:
-        _require(isinstance(value, list), value, field, "a list")
-        return tuple(decode(args[0], one, exact, f"{field}[{k}]") for k, one in enumerate(value))
+    if origin in _COMPOSED:
+        return _COMPOSED[origin](args, value, exact, field)
     if kind is Tensor:
         return _tensor(value, field)
     if dataclasses.is_dataclass(kind):
@@ -105,6 +99,39 @@ def _require(holds: bool, value: Any, field: str, wanted: str) -> None:
         raise ValueError(f"{field or 'the document'} is {shown!r:.60}, wanted {wanted}")
 
 
+def _union(args: tuple, value: Any, exact: bool, field: str) -> Any:
+    *others, last = (each for each in args if each is not type(None))
+    if value is None and type(None) in args:
+        return None
+    for each in others:
+        with contextlib.suppress(ValueError):
+            return decode(each, value, exact, field)
+    return decode(last, value, exact, field)
+
+
+def _dictionary(args: tuple, value: Any, exact: bool, field: str) -> dict[Any, Any]:
+    _require(isinstance(value, dict), value, field, "a dictionary")
+    found = value.items()
+    return {_key(args[0], k, field): decode(args[1], v, exact, f"{field}.{k}") for k, v in found}
+
+
+def _tuple(args: tuple, value: Any, exact: bool, field: str) -> tuple:
+    _require(isinstance(value, list), value, field, "a list")
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+    _require(len(kinds) == len(value), value, field, f"{len(kinds)} entries")
+    pairs = enumerate(zip(kinds, value, strict=True))
+    return tuple(decode(kind, one, exact, f"{field}[{k}]") for k, (kind, one) in pairs)
+
+
+def _column(args: tuple, value: Any, exact: bool, field: str) -> Tensor:
+    return torch.tensor(_tuple((_COLUMNS[args[1]], ...), value, exact, field), dtype=args[1])
+
+
+_COMPOSED = {typing.Union: _union, types.UnionType: _union, dict: _dictionary}
+_COMPOSED |= {tuple: _tuple, Annotated: _column}
+"""How types that are made of others are read, by their origin."""
+
+
 def _dataclass(kind: Any, value: Any, exact: bool, field: str) -> Any:
     """Return a dataclass.
 
@@ -120,13 +147,32 @@ def _dataclass(kind: Any, value: Any, exact: bool, field: str) -> Any:
     return kind(**{k: decode(known[k], value[k], exact, f"{start}{k}") for k in known})
 
 
+def _key(kind: Any, name: str, field: str) -> Any:
+    """Return the key of a dictionary: a text, or where `kind` is something else a number.
+
+    Raises:
+        ValueError: When it is not as `encode` writes it.
+    """
+    if kind is str:
+        return _scalar(str, name, True, field)
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            if str(number(name)) == name != "nan":
+                return number(name)
+    raise ValueError(f"{field} has the key {name!r:.60}, wanted a number")
+
+
 def _tensor(value: Any, field: str) -> Tensor:
-    """Return a tensor from its bytes.
+    """Return a tensor from its entries, where it is a column, or from its bytes.
 
     Raises:
         ValueError: When type, shape and bytes do not belong together.
     """
-    known = {"float32": torch.float32, "float64": torch.float64}
+    if isinstance(value, list):
+        _require(bool(value), "empty", field, "a tensor")
+        dtype = torch.float64 if isinstance(value[0], str) else torch.int64
+        return decode(Annotated[Tensor, dtype], value, True, field)
+    known = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
     try:
         content = bytearray(base64.b64decode(value["base64"], validate=True))
         dtype = known[value["dtype"]]
@@ -176,7 +222,9 @@ def save_result(result: Any, version: str, path: StrPath) -> None:
     Raises:
         InvalidInput: When the path cannot be written.
     """
-    write_whole(path, json.dumps({"format": version} | encode(result), indent=1) + "\n", "path")
+    document = {"format": version} | encode(result)
+    document["digest"] = digest(document)
+    write_whole(path, json.dumps(document, indent=1) + "\n", "path")
 
 
 def load_result(kind: type[Result], version: str, path: StrPath) -> Result:
@@ -188,10 +236,31 @@ def load_result(kind: type[Result], version: str, path: StrPath) -> Result:
         path: The file.
 
     Raises:
-        InvalidInput: When the file is none of this kind and version, naming the field.
+        InvalidInput: When the file is none of this kind and version, naming the field, or was
+            changed after it was written.
     """
     document = read_json(path, "path")
-    return checked_result(kind, document, {"format": version}, path)
+    found = document.get("digest") if isinstance(document, dict) else None
+    result = checked_result(kind, document, {"format": version, "digest": found}, path)
+    check_digest(document, path)
+    return result
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything in a document but its own digest."""
+    rest = {key: value for key, value in document.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def check_digest(document: Mapping[str, Any], path: StrPath) -> None:
+    """Refuse a document that has changed, by accident, since it was written.
+
+    Raises:
+        InvalidInput: When its digest is not that of its content.
+    """
+    if document.get("digest") != digest(document):
+        got = f"{str(path)!r}, whose digest is not that of its content"
+        raise InvalidInput("path", got, "a file that nobody changed")
 
 
 def checked_result(

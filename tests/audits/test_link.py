@@ -137,3 +137,19 @@ def test_what_has_no_constant_is_refused(options):
     knowledge = holdfast.knowledge(model, (INPUTS, LABELS), ["0"], **options)
     with pytest.raises(Unsupported, match="a Lipschitz constant for"):
         Links(capture(model, INPUTS[:1]), knowledge, INPUTS, LABELS).at("0")
+
+
+@pytest.mark.parametrize("argument", ["loss", "distance"])
+def test_a_callable_that_is_called_like_a_built_in_one_is_not_taken_for_it(argument):
+    def margin(outputs, labels):
+        return 100 * row_losses("margin", outputs, labels)
+
+    def euclidean(a, b):
+        return torch.cdist(a, b) / 100
+
+    model = net()
+    chosen = {"loss": margin} if argument == "loss" else {"distance": euclidean}
+    knowledge = holdfast.knowledge(model, (INPUTS, LABELS), **chosen)
+    assert getattr(knowledge, argument) == f"{chosen[argument].__name__}()"
+    with pytest.raises(Unsupported, match="a Lipschitz constant for"):
+        Links(capture(model, INPUTS[:1]), knowledge, INPUTS, LABELS).at(knowledge.layers[0])

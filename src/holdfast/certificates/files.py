@@ -14,7 +14,7 @@ from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 from holdfast.certificates.change import Changes
-from holdfast.documents import encode
+from holdfast.documents import check_digest, digest, encode
 from holdfast.errors import InvalidInput, MissingExtra, Unsupported
 from holdfast.files import read_json, write_together
 from holdfast.graph.capture import capture, weights_hash
@@ -69,15 +69,9 @@ def save(fields: Mapping[str, Any], radius: Tensor, known: Changes | None, path:
             "Lipschitz constants for deep neural networks, 2019",
         ],
     }
-    document["digest"] = _digest(document)
+    document["digest"] = digest(document)
     content[path] = (json.dumps(document, indent=1) + "\n").encode()
     write_together(content, "path")
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of everything in a document but its own digest."""
-    rest = {key: value for key, value in document.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _hash(tensor: Tensor) -> str:
@@ -226,7 +220,5 @@ def _read(path: Path) -> dict[str, Any]:
     if odd or not isinstance(rows, dict):
         got = f"{str(path)!r} (missing or unknown entries {', '.join(sorted(odd))})"
         raise InvalidInput("path", got, "those of `save`")
-    if document["digest"] != _digest(document):
-        got = f"{str(path)!r}, whose digest is not that of its content"
-        raise InvalidInput("path", got, "a file that nobody changed")
+    check_digest(document, path)
     return document

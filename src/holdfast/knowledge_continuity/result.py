@@ -1,13 +1,15 @@
 """What `holdfast.knowledge` returns: volatility by layer, the rows behind it, and certificates."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
 from holdfast.arguments import check_whole, look_up
+from holdfast.documents import load_result, save_result
 from holdfast.errors import InvalidInput
-from holdfast.files import StrPath, plain, plain_fields, to_json, write_whole
+from holdfast.files import StrPath, plain_fields
 from holdfast.knowledge_continuity.evidence.certificate import (
     CertificateRequest,
     Frontier,
@@ -19,6 +21,8 @@ from holdfast.knowledge_continuity.evidence.evidence import Evidence
 from holdfast.knowledge_continuity.evidence.expected import VolatilityCertificate, certify_slope
 from holdfast.knowledge_continuity.pairs.localise import Brittle
 from holdfast.types import Estimate
+
+_FORMAT = "holdfast.knowledge/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +69,8 @@ class Knowledge:
     normalised: dict[str, Estimate]
     near: dict[str, Estimate | None]
     near_rounding: dict[str, float]
-    pointwise: dict[str, Tensor]
-    one_sided: dict[str, Tensor]
+    pointwise: dict[str, Annotated[Tensor, torch.float64]]
+    one_sided: dict[str, Annotated[Tensor, torch.float64]]
     same_label: dict[str, Estimate | None]
     other_label: dict[str, Estimate | None]
     collisions: dict[str, float]
@@ -75,8 +79,8 @@ class Knowledge:
     floor: dict[str, float]
     steepest: dict[str, tuple[float, int, int] | None]
     by_class: dict[str, dict[int | float, Estimate]]
-    evidence: dict[str, Evidence | None] = field(repr=False)
-    neighbours: dict[str, tuple[Brittle, ...]] = field(repr=False)
+    evidence: dict[str, Evidence | None]
+    neighbours: dict[str, tuple[Brittle, ...]]
     distance: str
     kernel: str
     clip: float | None
@@ -86,6 +90,9 @@ class Knowledge:
     rounding: float = 0.0
     perturbed: dict[str, Estimate] = field(default_factory=dict)
     accuracy: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Knowledge of {self.n} rows, by volatility: {', '.join(self.rank())}"
 
     def rank(self) -> list[str]:
         """Return the layers, most volatile first, by `normalised`; ties in execution order."""
@@ -210,13 +217,50 @@ class Knowledge:
             estimate is a dictionary of `value`, `low`, `high` and `level`; a bound that is not
             finite is None.
         """
-        return plain_fields(self, "pointwise", "one_sided") | {"rank": self.rank()}
+        rows = ("pointwise", "one_sided", "evidence", "neighbours")
+        return plain_fields(self, *rows) | {"rank": self.rank()}
 
     def save(self, path: StrPath) -> None:
-        """Write `document()` and the values of single rows as JSON, all or nothing.
+        """Write everything as JSON, all or nothing; every number is kept exactly.
 
         Args:
             path: The file to write; a file that is there is replaced in one step.
+
+        Raises:
+            InvalidInput: When the path cannot be written.
         """
-        rows = plain_fields(self) | {"neighbours": plain(self.neighbours), "rank": self.rank()}
-        write_whole(path, to_json(rows), "path")
+        save_result(self, _FORMAT, path)
+
+    @classmethod
+    def load(cls, path: StrPath) -> "Knowledge":
+        """Return what `save` wrote, bit by bit; counts and certificates are as the file says.
+
+        Args:
+            path: The file.
+
+        Raises:
+            InvalidInput: When it is none that `save` wrote, or was changed after it was written.
+        """
+        return load_result(cls, _FORMAT, path)
+
+    def coherent(self) -> bool:
+        """Return whether every layer has all its entries, and every row its values."""
+        per_row = (self.pointwise, self.one_sided)
+        per_layer = (
+            *per_row, self.volatility, self.clipped, self.normalised, self.near, self.scale,
+            self.near_rounding, self.same_label, self.other_label, self.collisions, self.floor,
+            self.near_radius, self.steepest, self.by_class, self.evidence, self.neighbours,
+        )  # fmt: skip
+        layers = set(self.layers)
+        if len(layers) != len(self.layers) or any(set(each) != layers for each in per_layer):
+            return False
+        if any(len(values) != self.n for each in per_row for values in each.values()):
+            return False
+        named = {row for each in self.steepest.values() if each is not None for row in each[1:]}
+        named |= {row for each in self.neighbours.values() for b in each for row in _rows(b)}
+        known = all(each is None or each.coherent(self.n) for each in self.evidence.values())
+        return known and all(0 <= row < self.n for row in named) and set(self.perturbed) <= layers
+
+
+def _rows(brittle: Brittle) -> tuple[int, int]:
+    return brittle.row, brittle.neighbour

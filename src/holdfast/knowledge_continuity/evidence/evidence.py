@@ -7,6 +7,7 @@ error, and near rows in a denominator with the edge moved in. Certification rows
 anchor or one another count only against the model; why is in `repeats`.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,6 +43,23 @@ class Tally:
     rows: int = 0
     pairs: int = 0
 
+    def coherent(self, grid: tuple[int, int], most: int, before: tuple[int, ...] = ()) -> bool:
+        """Return whether these can be counts.
+
+        Args:
+            grid: Number of distances and of loss changes.
+            most: Trials that there can be.
+            before: Leading dimensions.
+        """
+        shaped = self.bad.shape == self.repeated.shape == (*before, *grid)
+        if not (shaped and self.near.shape == (*before, grid[0])):
+            return False
+        counts = (self.bad, self.repeated, self.near)
+        if any(each.dtype != torch.int64 or bool((each < 0).any()) for each in counts):
+            return False
+        inside = bool((self.repeated <= self.bad).all() and (self.near <= self.trials).all())
+        return inside and 0 <= self.trials <= most and 0 <= self.rows <= most
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -68,6 +86,24 @@ class Evidence:
     slopes: tuple[float, float] | None
     rows: int
     repeated: int | None
+
+    def coherent(self, n: int) -> bool:
+        """Return whether this can be what was counted among n rows."""
+        deltas, etas = self.edges.deltas, self.edges.etas
+        ordered = all(tuple(sorted(set(each))) == each for each in (deltas, etas))
+        if not (ordered and deltas and etas and deltas[-1] == math.inf and etas[0] == 0.0):
+            return False
+        grid = len(deltas), len(etas)
+        anchors = self.anchors.bad.shape[:1] if self.anchors.bad.dim() == len(grid) + 1 else ()
+        counted = self.nearest.coherent(grid, n) and self.anchors.coherent(grid, n, (*anchors,))
+        pairs = self.pairs
+        if pairs is not None:
+            counted &= pairs.coherent(grid, n * n) and pairs.rows <= n and 0 < pairs.pairs <= n * n
+        shares = self.slopes is None or all(0 <= share <= 1 for share in self.slopes)
+        scaled = all(0 < each < math.inf for each in (self.ratio.floor, self.ratio.cap))
+        counted &= 0 <= self.rows <= n and (self.repeated is None or 0 <= self.repeated <= n)
+        first = deltas[0] > 0 and 0 <= self.edges.error < 0.5
+        return counted and bool(anchors) and shares and scaled and first
 
 
 def count_anchors(

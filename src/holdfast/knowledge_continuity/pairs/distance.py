@@ -60,10 +60,13 @@ class StateBlock:
 
 
 def name_of(choice: str | Callable[..., Tensor]) -> str:
-    """Return the name of a named choice, or of the callable given in its place."""
+    """Return the name of a named choice, or of the callable given in its place, as `name()`.
+
+    With its parentheses no callable passes for a named choice, whatever it is called.
+    """
     if isinstance(choice, str):
         return choice
-    return getattr(choice, "__name__", type(choice).__name__)
+    return f"{getattr(choice, '__name__', type(choice).__name__)}()"
 
 
 def resolve_distance(distance: Distance) -> Callable[[Tensor, Tensor], Tensor]:
