@@ -94,3 +94,8 @@ def _is_pair(item: object) -> bool:
     if not isinstance(item, list | tuple) or len(item) != 2:
         return False
     return isinstance(item[0], Mapping) or any(hasattr(part, "__array__") for part in item)
+
+
+def flat_rows(values: Tensor, first: int = 1) -> Tensor:
+    """Return all that follows the first dimensions as one, of size 1 where a row is one number."""
+    return values.unsqueeze(-1).flatten(first)

@@ -97,7 +97,16 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
     """Trap 21."""
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     model[2].bias.data[1] = value
-    assert "2.bias: weights: holds NaN or infinity" in refusal(model)
+    kind = {math.inf: "inf", -math.inf: "-inf"}.get(value, "NaN")
+    assert f"2.bias: weights: holds NaN or infinity ({kind} in 1 of 2 " in refusal(model)
+
+
+def test_a_mask_of_minus_infinity_is_refused_with_a_way_out() -> None:
+    masked = Function(lambda x: x + masked.mask)
+    masked.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    assert "(-inf in 1 of 2 entries): nothing can be bounded beside it; in a mask" in refusal(
+        masked
+    )
 
 
 def test_rows_that_are_no_numbers_leave_the_others_alone() -> None:

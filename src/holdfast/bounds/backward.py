@@ -22,6 +22,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from holdfast.batches import flat_rows
 from holdfast.bounds.interval import Interval
 from holdfast.bounds.relaxations import Lines, lines
 from holdfast.bounds.windows import Coefficients, Windows, conv_adjoint, is_even
@@ -94,7 +95,7 @@ def dot(rows: Coefficients, values: Tensor) -> Tensor:
     if isinstance(rows, Windows):
         values = values.expand(len(rows.rows), *values.shape[1:])
         return torch.linalg.vecdot(rows.flatten(2), rows.read(values).flatten(2))
-    return (rows.flatten(2) @ values.flatten(1)[:, :, None])[:, :, 0]
+    return (flat_rows(rows, 2) @ flat_rows(values)[:, :, None])[:, :, 0]
 
 
 def _size(rows: Tensor, magnitude: Tensor) -> Tensor:
@@ -227,7 +228,7 @@ class _Ramp:
             below = torch.where(self.free[:, None], slopes, below)
             floor = torch.where(self.free, torch.zeros_like(floor), floor)
         lower, upper = (
-            part.flatten(2) @ torch.stack([offset.flatten(1), self.magnitude.flatten(1)], 2)
+            flat_rows(part, 2) @ torch.stack([flat_rows(offset), flat_rows(self.magnitude)], 2)
             for part, offset in ((positive, floor), (negative, self.lines.upper_offset))
         )
         moved = positive * below + negative * self.lines.upper_slope[:, None]
@@ -241,8 +242,8 @@ class _Ramp:
         parts = (known.lower_slope, known.upper_slope, *offsets, self.magnitude)
         below, above, floor, ceiling, magnitude = rows.read(torch.cat(parts, 1)).chunk(5, 2)
         positive, negative = rows.rows.clamp(min=0.0), rows.rows.clamp(max=0.0)
-        added = (positive * floor + negative * ceiling).flatten(2).sum(2)
-        size = ((positive - negative) * magnitude).flatten(2).sum(2)
+        added = flat_rows(positive * floor + negative * ceiling, 2).sum(2)
+        size = flat_rows((positive - negative) * magnitude, 2).sum(2)
         return Pulled([rows.replaced(positive * below + negative * above)], added, size)
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.batches import flat_rows
 from holdfast.bounds.backward import RELU, BackwardStep, Pulled, dot, make_step
 from holdfast.bounds.interval import READING, RULES, Interval, around, lift
 from holdfast.bounds.planes import Below, Plane, optimised
@@ -112,7 +113,7 @@ class Relaxed:
         self._gaps: Env[Interval] = {}
         self._tight: set[str] = set()
         self._operations = 64 + regions.center[0].numel() + len(self.graph.nodes)
-        size = self.intervals[self._entry].size().flatten(1).sum(1, keepdim=True)
+        size = flat_rows(self.intervals[self._entry].size()).sum(1, keepdim=True)
         self._dust = _DUST * (size + regions.center[0].numel())
         for node in self.graph.nodes:
             if node.name != self._entry:
@@ -127,7 +128,7 @@ class Relaxed:
         step = make_step(node, parts, result, gap)
         self._steps[node.name] = step
         self._operations = max(self._operations, step.operations + len(self.graph.nodes) + 64)
-        size = step.magnitude.flatten(1).sum(1) + result.size().flatten(1).sum(1)
+        size = flat_rows(step.magnitude).sum(1) + flat_rows(result.size()).sum(1)
         self._dust = self._dust + _DUST * (size[:, None] + result.low[0].numel())
 
     # --- intervals ------------------------------------------------------------------------------
@@ -188,11 +189,11 @@ class Relaxed:
 
     def _bounded(self, signs: Mapping[str, float], known: Interval, wanted: Tensor) -> Interval:
         """Bound a signed sum of nodes, for every region in the entries that it wants."""
-        places = _places(wanted.flatten(1))
+        places = _places(flat_rows(wanted))
         if not places.numel():
             return known
         shape = known.low.shape[1:]
-        low, high = known.low.flatten(1).clone(), known.high.flatten(1).clone()
+        low, high = flat_rows(known.low).clone(), flat_rows(known.high).clone()
         for part in places.split(self._rows_at_once(), dim=1):
             start = self._entries(signs, part, shape)
             reached = self.below(start, mirrored=True).low
@@ -314,7 +315,7 @@ class Relaxed:
         output = self.intervals[self.graph.output]
         if spec is None:
             rows = torch.eye(output.low[0].numel(), dtype=torch.float64)[None]
-            known = Interval(output.low.flatten(1), output.high.flatten(1))
+            known = Interval(flat_rows(output.low), flat_rows(output.high))
         else:
             rows = self._check(spec, output)
             known = _combined(rows, output)
@@ -395,7 +396,7 @@ def _places(wanted: Tensor) -> Tensor:
 
 def _combined(rows: Tensor, output: Interval) -> Interval:
     """Bound combinations of outputs by those of the outputs alone."""
-    middle, reach = (part.flatten(1) for part in middle_form(output.low, output.high))
+    middle, reach = (flat_rows(part) for part in middle_form(output.low, output.high))
     moved = dot(rows.abs(), reach)
     magnitude = dot(rows.abs(), middle.abs()) + moved
     room = 4.0 * gamma(rows.shape[2] + 8) * magnitude + rows.shape[2] * SMALLEST

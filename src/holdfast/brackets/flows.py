@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.batches import flat_rows
 from holdfast.graph.ir import Graph, Node
 from holdfast.ops.wiring import filled
 from holdfast.rounding import add_up, hypot_up, mul_up, sqrt_up
@@ -89,7 +90,7 @@ class Flows:
         if not moving:
             return 0.0
         sources = {source[0]: source for flow in moving for source in flow.sources}
-        entries = torch.cat([flow.entries.flatten(1) for flow in moving], 1)
+        entries = torch.cat([flat_rows(flow.entries) for flow in moving], 1)
         return self.total(Flow(entries, tuple(sources.values())))
 
     def together(self, bounds: Sequence[float]) -> float:

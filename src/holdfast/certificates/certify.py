@@ -155,6 +155,7 @@ def certify_graph(
         Unsupported: When the output is not one row of outputs, or cannot be bounded.
         InvalidInput: When labels do not fit.
     """
+    graph = graph.with_row_output()
     output = graph[graph.output]
     classes = output.shape[0] if len(output.shape) == 1 else 0
     if classes < (1 if labels.is_floating_point() else 2):

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -168,10 +169,22 @@ def _weights(model: nn.Module) -> list[Obstacle]:
             why = f"stored as {str(value.dtype).removeprefix('torch.')}"
             obstacles.append(Obstacle(path, "weights", why, "convert it: model.float()"))
         elif value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            obstacles.append(Obstacle(path, "weights", "holds NaN or infinity"))
+            obstacles.append(Obstacle(path, "weights", *_not_finite(value)))
         elif path.endswith("running_var") and bool((value < 0).any()):
             obstacles.append(Obstacle(path, "statistics", "a variance below zero"))
     return obstacles
+
+
+def _not_finite(value: Tensor) -> tuple[str, str]:
+    """Say what is no number in a parameter or buffer, and how to go on."""
+    kinds = {"NaN": value.isnan(), "inf": value == math.inf, "-inf": value == -math.inf}
+    found = [
+        f"{name} in {n} of {value.numel()}" for name, at in kinds.items() if (n := int(at.sum()))
+    ]
+    why = f"holds NaN or infinity ({', '.join(found)} entries): nothing can be bounded beside it"
+    if found[0].startswith("-inf"):
+        return why, "in a mask, use a large finite number such as -1e9"
+    return why, "load them again, or train again"
 
 
 def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:

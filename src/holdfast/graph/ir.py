@@ -142,6 +142,14 @@ class Graph:
         )
         return dataclasses.replace(self, nodes=nodes, precision=torch.float64)
 
+    def with_row_output(self) -> "Graph":
+        """Return the graph with an output of shape [1] where it is one number per row."""
+        if self[self.output].shape:
+            return self
+        name = f"{self.output}.row"
+        last = Node(name, "reshape", (self.output,), {"shape": (1,)}, (1,))
+        return dataclasses.replace(self, nodes=(*self.nodes, last), output=name)
+
     def cut(self, layer: str) -> tuple["Graph", "Graph"]:
         """Split the graph at the output of a layer.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from holdfast.batches import flat_rows
 from holdfast.graph.ir import Graph, Node
 from holdfast.norms.conv import conv_transpose_upper, conv_upper
 from holdfast.norms.matrix import row_sums_upper, spectral_upper
@@ -181,7 +182,7 @@ def _matrix(nodes: Sequence[Node], shape: Sequence[int]) -> tuple[Tensor, Tensor
         op, linear = node.facts.absolute(params)
         magnitudes = OPS[op].run([magnitudes], linear) + 3.0 * count * TINY / UNIT
         operations, exponent, shape = operations + count, exponent + size, node.shape
-    return values.flatten(1).mT, magnitudes.flatten(1).mT, operations, exponent
+    return flat_rows(values).mT, flat_rows(magnitudes).mT, operations, exponent
 
 
 def _wire(node: Node, part: Tensor) -> Tensor:

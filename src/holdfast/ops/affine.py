@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from holdfast.batches import flat_rows
 from holdfast.ops.geometry import conv, conv_transpose, per_channel
 from holdfast.ops.record import Evaluate, Kind, Op, Params, Ratios, Shape
 from holdfast.rounding import TINY
@@ -134,7 +135,7 @@ def _magnitudes(params: Params, *names: str) -> Params:
 def _matrix(run: Callable[[Tensor, Params], Tensor], params: Params, shape: Shape) -> Tensor:
     """Return what unit vectors of one row's shape become, [outputs, inputs]."""
     basis = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
-    return run(basis, params).flatten(1).T
+    return flat_rows(run(basis, params)).T
 
 
 def _undivided(rows: Tensor) -> Ratios:

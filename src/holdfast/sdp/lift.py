@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holdfast.batches import flat_rows
 from holdfast.errors import Unsupported
 from holdfast.graph.comparisons import NOT_WRITTEN, with_pairs
 from holdfast.graph.ir import Graph, Node
@@ -143,7 +144,7 @@ class _Lift:
 
         def moved(parts: list[Array]) -> Array:
             columns = [_columns(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-            return OPS[op].run(columns, params).flatten(1).T.contiguous().numpy()
+            return flat_rows(OPS[op].run(columns, params)).T.contiguous().numpy()
 
         return Signal(moved([s.rows for s in wide]), moved([s.error for s in wide]))
 
@@ -206,7 +207,7 @@ def _columns(rows: Array, shape: Sequence[int]) -> Tensor:
 def _apply(operation: tuple[str, Params], rows: Array, shape: Sequence[int]) -> Array:
     """Apply a linear operation to every column."""
     op, params = operation
-    return OPS[op].run([_columns(rows, shape)], params).flatten(1).T.contiguous().numpy()
+    return flat_rows(OPS[op].run([_columns(rows, shape)], params)).T.contiguous().numpy()
 
 
 def _single_coordinates(rows: Array) -> bool:

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from holdfast.batches import flat_rows
 from holdfast.brackets.lower.witness import (
     SteepPair,
     best_pair,
@@ -98,13 +99,13 @@ def _push(function: Callable, points: Tensor, directions: Tensor) -> Tensor:
 def _by_output(function: Callable, points: Tensor, norm: float) -> tuple[Tensor, Tensor]:
     """Write the Jacobian out, output by output; its best row (linf) or column (l1) says where."""
     output, pull = _vjp(function, points)
-    flat = output.flatten(1)
+    flat = flat_rows(output)
     count = min(flat.shape[1], 256)  # each output takes a pass of its own
     if norm == math.inf:
         return _best_row(pull, output, count)
-    sums = torch.zeros_like(points).flatten(1)
+    sums = flat_rows(torch.zeros_like(points))
     for k in range(count):
-        sums += _gradient(pull, output, k).flatten(1).abs()
+        sums += flat_rows(_gradient(pull, output, k)).abs()
     value, place = sums.max(1)
     direction = torch.zeros_like(sums).scatter_(1, place[:, None], 1.0)
     return direction.reshape(points.shape), value
@@ -112,7 +113,7 @@ def _by_output(function: Callable, points: Tensor, norm: float) -> tuple[Tensor,
 
 def _gradient(pull: Callable, output: Tensor, k: int) -> Tensor:
     """Return the gradient of the k-th output entry, for every row."""
-    chosen = torch.zeros_like(output).flatten(1)
+    chosen = flat_rows(torch.zeros_like(output))
     chosen[:, k] = 1.0
     (gradient,) = pull(chosen.reshape(output.shape))
     return gradient.detach()

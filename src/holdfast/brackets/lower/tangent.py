@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from holdfast.batches import flat_rows
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
@@ -63,10 +64,10 @@ def kinks(graph: Graph, points: Tensor) -> Tensor:
     Returns:
         [N, K]; K is 0 for a smooth net.
     """
-    found = [points.flatten(1)[:, :0]]
+    found = [flat_rows(points)[:, :0]]
 
     def note(arguments: Tensor) -> Tensor:
-        found.append(arguments.flatten(1).expand(len(points), -1))
+        found.append(flat_rows(arguments).expand(len(points), -1))
         return torch.zeros_like(arguments)
 
     reading = Reading("kinks", _rules(note), {}, constants=True)

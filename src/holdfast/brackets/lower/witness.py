@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.batches import flat_rows
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import evaluate
 from holdfast.rounding import gamma, lengths_down, lengths_up, next_down
@@ -37,7 +38,7 @@ class SteepPair:
 
 def lengths(values: Tensor, norm: float) -> Tensor:
     """Return the norm of every row, all other dimensions flattened."""
-    return torch.linalg.vector_norm(values.flatten(1), ord=norm, dim=1)
+    return torch.linalg.vector_norm(flat_rows(values), ord=norm, dim=1)
 
 
 def over_rows(numbers: Tensor, like: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def pairs_along(
     Yields:
         First and second points, [M, ...] each, M between 1 and N.
     """
-    size = over_rows(points.flatten(1).abs().amax(1).clamp(min=1e-3), points)
+    size = over_rows(flat_rows(points).abs().amax(1).clamp(min=1e-3), points)
     # Relative to the size of the input: long pairs lose the kink of a piecewise linear net, short
     # ones lose digits.
     for step in (sign * 10.0**-k for k in range(7) for sign in (1.0, -1.0)):
@@ -107,7 +108,7 @@ def slopes_lower(graph: Graph, first: Tensor, second: Tensor, norm: float) -> Te
     values = evaluate(graph, torch.cat([first, second]))
     (y, z), (ey, ez) = values.value.chunk(2), values.error.chunk(2)
     gap = (y - z).abs() * (1.0 - 2.0 * gamma(4)) - (ey + ez) * (1.0 + 2.0 * gamma(4))
-    change = lengths_down(gap.clamp(min=0.0).flatten(1), norm)
+    change = lengths_down(flat_rows(gap.clamp(min=0.0)), norm)
     distance = distances_upper(first, second, norm)
     slopes = next_down(change / distance)
     proved = (distance > 0.0) & distance.isfinite() & change.isfinite()
@@ -116,7 +117,7 @@ def slopes_lower(graph: Graph, first: Tensor, second: Tensor, norm: float) -> Te
 
 def distances_upper(first: Tensor, second: Tensor, norm: float) -> Tensor:
     """Return upper bounds of the distances between float64 points, row by row, [N]."""
-    return lengths_up((first - second).flatten(1), norm) * (1.0 + 2.0 * gamma(4))
+    return lengths_up(flat_rows(first - second), norm) * (1.0 + 2.0 * gamma(4))
 
 
 # --- regions ----------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def contains(region: Region | None, points: Tensor) -> Tensor:
         return torch.ones(len(points), dtype=torch.bool)
     if isinstance(region, Box):
         low, high = region.low.double(), region.high.double()
-        return ((points >= low) & (points <= high)).flatten(1).all(1)
+        return flat_rows((points >= low) & (points <= high)).all(1)
     return distances_upper(points, region.center.double()[None], region.norm) <= region.radius
 
 
