@@ -1,8 +1,11 @@
 """Nets that several tests use, and the shared reference nets."""
 
+import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -50,6 +53,19 @@ def _module(spec: dict) -> nn.Module:
         sizes = [spec.get(short, spec.get(long)) for short, long in names]
         return nn.Conv2d(*sizes, spec.get("stride", 1), spec.get("pad", spec.get("padding", 0)))
     return GroupSort(spec["group_size"]) if kind == "groupsort" else _PLAIN[kind]()
+
+
+def crossed(first: Iterable, *others: Iterable) -> list:
+    """Return all combinations as parameters of a test, of which each first value has one fast.
+
+    The others take turns, so that every value of each is in the fast suite; the rest is slow.
+    """
+    rests = list(itertools.product(*others))
+    return [
+        pytest.param(one, *rest, marks=[] if turn % len(rests) == at else [pytest.mark.slow])
+        for turn, one in enumerate(first)
+        for at, rest in enumerate(rests)
+    ]
 
 
 def load_net(stem: Path) -> tuple[nn.Sequential, dict]:

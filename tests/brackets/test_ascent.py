@@ -85,10 +85,11 @@ def exact_values(shared) -> list[tuple[str, float, float, Box | None]]:
     return cases
 
 
-def test_exact_constants_are_reached_and_never_passed(shared) -> None:
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_exact_constants_are_reached_and_never_passed(shared, part: int) -> None:
     cases = exact_values(shared)
     assert len(cases) == 10
-    for stem, norm, exact, region in cases:
+    for stem, norm, exact, region in cases[part::2]:
         net, _ = load_net(shared / "nets" / stem)
         for best in start(net, norm, region, calls=3000):
             assert best.slope <= exact * (1 + 1e-9), stem

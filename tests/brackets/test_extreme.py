@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from tests.nets import crossed
 from torch import nn
 
 import holdfast
@@ -34,9 +35,9 @@ def slope_of_the_diagonal(size: float, norm: float) -> Fraction:
     return (sum(x) if norm == 1.0 else max(x)) / length
 
 
-@pytest.mark.parametrize("boxed", [False, True])
-@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("size", "boxed", "norm"), crossed(SIZES, [False, True], [1.0, 2.0, math.inf])
+)
 def test_both_ends_hold(size: float, norm: float, boxed: bool) -> None:
     box = Box(-torch.ones(2).double(), torch.ones(2).double()) if boxed else None
     points = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).double()

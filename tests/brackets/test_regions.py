@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.nets import MaxMin, Residual
+from tests.nets import MaxMin, Residual, crossed
 from torch import Tensor, nn
 
 import holdfast
@@ -51,8 +51,7 @@ def graph_of(name: str) -> holdfast.Graph:
     return holdfast.capture(MODELS[name].eval(), torch.zeros(1, 5))
 
 
-@pytest.mark.parametrize("where", REGIONS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "where"), crossed(MODELS, REGIONS))
 def test_no_slope_inside_exceeds_the_bound(name: str, where: str) -> None:
     graph, region = graph_of(name), REGIONS[where]
     points = sample(region, 4000, torch.Generator().manual_seed(1))

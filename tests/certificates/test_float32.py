@@ -44,7 +44,7 @@ def near(x: Tensor, size: float, norm: float, generator: torch.Generator) -> Ten
 SCALES = ((1, 1, 1, 1), (1e-42, 1e30, 1, 1), (1e30, 1e-30, 1e-8, 1), (1e-20, 1e-21, 1, 1e-38))
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     st.integers(0, 2**31),
     st.sampled_from(SCALES),
@@ -125,14 +125,14 @@ def small_net() -> nn.Sequential:
 
 
 def test_radii_do_not_depend_on_batch_or_order_or_threads() -> None:
-    net, inputs = small_net(), torch.randn(300, 6)
+    net, inputs = small_net(), torch.randn(40, 6)
     labels = net(inputs).argmax(1)
 
     def radii(rows: Tensor | slice) -> Tensor:
         return holdfast.certify(net, inputs[rows], labels[rows], semantics="float32").radius
 
     whole = radii(slice(None))
-    order = torch.randperm(300)
+    order = torch.randperm(40)
     assert torch.equal(radii(order), whole[order])
     assert torch.equal(radii(slice(7, 8)), whole[7:8])
     threads = torch.get_num_threads()
@@ -245,7 +245,9 @@ def mnist_net(shared) -> tuple[nn.Module, Tensor, Tensor]:
     return nn.Sequential(*layers[:-1]).eval(), inputs, labels
 
 
-@pytest.mark.parametrize("norm", [1, pytest.param(2, marks=pytest.mark.slow), math.inf])
+@pytest.mark.parametrize(
+    "norm", [*(pytest.param(p, marks=pytest.mark.slow) for p in (1, 2)), math.inf]
+)
 def test_executed_radii_are_nearly_the_exact_ones(shared, norm: float) -> None:
     net, inputs, labels = mnist_net(shared)
     real = holdfast.certify(net, inputs, labels, norm=norm)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.nets import MaxMin, Residual
+from tests.nets import MaxMin, Residual, crossed
 from torch import Tensor, nn
 
 import holdfast
@@ -52,7 +52,7 @@ def crown_holds(
     return bool((lowest(spec, len(layers) - 1, slopes) > 0).all())
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", [1.0, pytest.param(2.0, marks=pytest.mark.slow), math.inf])
 def test_radii_are_those_of_a_plain_search(norm: float) -> None:
     """Bisection over plain loops; the grid of radii costs at most one of its steps.
 
@@ -109,8 +109,7 @@ ZOO = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(("name", "norm"), crossed(ZOO, NORMS))
 def test_nothing_flips_inside_a_local_radius(name: str, norm: float) -> None:
     torch.manual_seed(3)
     model = ZOO[name]().eval()
@@ -173,11 +172,11 @@ def test_a_radius_depends_on_its_row_alone(norm: float) -> None:
         torch.set_num_threads(1 if threads > 1 else 2)
         alone = [
             holdfast.certify(model, inputs[k : k + 1], labels[k : k + 1], norm, "local").radius
-            for k in range(6)
+            for k in range(3)
         ]
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(torch.cat(alone), together[:6])
+    assert torch.equal(torch.cat(alone), together[:3])
 
 
 def sampled(graph: holdfast.Graph, x: Tensor, epsilon: float, norm: float) -> Tensor:

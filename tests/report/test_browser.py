@@ -237,7 +237,7 @@ def test_headings_and_landmarks_are_in_order(visit, audit):
     assert all("digits-plain" in label for label in labels)
 
 
-@pytest.mark.parametrize("width", [380, 1600])
+@pytest.mark.parametrize("width", [380, pytest.param(1600, marks=pytest.mark.slow)])
 def test_hostile_names_stay_words(visit, audit, width):
     names = hostile()
     assert len(names) >= 200
