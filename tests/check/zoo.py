@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 from tests.nets import MaxMin, Residual
+from tests.traps.truth import Function
 from torch import Tensor, nn
 
 from holdfast.certificates.certify import CertifyOptions, certify_graph
@@ -68,6 +69,18 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv circular": (lambda: _conv(padding=2, padding_mode="circular"), (1, 6, 6)),
     "conv reflect dilated": (
         lambda: _conv(padding=1, padding_mode="reflect", dilation=2),
+        (1, 6, 6),
+    ),
+    "averages of 9 and of 3": (
+        lambda: nn.Sequential(
+            nn.AvgPool2d(3, 1),
+            nn.Flatten(),
+            nn.Linear(16, 6),
+            nn.ReLU(),
+            nn.Unflatten(1, (2, 3)),
+            Function(lambda x: x.mean(2)),
+            nn.Linear(2, 3),
+        ),
         (1, 6, 6),
     ),
     "max pool": (

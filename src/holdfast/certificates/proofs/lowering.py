@@ -247,10 +247,7 @@ class _Lowering:
         return self._emit("add", of, [], len(of[0].places))
 
     def _minus(self, of: _Pick) -> _Pick:
-        return self._times(of, "minus", -1.0)
-
-    def _times(self, of: _Pick, name: str, factor: float) -> _Pick:
-        array = self._keep(name, torch.tensor([factor], dtype=torch.float64))
+        array = self._keep("minus", torch.tensor([-1.0], dtype=torch.float64))
         return self._emit("diagonal", [of], [array], len(of.places))
 
     def _joined(self, of: Sequence[_Pick]) -> _Pick:
@@ -263,10 +260,13 @@ class _Lowering:
         count = places.shape[1] if node.op != "sum" else 1
         usual = {"divisor": None, "ceil_mode": False}
         plain = all(node.params.get(key, usual[key]) == usual[key] for key in usual)
-        if not plain or count & (count - 1):
-            raise self._refusal(node, "the checker knows averages of 2, 4, 8, ... entries only")
+        if not plain:
+            raise self._refusal(node, "the checker knows averages over whole windows only")
         total = self._sum(*(of[0].at(column) for column in places.T))
-        return total if count == 1 else self._times(total, f"share.{count}", 1.0 / count)
+        if count == 1:
+            return total
+        array = self._keep(f"count.{count}", torch.tensor([count], dtype=torch.float64))
+        return self._emit("quotient", [total], [array], len(total.places))
 
     def _windows(self, node: Node) -> Tensor:
         """Return the places of the entries that are added up, [results, entries]."""
