@@ -1,9 +1,10 @@
 """What a person sees in the terminal: progress on stderr, tables on stdout."""
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
@@ -15,7 +16,7 @@ from rich.text import Text
 from holdfast.errors import one_line
 from holdfast.report import formats
 from holdfast.report.training import descent_sentence
-from holdfast.types import Estimate, Improvement, Progress, norm_name
+from holdfast.types import Estimate, Improvement, Progress, Report, norm_name
 
 if TYPE_CHECKING:
     from holdfast.attacks.result import Attacks
@@ -27,73 +28,67 @@ if TYPE_CHECKING:
     from holdfast.knowledge_continuity.result import Knowledge
 
 
-class ProgressBar:
-    """The progress of a verb as a bar on stderr; silent where that is no terminal.
+@contextlib.contextmanager
+def progress_bar(part: str) -> Iterator[Report]:
+    """Show the progress of a verb as a bar on stderr; silent where that is no terminal.
 
     Args:
         part: What is shown until the verb reports for the first time.
+
+    Yields:
+        What the verb reports to.
     """
+    console = Console(stderr=True)
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    shown = bars.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    )
+    task = shown.add_task(part, total=None)
 
-    def __init__(self, part: str) -> None:
-        console = Console(stderr=True)
-        columns = (
-            bars.TextColumn("{task.description}", markup=False),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-        )
-        self._bars = bars.Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        )
-        self._task = self._bars.add_task(part, total=None)
+    def take(progress: Progress) -> None:
+        said, total = one_line(progress.part), progress.total or None
+        shown.update(task, description=said, completed=progress.done, total=total)
 
-    def take(self, progress: Progress) -> None:
-        """Show how far the verb has come."""
-        part, total = one_line(progress.part), progress.total or None
-        self._bars.update(self._task, description=part, completed=progress.done, total=total)
-
-    def __enter__(self) -> "ProgressBar":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+    with shown:
+        yield take
 
 
-class ClosingBracket:
-    """A bracket on stderr that closes while the user watches; silent where that is no terminal."""
+@contextlib.contextmanager
+def closing_bracket() -> Iterator[Report]:
+    """Show a bracket on stderr that closes while the user watches; silent where no terminal is.
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._live = Live(self, console=self._console, refresh_per_second=8, transient=True)
-        self._sides: dict[str, Improvement] = {}
-        self._begun = time.perf_counter()
+    Yields:
+        What the verb reports to.
+    """
+    sides: dict[str, Improvement] = {}
+    begun = time.perf_counter()
 
-    def take(self, progress: Progress) -> None:
-        """Take an improvement of one side."""
+    def take(progress: Progress) -> None:
         if progress.improvement is not None:
-            self._sides[progress.improvement.side] = progress.improvement
+            sides[progress.improvement.side] = progress.improvement
 
-    def __rich__(self) -> RenderableType:
+    def draw() -> RenderableType:
         table = _table("side", "bound", "method", "found at")
         for side in ("upper", "lower"):
-            best = self._sides.get(side)
+            best = sides.get(side)
             if best is not None:
                 table.add_row(side, f"{best.value:.6g}", best.method, f"{best.seconds:.1f} s")
         ratio = "-"
-        if len(self._sides) == 2 and self._sides["lower"].value > 0:
-            ratio = f"{self._sides['upper'].value / self._sides['lower'].value:.4f}"
-        spent = time.perf_counter() - self._begun
+        if len(sides) == 2 and sides["lower"].value > 0:
+            ratio = f"{sides['upper'].value / sides['lower'].value:.4f}"
+        spent = time.perf_counter() - begun
         table.add_row("ratio", ratio, "Ctrl-C ends with the best so far", f"{spent:.1f} s")
         return table
 
-    def __enter__(self) -> "ClosingBracket":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
+    console = Console(stderr=True)
+    live = Live(console=console, refresh_per_second=8, transient=True, get_renderable=draw)
+    with live if console.is_terminal else contextlib.nullcontext():
+        yield take
 
 
 def number(value: float | None, write: Callable[[float], str] = formats.number) -> str:

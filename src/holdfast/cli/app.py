@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import cyclopts
 from cyclopts import Parameter
-from rich.console import Console, ConsoleOptions
-from rich.segment import Segment
+from rich.console import Console
+from rich.segment import Segment, Segments
 
 from holdfast.errors import InvalidInput, visible
 from holdfast.versions import VERSION
@@ -159,20 +159,12 @@ def check_writable(out: Path | None) -> None:
         check_new_name(out)
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """A drawing whose words only show: names out of files may hold a terminal's commands.
-
-    Attributes:
-        drawing: What rich can draw.
-    """
-
-    drawing: Any
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        for segment in console.render(self.drawing, options):
-            text = segment.text if segment.control else visible(segment.text)
-            yield Segment(text, segment.style, segment.control)
+def _only_shown(console: Console, drawing: Any) -> Segments:
+    """Draw, with words that only show: names out of files may hold a terminal's commands."""
+    return Segments(
+        Segment(part.text if part.control else visible(part.text), part.style, part.control)
+        for part in console.render(drawing)
+    )
 
 
 def show(answer: Answer) -> None:
@@ -186,5 +178,6 @@ def show(answer: Answer) -> None:
 
         sys.stdout.write(to_json(answer.document))
     else:
-        Console(markup=False, highlight=False, emoji=False).print(_Shown(answer.drawing()))
+        console = Console(markup=False, highlight=False, emoji=False)
+        console.print(_only_shown(console, answer.drawing()))
     sys.stdout.flush()

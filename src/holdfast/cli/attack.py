@@ -32,13 +32,13 @@ def attack(
     as_json: Json = False,
 ) -> Answer:
     """Look for the nearest input around each row that gets another answer."""
-    from holdfast.terminal import ProgressBar, attacks_table
+    from holdfast.terminal import attacks_table, progress_bar
 
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
-    with ProgressBar("attacks") as bar:
+    with progress_bar("attacks") as report:
         attacks = holdfast.attack(
-            loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon, report=bar.take
+            loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon, report=report
         )
     if out is not None:
         attacks.save(out)

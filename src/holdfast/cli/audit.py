@@ -37,12 +37,12 @@ def audit(  # noqa: PLR0913 - the options of the main job
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
     from holdfast.audits.audit import AuditOptions, audit_models
     from holdfast.sources.demo import DEMO_MODELS
-    from holdfast.terminal import ProgressBar, audit_summary
+    from holdfast.terminal import audit_summary, progress_bar
 
     models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
     command = repeat_command("audit", asked | {"step": step, "training": training, "out": out})
     options = AuditOptions(norm_of(norm), epsilon, seconds, step, training, command)
-    with stopping_at_once(), ProgressBar("audit") as bar:
-        report = audit_models(models, rows, out, options, bar.take)
-    return Answer(report.document, lambda: audit_summary(report), as_json)
+    with stopping_at_once(), progress_bar("audit") as report:
+        found = audit_models(models, rows, out, options, report)
+    return Answer(found.document, lambda: audit_summary(found), as_json)

@@ -45,7 +45,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     """Certify how far each input can move before its class may change."""
     from holdfast.certificates.certify import CertifyOptions, certify_graph
     from holdfast.graph.capture import captured, example_row
-    from holdfast.terminal import ProgressBar, certificates_table
+    from holdfast.terminal import certificates_table, progress_bar
 
     if not 0 <= epsilon < math.inf:
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")
@@ -54,10 +54,10 @@ def certify(  # noqa: PLR0913 - the options of the verb
     options = CertifyOptions(norm_of(norm), method, semantics)
     options.check_execution(loaded.model, rows.inputs)
     example = example_row(rows.inputs)
-    with ProgressBar("certificates") as bar, captured(loaded.model, example) as graph:
-        certificates = certify_graph(graph, rows.inputs, rows.labels, options, bar.take)
+    with progress_bar("certificates") as report, captured(loaded.model, example) as graph:
+        certificates = certify_graph(graph, rows.inputs, rows.labels, options, report)
         if attack:
-            _attack(graph, loaded.model, (rows.inputs, rows.labels), certificates, bar.take)
+            _attack(graph, loaded.model, (rows.inputs, rows.labels), certificates, report)
     if out is not None:
         certificates.save(out)
     document = {

@@ -10,10 +10,10 @@ def conditions(
 ) -> Answer:
     """Say whether a certificate about distances makes sense for a model and its data."""
     from holdfast.files import plain
-    from holdfast.terminal import ProgressBar, conditions_table
+    from holdfast.terminal import conditions_table, progress_bar
 
     (loaded,), rows = load([model], data)
-    with ProgressBar("conditions") as bar:
-        found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), report=bar.take)
+    with progress_bar("conditions") as report:
+        found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), report=report)
     document = {"model": model, "data": data, **plain(found)}
     return Answer(document, lambda: conditions_table(found), as_json)

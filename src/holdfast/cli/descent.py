@@ -22,10 +22,10 @@ def descent(
 ) -> Answer:
     """Measure whether a gradient step improves the cross entropy as the descent lemma promises."""
     from holdfast.report.training import descent_sentence
-    from holdfast.terminal import ProgressBar, descent_table
+    from holdfast.terminal import descent_table, progress_bar
 
     (loaded,), rows = load_numbers([model], data)
-    with ProgressBar("descent"):
+    with progress_bar("descent"):
         result = holdfast.descent(
             loaded.model, "cross_entropy", rows.inputs, rows.labels, step, momentum,
             batch_size=batch,

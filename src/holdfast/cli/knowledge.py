@@ -35,13 +35,13 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     from holdfast.audits.parts import worst_part
     from holdfast.files import plain
     from holdfast.sources.data import LoadedData
-    from holdfast.terminal import ProgressBar, knowledge_table
+    from holdfast.terminal import knowledge_table, progress_bar
 
     if (delta is None) != (eta is None):
         raise InvalidInput("delta, eta", (delta, eta), "both, or neither")
     check_writable(out)
     (loaded,), rows = load([model], data)
-    with ProgressBar("knowledge continuity"):
+    with progress_bar("knowledge continuity"):
         result = holdfast.knowledge(
             loaded.model, rows.batches, layer, loss, distance, perturbations=rows.perturbations
         )

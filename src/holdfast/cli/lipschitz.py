@@ -30,15 +30,15 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
 ) -> Answer:
     """Bracket the Lipschitz constant of a model from both sides."""
     from holdfast.audits.parts import bracket_part
-    from holdfast.terminal import ClosingBracket, bracket_table
+    from holdfast.terminal import bracket_table, closing_bracket
     from holdfast.types import Outcome
 
     (loaded,), rows = load_numbers([model], _data_of(model, data))
     region = None if box is None else _box(box, rows.inputs[0])
-    with ClosingBracket() as watched:
+    with closing_bracket() as report:
         bracket = holdfast.lipschitz(
             loaded.model, rows.inputs, norm_of(norm), region, seconds, tolerance,
-            report=watched.take,
+            report=report,
         )  # fmt: skip
     code = INTERRUPTED if bracket.outcome is Outcome.INTERRUPTED else 0
     document = {"model": model} | bracket_part(bracket)
