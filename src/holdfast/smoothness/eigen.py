@@ -52,9 +52,14 @@ def top_eigenvalue(product: Product, like: Tensor) -> float:
     if not bool(checked(_tensor(start, like)).any()):
         return 0.0  # a random vector lies in the kernel of no other map
 
+    def times(vector: np.ndarray) -> np.ndarray:
+        return checked(_tensor(vector.reshape(-1), like)).cpu().numpy()
+
+    # SciPy's types know only subclasses of it.
+    operator = LinearOperator((size, size), matvec=times, dtype=np.float64)  # pyright: ignore[reportCallIssue]
     try:
         values = eigsh(
-            _Operator(checked, like),
+            operator,
             k=1,
             which="LA",
             v0=start,
@@ -66,17 +71,6 @@ def top_eigenvalue(product: Product, like: Tensor) -> float:
         why = f"no eigenvalue within {TOLERANCE:g} after {restarts} restarts"
         raise Unsupported("curvature of the loss", [Obstacle("", "Lanczos", why)]) from problem
     return float(values[-1])
-
-
-class _Operator(LinearOperator):
-    """A map of tensors as SciPy wants it."""
-
-    def __init__(self, product: Product, like: Tensor) -> None:
-        super().__init__(np.dtype(np.float64), (len(like), len(like)))
-        self._product, self._like = product, like
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        return self._product(_tensor(x.reshape(-1), self._like)).cpu().numpy()
 
 
 def _tensor(vector: np.ndarray, like: Tensor) -> Tensor:

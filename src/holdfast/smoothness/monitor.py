@@ -37,8 +37,9 @@ class _OpenStep:
         step: Its number.
         rate: Learning rate.
         parameters: What it moves.
-        point: Their values before the step.
-        before: The loss there; None until it is known.
+        point: Their values before the step; empty where only the two losses are wanted.
+        before: The loss there, and its rounding alone where only the losses are wanted; None until
+            it is known.
         move: By how much the step moved them; None until it is taken.
     """
 
@@ -46,25 +47,8 @@ class _OpenStep:
     rate: float
     parameters: list[Tensor]
     point: Tensor
-    before: BatchEvaluation | None
+    before: BatchEvaluation | tuple[float, float] | None
     move: Move | None = None
-
-
-@dataclass(frozen=True)
-class _OpenLosses:
-    """A step of which only the two losses are wanted.
-
-    Attributes:
-        step: Its number.
-        rate: Learning rate.
-        parameters: What it moves.
-        before: The loss before it, and its rounding.
-    """
-
-    step: int
-    rate: float
-    parameters: list[Tensor]
-    before: tuple[float, float]
 
 
 class DescentMonitor:
@@ -125,7 +109,7 @@ class DescentMonitor:
         self.measurements: list[Measurement] = []
         self._every, self._loss, self._rule = every, loss, rule_of(optimizer)
         self._count = 0
-        self._open: _OpenStep | _OpenLosses | None = None
+        self._open: _OpenStep | None = None
         self._curved: Measurement | None = None
         self._sharpest = Sharpest()
         self._twice = True
@@ -189,19 +173,24 @@ class DescentMonitor:
             before = self._evaluate(self._loss, parameters, direction)
             self._open = _OpenStep(step, rate, parameters, point, before)
         else:
-            self._open = _OpenLosses(step, rate, parameters, self._value(self._loss, parameters))
+            before = self._value(self._loss, parameters)
+            self._open = _OpenStep(step, rate, parameters, torch.empty(0), before)
 
     def _after(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         """Finish what `_before` began."""
         opened, self._open = self._open, None
-        if isinstance(opened, _OpenStep):
-            self._look(optimizer, opened)
-        elif opened is not None and self._loss is not None and self._curved is not None:
+        if opened is None:
+            return
+        if not isinstance(opened.before, tuple):
+            self._look(optimizer, opened, opened.before)
+        elif self._loss is not None and self._curved is not None:
             after = self._value(self._loss, opened.parameters)
             one = measure_losses(self._curved, opened.step, opened.rate, opened.before, after)
             self._keep(one)
 
-    def _look(self, optimizer: Optimizer, opened: _OpenStep) -> None:
+    def _look(
+        self, optimizer: Optimizer, opened: _OpenStep, before: BatchEvaluation | None
+    ) -> None:
         """Measure a step with its curvature; without a loss, when the next step is taken."""
         move = opened.move
         if move is None:
@@ -213,13 +202,13 @@ class DescentMonitor:
             after = self._evaluate(self._loss, opened.parameters)
         else:
             after = BatchEvaluation(None, _gradient(opened.parameters))
-        if opened.before is None:  # without a loss: this is the gradient before the move
+        if before is None:  # without a loss: this is the gradient before the move
             self._open = replace(opened, before=after, move=move)
             return
-        if opened.before.product is not None:
-            turn = after.gradient - opened.before.gradient
-            self._sharpest.follow(opened.before.product, move.way, turn, move.scale)
-        self._curved = measure_move(opened.before, after, move, self._sharpest.value)
+        if before.product is not None:
+            turn = after.gradient - before.gradient
+            self._sharpest.follow(before.product, move.way, turn, move.scale)
+        self._curved = measure_move(before, after, move, self._sharpest.value)
         self._keep(self._curved)
 
     def _value(
