@@ -20,6 +20,7 @@ The covariances follow from one forward pass. With n the width of a layer and N 
 gradient costs O(sum n^3), the Hessian O(n N^2).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,25 +30,19 @@ from holdfast.sdp.chain.chain import Chain, ChainLayer
 
 
 @dataclass(frozen=True)
-class Pivot:
-    """One layer of the recursion: the Cholesky factor of S = R R^T, and Y = R^-1 K."""
-
-    factor: Tensor
-    whitened: Tensor
-
-
-@dataclass(frozen=True)
 class Sweep:
     """The recursion's result.
 
     Attributes:
         start: P_0, shape [d, d].
-        pivots: One per layer, from the input to the output.
+        factors: Cholesky factor R of S = R R^T, one per layer, from the input to the output.
+        whitened: Y = R^-1 K of the same layers.
         logdet: Sum of log det S_i.
     """
 
     start: Tensor
-    pivots: tuple[Pivot, ...]
+    factors: tuple[Tensor, ...]
+    whitened: tuple[Tensor, ...]
     logdet: float
 
 
@@ -62,19 +57,22 @@ def sweep(chain: Chain, multipliers: Tensor) -> Sweep | None:
         None where some S_i is not positive definite: these multipliers bound nothing.
     """
     ahead = chain.last.mT @ chain.last
-    pivots: list[Pivot] = []
+    pivots: list[tuple[Tensor, Tensor]] = []
     logdet = torch.zeros((), dtype=ahead.dtype, device=ahead.device)
     for layer, lam in zip(reversed(chain.layers), reversed(chain.split(multipliers)), strict=True):
         pivot = _pivot(layer, lam, ahead)
         if pivot is None:
             return None
-        ahead = _previous(layer, lam, ahead, pivot.whitened)
-        logdet = logdet + 2.0 * pivot.factor.diagonal().log().sum()
+        factor, whitened = pivot
+        ahead = _previous(layer, lam, ahead, whitened)
+        logdet = logdet + 2.0 * factor.diagonal().log().sum()
         pivots.append(pivot)
-    return Sweep(ahead, tuple(reversed(pivots)), float(logdet))
+    factors, all_whitened = zip(*reversed(pivots), strict=True) if pivots else ((), ())
+    return Sweep(ahead, factors, all_whitened, float(logdet))
 
 
-def _pivot(layer: ChainLayer, lam: Tensor, ahead: Tensor) -> Pivot | None:
+def _pivot(layer: ChainLayer, lam: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return R and Y of one layer; None where S is not positive definite."""
     through = ahead if layer.outer is None else ahead @ layer.outer
     gram = through if layer.outer is None else layer.outer.mT @ through
     factor, failed = torch.linalg.cholesky_ex(torch.diag(lam) - gram)
@@ -83,7 +81,7 @@ def _pivot(layer: ChainLayer, lam: Tensor, ahead: Tensor) -> Pivot | None:
     gain = (lam * (layer.low + layer.high) / 2)[:, None] * layer.inner
     if layer.skip is not None:
         gain = gain + through.mT @ layer.skip
-    return Pivot(factor, torch.linalg.solve_triangular(factor, gain, upper=False))
+    return factor, torch.linalg.solve_triangular(factor, gain, upper=False)
 
 
 def _previous(layer: ChainLayer, lam: Tensor, ahead: Tensor, whitened: Tensor) -> Tensor:
@@ -112,9 +110,15 @@ class _Local:
         return self.forward @ covariance @ self.forward.mT + noise
 
 
-def _local(layer: ChainLayer, pivot: Pivot) -> _Local:
-    feedback = torch.linalg.solve_triangular(pivot.factor.mT, pivot.whitened, upper=True)
-    noise = torch.cholesky_inverse(pivot.factor)
+def _locals(chain: Chain, result: Sweep) -> Iterator[tuple[ChainLayer, _Local]]:
+    """Yield every layer and what it is in the Gaussian chain, from the input to the output."""
+    for layer, factor, whitened in zip(chain.layers, result.factors, result.whitened, strict=True):
+        yield layer, _local(layer, factor, whitened)
+
+
+def _local(layer: ChainLayer, factor: Tensor, whitened: Tensor) -> _Local:
+    feedback = torch.linalg.solve_triangular(factor.mT, whitened, upper=True)
+    noise = torch.cholesky_inverse(factor)
     forward = feedback if layer.outer is None else layer.outer @ feedback
     if layer.skip is not None:
         forward = forward + layer.skip
@@ -136,8 +140,7 @@ def gradient(chain: Chain, result: Sweep, covariance: Tensor) -> Tensor:
         covariance: (rho I - P_0)^-1.
     """
     parts, last = [], -covariance.trace()[None]
-    for layer, pivot in zip(chain.layers, result.pivots, strict=True):
-        local = _local(layer, pivot)
+    for layer, local in _locals(chain, result):
         parts.append(-((local.p @ covariance) * local.q).sum(1) - local.noise.diagonal())
         covariance = local.advance(layer, covariance)
     return torch.cat((*parts, last))
@@ -151,8 +154,8 @@ def derivatives(chain: Chain, result: Sweep, covariance: Tensor) -> tuple[Tensor
     # Covariances of x_i with x_0, and with p and q of all layers before.
     with_start, with_p, with_q = covariance, covariance[:, :0], covariance[:, :0]
     done, parts, last = 0, [], -covariance.trace()[None]
-    for layer, pivot in zip(chain.layers, result.pivots, strict=True):
-        local, rows = _local(layer, pivot), slice(done, done + layer.neurons)
+    for layer, local in _locals(chain, result):
+        rows = slice(done, done + layer.neurons)
         p_cov, q_cov = local.p @ covariance, local.q @ covariance
         matrix[rows, rows], slope = _own_block(local, p_cov, q_cov)
         parts.append(slope)
@@ -182,8 +185,7 @@ def block_hessian(
     """Return the Hessian's diagonal blocks, its row of (lam, rho), and its entry of (rho, rho)."""
     corner = float(covariance.square().sum())
     with_start, blocks, border = covariance, [], []
-    for layer, pivot in zip(chain.layers, result.pivots, strict=True):
-        local = _local(layer, pivot)
+    for layer, local in _locals(chain, result):
         blocks.append(_own_block(local, local.p @ covariance, local.q @ covariance)[0])
         border.append(((local.p @ with_start) * (local.q @ with_start)).sum(1))
         with_start = local.forward @ with_start
