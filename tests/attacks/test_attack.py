@@ -49,6 +49,12 @@ def distances_of_linear(model: nn.Linear, x: torch.Tensor, norm: float) -> torch
     return (gaps / slopes).scatter(1, top[:, None], math.inf).amin(1)
 
 
+def nearest(model: nn.Module, x: torch.Tensor, labels: torch.Tensor, norm: float) -> torch.Tensor:
+    rows = Rows.begin(model, x, labels, norm)
+    search(rows)
+    return rows.distance
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @settings(max_examples=6)
 @given(seed=st.integers(0, 2**31), classes=st.integers(2, 6))
@@ -56,7 +62,7 @@ def test_on_a_linear_model_the_nearest_attack_is_found(norm, seed, classes):
     torch.manual_seed(seed)
     model, x = nn.Linear(8, classes).eval(), torch.randn(40, 8)
     labels = model(x).argmax(1)
-    distance = search(Rows.begin(model, x, labels, norm)).rows.distance
+    distance = nearest(model, x, labels, norm)
     true = distances_of_linear(model, x, norm)
     assert bool((distance <= true * 1.001 + 1e-4).all())
     assert bool((distance >= true - 1e-5).all())
@@ -154,12 +160,12 @@ def test_a_row_is_attacked_as_if_it_were_alone(norm, monkeypatch):
     model = curved().double()
     x, labels = (part[:12] for part in rows(curved()))
     x = x.double()
-    whole = search(Rows.begin(model, x, labels, norm)).rows.distance
+    whole = nearest(model, x, labels, norm)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr("holdfast.attacks.search._CHUNK", 7)
-    shuffled = search(Rows.begin(model, x[order], labels[order], norm)).rows.distance
+    shuffled = nearest(model, x[order], labels[order], norm)
     torch.testing.assert_close(shuffled, whole[order], rtol=1e-3, atol=0)
-    alone = search(Rows.begin(model, x[:1], labels[:1], norm)).rows.distance
+    alone = nearest(model, x[:1], labels[:1], norm)
     torch.testing.assert_close(alone, whole[:1], rtol=1e-3, atol=0)
 
 

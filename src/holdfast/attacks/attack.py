@@ -18,7 +18,7 @@ from holdfast.arguments import (
 )
 from holdfast.attacks.result import Attacks
 from holdfast.attacks.rows import Rows
-from holdfast.attacks.search import SearchResult, search
+from holdfast.attacks.search import search
 from holdfast.brackets.lower.ascent import within
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import captured, example_row
@@ -144,19 +144,19 @@ def attack_graph(
     # Rows that are not finite are run as zeros and reported apart.
     safe = torch.where(by_row, inputs, 0.0)
     reach = math.inf if options.epsilon is None else float(options.epsilon)
-    begun = Rows.begin(lambda x: logits_in(run_model(model, x)), safe, labels, options.norm, reach)
-    found = search(begun, within(options.seconds), report)
-    found.clean[~finite] = -1
-    reason = tuple(_reasons(found))
-    distance = found.rows.distance.clone()
-    distance[found.clean != labels] = 0.0
-    distance[found.clean < 0] = math.inf
+    found = Rows.begin(lambda x: logits_in(run_model(model, x)), safe, labels, options.norm, reach)
+    clean, tried = search(found, within(options.seconds), report)
+    clean[~finite] = -1
+    reason = tuple(_reasons(found, clean, tried))
+    distance = found.distance.clone()
+    distance[clean != labels] = 0.0
+    distance[clean < 0] = math.inf
     won = torch.tensor([entry == "found" for entry in reason])
-    tried = found.rows.adversarial.reshape(inputs.shape)
+    adversarial = found.adversarial.reshape(inputs.shape)
     return Attacks(
         distance=distance,
-        adversarial=torch.where(by_row, tried, inputs),
-        predicted=torch.where(won, found.rows.predicted, found.clean),
+        adversarial=torch.where(by_row, adversarial, inputs),
+        predicted=torch.where(won, found.predicted, clean),
         labels=labels,
         reason=reason,
         norm=options.norm,
@@ -165,17 +165,16 @@ def attack_graph(
     )
 
 
-def _reasons(found: SearchResult) -> list[str]:
+def _reasons(found: Rows, clean: Tensor, tried: Tensor) -> list[str]:
     """Say for every row how its attack ended."""
     reasons = []
-    known = torch.isfinite(found.rows.distance).tolist()
-    each = zip(
-        found.clean.tolist(), found.rows.labels.tolist(), known, found.tried.tolist(), strict=True
-    )
-    for clean, label, is_known, is_tried in each:
-        if clean < 0:
+    known = torch.isfinite(found.distance)
+    columns = (clean, found.labels, known, tried)
+    each = zip(*(column.tolist() for column in columns), strict=True)
+    for answer, label, is_known, is_tried in each:
+        if answer < 0:
             reasons.append("not_finite")
-        elif clean != label:
+        elif answer != label:
             reasons.append("misclassified")
         elif is_known:
             reasons.append("found")

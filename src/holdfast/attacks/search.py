@@ -7,7 +7,6 @@ other rows of a call change a row's result at most through the rounding of batch
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,34 +25,20 @@ _DIRECTIONS = 3
 _DOUBLINGS = range(-4, 20)
 
 
-@dataclass(frozen=True, eq=False)
-class SearchResult:
-    """How a search ended.
-
-    Attributes:
-        rows: All rows, with the nearest adversarial of each that was right.
-        clean: [N], the model's answer at the row itself; -1 where its logits are not finite.
-        tried: [N] bool: whether the search reached the row before its time was spent.
-    """
-
-    rows: Rows
-    clean: Tensor
-    tried: Tensor
-
-
 def search(
     rows: Rows, spent: Callable[[], bool] = lambda: False, report: Report = silent
-) -> SearchResult:
+) -> tuple[Tensor, Tensor]:
     """Look for the nearest adversarial of every row, or for one within their `epsilon`.
 
     Args:
-        rows: N rows, finite, of a model that can be differentiated. A row is done with once an
-            adversarial is within `epsilon`; inf: look for the nearest.
+        rows: N rows, finite, of a model that can be differentiated; they keep what is found. A row
+            is done with once an adversarial is within `epsilon`; inf: look for the nearest.
         spent: Says when to stop; asked before every chunk of every phase.
         report: Called with the progress.
 
     Returns:
-        The nearest adversarials.
+        [N], the model's answer at each row itself, -1 where its logits are not finite; and [N]
+        bool, whether the search reached the row before its time was spent.
     """
     nearest = math.isinf(rows.epsilon)
     clean = torch.cat([_answers(rows.take(part)) for part in _parts(rows.labels >= 0)])
@@ -67,13 +52,13 @@ def search(
                 Progress("attacks", number * len(right) + int(part[0]), len(phases) * len(right))
             )
             if spent():
-                return SearchResult(rows, clean, tried)
+                return clean, tried
             some = rows.take(part)
             phase(some)
             some.shrink()
             rows.put(part, some)
             tried[part] = True
-    return SearchResult(rows, clean, tried)
+    return clean, tried
 
 
 def _parts(chosen: Tensor) -> tuple[Tensor, ...]:
