@@ -41,9 +41,9 @@ def test_it_is_short_and_stands_alone():
 
 
 def steps_of(name: str, inputs: torch.Tensor) -> list:
-    lowered = lower(graph(name))
-    ops = [op | {"slope": float.fromhex(op["slope"])} for op in lowered.ops]
-    tensors = {name: as_array(tensor) for name, tensor in lowered.arrays.items()}
+    lowered, arrays = lower(graph(name))
+    ops = [op | {"slope": float.fromhex(op["slope"])} for op in lowered]
+    tensors = {name: as_array(tensor) for name, tensor in arrays.items()}
     return read_graph(ops, inputs[0].numel(), tensors)
 
 

@@ -178,11 +178,11 @@ def certify_graph(
     safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
     logits = _evaluate(graph, safe)
     known = finite & torch.isfinite(logits.value).all(1)
-    rows = _LogitRows(safe, labels, logits, known)
     if rates is None:
-        fields = _no_radii(graph, rows, options)
+        fields = _no_radii(graph, known, options)
     else:
-        fields = _radii(graph, rows, options, rates, report)
+        balls = Balls(graph, safe, labels, options.norm)
+        fields = _radii(balls, (logits, known), options, rates, report)
     return Certificates(
         **fields,
         labels=labels,
@@ -195,60 +195,58 @@ def certify_graph(
     )
 
 
-@dataclass(frozen=True)
-class _LogitRows:
-    """The rows to certify.
-
-    Attributes:
-        inputs: [N, ...], finite.
-        labels: [N], or targets [N, outputs].
-        logits: [N, outputs].
-        known: [N] bool: whether inputs and logits were finite.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    logits: Approximate
-    known: Tensor
-
-
 def _radii(
-    graph: Graph, rows: _LogitRows, options: CertifyOptions, rates: Rates, report: Report
+    balls: Balls,
+    seen: tuple[Approximate, Tensor],
+    options: CertifyOptions,
+    rates: Rates,
+    report: Report,
 ) -> dict[str, Any]:
-    """Return radii, margins, predictions, reasons and methods of a classifier's rows."""
-    gaps = _gaps(rows.logits, rows.labels)
+    """Return radii, margins, predictions, reasons and methods of a classifier's rows.
+
+    Args:
+        balls: The rows.
+        seen: Their logits [N, classes], and whether rows and logits were finite, [N].
+        options: Norm, method and semantics.
+        rates: Global constants.
+        report: Called with the progress.
+
+    Raises:
+        Unsupported: When an op has no linear bounds and no global constant is finite.
+    """
+    (logits, known), labels = seen, balls.labels
+    gaps = _gaps(logits, labels)
     local = torch.zeros(len(gaps), dtype=torch.float64)
     if options.method != "global":
-        worth = (rows.known & (gaps.amin(1) > 0)).nonzero().flatten()
+        worth = (known & (gaps.amin(1) > 0)).nonzero().flatten()
         # Where a global constant proves more, the local radius need not be known. As executed in
         # float32 the two lose different parts of their radii, so there it must.
-        enough = _radius(gaps, rates.pairs[rows.labels])[worth]
+        enough = _radius(gaps, rates.pairs[labels])[worth]
         if options.semantics == "float32":
             enough = torch.zeros_like(enough)
-        balls = Balls(graph, rows.inputs[worth], rows.labels[worth], options.norm)
         try:
-            local[worth] = local_radii(balls, enough, report)
+            local[worth] = local_radii(balls.of(worth), enough, report)
         except Unsupported:
             if options.method == "local" or not math.isfinite(rates.constant):
                 raise
-    in_range = torch.ones_like(rows.known)
+    in_range = torch.ones_like(known)
     if options.semantics == "float32":
-        local = executed_radii(Balls(graph, rows.inputs, rows.labels, options.norm), local, report)
-    known_gaps = torch.where(rows.known[:, None], gaps, -1.0)
-    by_constant = _global_radii(known_gaps, rows.labels, rates, local, report)
+        local = executed_radii(balls, local, report)
+    known_gaps = torch.where(known[:, None], gaps, -1.0)
+    by_constant = _global_radii(known_gaps, labels, rates, local, report)
     if options.semantics == "float32":
-        executed = execution(graph, rows.inputs, by_constant, options.norm)
-        gaps = _gaps(executed.logits(rows.logits), rows.labels)
+        executed = execution(balls.graph, balls.inputs, by_constant, options.norm)
+        gaps = _gaps(executed.logits(logits), labels)
         pairs = executed.pairs(rates.pairs, options.norm)
-        by_constant = torch.minimum(_radius(gaps, pairs[rows.labels]), executed.limit)
+        by_constant = torch.minimum(_radius(gaps, pairs[labels]), executed.limit)
         in_range = executed.in_range
     margins = coarse_down(gaps.amin(1))
     radii = torch.maximum(by_constant, local)
     # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
     safe = (margins > 0) & (radii > 0)
-    leads = _leads(rows.logits, rows.labels)
+    leads = _leads(logits, labels)
     unbounded = options.method != "local" and math.isinf(rates.constant)
-    columns = (rows.known, leads, in_range, safe)
+    columns = (known, leads, in_range, safe)
     each = zip(*(column.tolist() for column in columns), strict=True)
     reason = tuple(
         _reason(row_known, lead, row_in_range, row_safe, unbounded)
@@ -258,8 +256,8 @@ def _radii(
     nearer = "local" if options.method == "local" else "global"
     return {
         "radius": torch.where(certified, radii, 0.0),
-        "margin": torch.where(rows.known, margins, 0.0),
-        "predicted": torch.where(rows.known, rows.logits.value.argmax(1), -1),
+        "margin": torch.where(known, margins, 0.0),
+        "predicted": torch.where(known, logits.value.argmax(1), -1),
         "reason": reason,
         "method": tuple("local" if win else nearer for win in (local > by_constant).tolist()),
         "constant": rates.constant,
@@ -301,9 +299,15 @@ def _rates(graph: Graph, options: CertifyOptions) -> Rates:
         return unknown
 
 
-def _no_radii(graph: Graph, rows: _LogitRows, options: CertifyOptions) -> dict[str, Any]:
-    """Return what takes the place of radii where labels are targets: there is no class."""
-    count = len(rows.inputs)
+def _no_radii(graph: Graph, known: Tensor, options: CertifyOptions) -> dict[str, Any]:
+    """Return what takes the place of radii where labels are targets: there is no class.
+
+    Args:
+        graph: The model.
+        known: Whether rows and outputs were finite, [N].
+        options: Norm and method.
+    """
+    count = len(known)
     constant = math.inf
     if options.method != "local":
         with contextlib.suppress(Unsupported):
@@ -313,7 +317,7 @@ def _no_radii(graph: Graph, rows: _LogitRows, options: CertifyOptions) -> dict[s
         "radius": nothing,
         "margin": nothing,
         "predicted": torch.full((count,), -1),
-        "reason": tuple("no_class" if known else "not_finite" for known in rows.known.tolist()),
+        "reason": tuple("no_class" if finite else "not_finite" for finite in known.tolist()),
         "method": (options.method,) * count,
         "constant": constant,
     }

@@ -126,10 +126,10 @@ def describes(path: Path, model: nn.Module) -> bool:
         return True
     with safe_open(path.with_name(proof["file"]), "pt") as arrays:
         example = arrays.get_slice("inputs")[:1]
-    lowered = lower(capture(model, example))
-    hashes = {name: _hash(tensor) for name, tensor in lowered.arrays.items()}
+    ops, tensors = lower(capture(model, example))
+    hashes = {name: _hash(tensor) for name, tensor in tensors.items()}
     same = hashes == {entry["name"]: entry["sha256"] for entry in proof["tensors"]}
-    return same and lowered.ops == proof["graph"]
+    return same and ops == proof["graph"]
 
 
 def check_file(path: Path, weights: Path | None = None, argument: str = "path") -> "Report":

@@ -7,7 +7,7 @@ the vocabulary of `holdfast_check.network` stays small enough to be read.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,21 +21,12 @@ from holdfast.ops.geometry import pad
 from holdfast.ops.wiring import filled
 
 
-@dataclass
-class Lowered:
-    """A network as the checker reads it.
+def lower(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Return a network as the checker reads it.
 
-    Attributes:
-        ops: In order, as they stand in a certificate file.
-        arrays: Matrices, offsets and places, by name.
-    """
-
-    ops: list[dict[str, Any]] = field(default_factory=list)
-    arrays: dict[str, Tensor] = field(default_factory=dict)
-
-
-def lower(graph: Graph) -> Lowered:
-    """Return the operations of a network.
+    Returns:
+        Operations in order, as they stand in a certificate file; and the matrices, offsets and
+        places that they name.
 
     Raises:
         Unsupported: When one of them is not made of what the checker knows.
@@ -79,10 +70,16 @@ class _Lowering:
 
     Args:
         graph: Captured model, with maxima as comparisons.
+
+    Attributes:
+        ops: What has been emitted, as `lower` returns it.
+        arrays: By name.
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.result = graph, Lowered()
+        self.graph = graph
+        self.ops: list[dict[str, Any]] = []
+        self.arrays: dict[str, Tensor] = {}
         self.sizes = [math.prod(graph.perturbed_input.shape)]
         self.picks = {graph.perturbed_input.name: self._value(0)}
         rules = {"linear": self._matrix, "conv": self._conv, "add": self._scalar}
@@ -94,8 +91,8 @@ class _Lowering:
         self.rules = rules | dict.fromkeys(("leaky_relu", "abs"), self._leaky)
         self.rules |= dict.fromkeys(("elu", "softplus", "gelu"), self._standard)
 
-    def whole(self) -> Lowered:
-        """Return the lowered graph; its last operation is the output."""
+    def whole(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+        """Return operations and arrays of the whole graph; the last operation is the output."""
         for node in self.graph.nodes:
             if node.name in self.picks:
                 continue
@@ -106,9 +103,9 @@ class _Lowering:
                 node, [self.picks[name] for name in node.inputs]
             )
         last = self._number(self.picks[self.graph.output])
-        if last != len(self.result.ops) or not last:
+        if last != len(self.ops) or not last:
             self._take(self._value(last), "output")
-        return self.result
+        return self.ops, self.arrays
 
     def _refusal(self, node: Node, why: str) -> Unsupported:
         return Unsupported("a proof in a file", [node.obstacle(why)])
@@ -159,14 +156,14 @@ class _Lowering:
     ) -> _Pick:
         numbers = [self._number(pick) for pick in of]
         operation = {"op": op, "of": numbers, "arrays": list(arrays), "slope": slope.hex()}
-        self.result.ops.append(operation)
+        self.ops.append(operation)
         self.sizes.append(size)
-        return self._value(len(self.result.ops))
+        return self._value(len(self.ops))
 
     def _keep(self, name: str, tensor: Tensor) -> str:
         """Keep an array under a name of its own; one that is there already is not kept twice."""
         tensor = tensor.detach().contiguous()
-        taken = self.result.arrays
+        taken = self.arrays
         while name in taken and not (
             taken[name].dtype == tensor.dtype and torch.equal(taken[name], tensor)
         ):

@@ -51,23 +51,20 @@ def prove(known: Changes, certified: Tensor) -> Proof:
     Raises:
         Unsupported: When the network holds what the checker does not know, or is too large for it.
     """
-    inputs, lowered = known.inputs, lower(known.graph)
-    arrays = {"inputs": inputs}
+    inputs, (ops, tensors) = known.inputs, lower(known.graph)
     steps = read_graph(
-        [op | {"slope": float.fromhex(op["slope"])} for op in lowered.ops],
+        [op | {"slope": float.fromhex(op["slope"])} for op in ops],
         math.prod(inputs.shape[1:]),
-        {name: as_array(tensor) for name, tensor in lowered.arrays.items()},
+        {name: as_array(tensor) for name, tensor in tensors.items()},
     )
-    cuts = choose_cuts(steps, cut_points(lowered.ops))
-    for name, witness in witnesses(steps, cuts, known.norm):
-        for part in "qlr":
-            values = {"q": witness.q, "l": witness.lam, "r": witness.r}[part]
-            arrays[f"{name}.{part}"] = torch.from_numpy(values)
+    cuts = choose_cuts(steps, cut_points(ops))
+    found = witnesses(steps, cuts, known.norm)
+    arrays = {"inputs": inputs} | {name: torch.from_numpy(values) for name, values in found}
     rates = squared_rates(
         steps, cuts, known.norm, {name: as_array(arrays[name]) for name in arrays}
     )
     radius = _radii(steps, rates, known, certified.tolist())
-    return Proof(lowered.ops, cuts, lowered.arrays, arrays, radius)
+    return Proof(ops, cuts, tensors, arrays, radius)
 
 
 def as_array(tensor: Tensor) -> Array:

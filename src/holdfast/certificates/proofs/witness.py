@@ -1,12 +1,12 @@
 """Witnesses of Lipschitz constants, as `holdfast_check.proof` reads them.
 
-Multipliers come from the solvers and factors from LAPACK, in floating point; the exact test is the
-checker's.
+A witness is three arrays: multipliers `q` of the inputs and `l` of the units, and `r`, the packed
+triangular factor. Multipliers come from the solvers and factors from LAPACK, in floating point; the
+exact test is the checker's.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from flint import fmpq
@@ -27,15 +27,6 @@ MOST_UNITS, MOST_ROWS = 1200, 2048
 _ACCURACY = 1e-3
 _RAISES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 _GRID, _BITS = 2.0**40, 30
-
-
-@dataclass(frozen=True)
-class Witness:
-    """Multipliers of the inputs and units, and the packed triangular factor R."""
-
-    q: Array
-    lam: Array
-    r: Array
 
 
 def choose_cuts(steps: Sequence[Step], possible: Sequence[int]) -> list[int]:
@@ -65,7 +56,7 @@ def choose_cuts(steps: Sequence[Step], possible: Sequence[int]) -> list[int]:
 
 def witnesses(
     steps: Sequence[Step], cuts: Sequence[int], norm: float
-) -> Iterator[tuple[str, Witness]]:
+) -> Iterator[tuple[str, Array]]:
     """Yield the witnesses of all parts of a network, by the names that the checker looks for.
 
     Args:
@@ -74,7 +65,7 @@ def witnesses(
         norm: 1, 2 or inf, on the inputs.
 
     Yields:
-        Name and witness.
+        Name and array; the three of a witness one after the other.
 
     Raises:
         Unsupported: When a part is too large, or nothing can be proved for it.
@@ -82,7 +73,7 @@ def witnesses(
     ends = [0, *cuts]
     for first, last in zip(ends, cuts, strict=False):
         if not (last == first + 1 and steps[last].scalar):
-            yield f"to.{last}", _witness(normal_form(steps, first, last), norm)
+            yield from _named(f"to.{last}", _witness(normal_form(steps, first, last), norm))
             norm = 2.0
     form = normal_form(steps, ends[-1], len(steps) - 1)
     for i in range(len(form.outputs) if form.units else 0):
@@ -90,11 +81,15 @@ def witnesses(
             gap = weighted({i: fmpq(1), j: fmpq(-1)}, form.outputs)
             if gap:
                 pair = Form(form.inputs, form.units, [gap])
-                yield f"pair.{i}.{j}", _witness(pair, norm)
+                yield from _named(f"pair.{i}.{j}", _witness(pair, norm))
 
 
-def _witness(form: Form, norm: float) -> Witness:
-    """Return a witness that the checker takes.
+def _named(part: str, witness: tuple[Array, Array, Array]) -> Iterator[tuple[str, Array]]:
+    yield from zip((f"{part}.q", f"{part}.l", f"{part}.r"), witness, strict=True)
+
+
+def _witness(form: Form, norm: float) -> tuple[Array, Array, Array]:
+    """Return the q, l and r of a witness that the checker takes.
 
     Raises:
         Unsupported: When there is none.
@@ -154,8 +149,10 @@ def _coarse(values: Array) -> Array:
     return np.ldexp(np.floor(mantissa * 2.0**_BITS), exponent - _BITS)
 
 
-def _factorised(form: Form, r: Array, lam: Array, raise_by: float) -> Witness | None:
-    """Return the least q that leaves S positive, raised a little, and the factor of S."""
+def _factorised(
+    form: Form, r: Array, lam: Array, raise_by: float
+) -> tuple[Array, Array, Array] | None:
+    """Return the least q that leaves S positive, raised a little, lam, and the factor of S."""
     S, P = _parts(form, r, lam)
     live = np.diagonal(S) > 0.0
     S, P = S[np.ix_(live, live)], P[live]
@@ -181,7 +178,7 @@ def _factorised(form: Form, r: Array, lam: Array, raise_by: float) -> Witness | 
         return None
     whole = np.zeros((len(live), len(live)))
     whole[np.ix_(live, live)] = factor / scale[:, None]
-    return Witness(q, lam, whole[np.tril_indices(len(live))])
+    return q, lam, whole[np.tril_indices(len(live))]
 
 
 def _parts(form: Form, r: Array, lam: Array) -> tuple[Array, Array]:
