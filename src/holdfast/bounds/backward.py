@@ -16,7 +16,7 @@ node that only moves entries rounds nothing, and passes what the rows carry to t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -206,45 +206,43 @@ def add_step(node: Node, parts: Sequence[Interval]) -> BackwardStep:
     return BackwardStep(node.inputs, pull, magnitude, count, linear=True)
 
 
-@dataclass(frozen=True)
-class _Ramp:
-    """Lines in place of a function, with the magnitude of what enters its value.
+def _ramp_step(
+    inputs: tuple[str, ...],
+    known: Lines,
+    free: Tensor | None,
+    magnitude: Tensor,
+    operations: int,
+) -> BackwardStep:
+    """Read a function backwards through lines in its place; arguments as in `BackwardStep`."""
 
-    Attributes:
-        lines: The lines.
-        free: Where the slope below may be any number in [0, 1]; None for nowhere.
-        magnitude: As in `BackwardStep`.
-    """
-
-    lines: Lines
-    free: Tensor | None
-    magnitude: Tensor
-
-    def pull(self, rows: Tensor, slopes: Tensor | None) -> Pulled:
+    def pull(rows: Tensor, slopes: Tensor | None) -> Pulled:
         """Take the line below or above, by the sign of each row's entry."""
         positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
-        below, floor = self.lines.lower_slope[:, None], self.lines.lower_offset
-        if slopes is not None and self.free is not None:
-            below = torch.where(self.free[:, None], slopes, below)
-            floor = torch.where(self.free, torch.zeros_like(floor), floor)
+        below, floor = known.lower_slope[:, None], known.lower_offset
+        if slopes is not None and free is not None:
+            below = torch.where(free[:, None], slopes, below)
+            floor = torch.where(free, torch.zeros_like(floor), floor)
         lower, upper = (
-            flat_rows(part, 2) @ torch.stack([flat_rows(offset), flat_rows(self.magnitude)], 2)
-            for part, offset in ((positive, floor), (negative, self.lines.upper_offset))
+            flat_rows(part, 2) @ torch.stack([flat_rows(offset), flat_rows(magnitude)], 2)
+            for part, offset in ((positive, floor), (negative, known.upper_offset))
         )
-        moved = positive * below + negative * self.lines.upper_slope[:, None]
+        moved = positive * below + negative * known.upper_slope[:, None]
         size = (lower[..., 1] - upper[..., 1]).detach()
         return Pulled([moved], lower[..., 0] + upper[..., 0], size)
 
-    def windowed(self, rows: Windows) -> Pulled:
+    def windowed(rows: Windows) -> Pulled:
         """Do the same for rows in windows."""
-        known = self.lines
         offsets = known.lower_offset, known.upper_offset
-        parts = (known.lower_slope, known.upper_slope, *offsets, self.magnitude)
-        below, above, floor, ceiling, magnitude = rows.read(torch.cat(parts, 1)).chunk(5, 2)
+        parts = torch.cat((known.lower_slope, known.upper_slope, *offsets, magnitude), 1)
+        below, above, floor, ceiling, large = rows.read(parts).chunk(5, 2)
         positive, negative = rows.rows.clamp(min=0.0), rows.rows.clamp(max=0.0)
         added = flat_rows(positive * floor + negative * ceiling, 2).sum(2)
-        size = flat_rows((positive - negative) * magnitude, 2).sum(2)
+        size = flat_rows((positive - negative) * large, 2).sum(2)
         return Pulled([rows.replaced(positive * below + negative * above)], added, size)
+
+    return BackwardStep(
+        inputs, pull, magnitude, operations, lines=known, free=free, windowed=windowed
+    )
 
 
 def _offsets(bounds: Lines) -> Tensor:
@@ -258,17 +256,8 @@ def elementwise_step(node: Node, x: Interval) -> BackwardStep:
     free = ((x.low < 0) & (x.high > 0)) if node.op == "relu" else None
     if free is not None:
         steepest = steepest.clamp(min=1.0)
-    ramp = _Ramp(bounds, free, rows_up(steepest * x.size() + _offsets(bounds), 8))
-    count = 2 * x.low[0].numel() + 16
-    return BackwardStep(
-        node.inputs,
-        ramp.pull,
-        ramp.magnitude,
-        count,
-        lines=bounds,
-        free=free,
-        windowed=ramp.windowed,
-    )
+    magnitude = rows_up(steepest * x.size() + _offsets(bounds), 8)
+    return _ramp_step(node.inputs, bounds, free, magnitude, 2 * x.low[0].numel() + 16)
 
 
 def compare_step(node: Node, parts: Sequence[Interval], gap: Interval) -> BackwardStep:
@@ -288,7 +277,8 @@ def compare_step(node: Node, parts: Sequence[Interval], gap: Interval) -> Backwa
     free = (gap.low < 0) & (gap.high > 0)
     sizes = parts[0].size() + parts[1].size()
     size = rows_up(4.0 * sizes + _offsets(bounds), 8)
-    ramp, magnitude = _Ramp(bounds, free, size), torch.stack([size, size], 1)
+    ramp = _ramp_step(node.inputs, bounds, free, size, 4 * size[0].numel() + 32)
+    magnitude = torch.stack([size, size], 1)
 
     def pull(rows: Tensor, slopes: Tensor | None) -> Pulled:
         smaller, larger = rows.unbind(2)
@@ -297,8 +287,7 @@ def compare_step(node: Node, parts: Sequence[Interval], gap: Interval) -> Backwa
         # The difference of the two rows rounds by their sizes, not by its own.
         return Pulled([smaller + moved, larger - moved], got.added, _size(rows, magnitude))
 
-    count = 4 * size[0].numel() + 32
-    return BackwardStep(node.inputs, pull, magnitude, count, lines=bounds, free=free)
+    return replace(ramp, pull=pull, magnitude=magnitude, windowed=None)
 
 
 def largest_step(node: Node, x: Interval, result: Interval) -> BackwardStep:
