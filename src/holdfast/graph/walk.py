@@ -115,22 +115,23 @@ def execute(node: Node, values: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class Slot:
-    """Place of the k-th input among the arguments of an operation outside the vocabulary."""
+    """Place of the k-th given value among the arguments of a call."""
 
     index: int
 
 
-def _execute_aten(node: Node, values: Sequence[Any]) -> Any:
-    def fill(item: object) -> object:
-        if isinstance(item, Slot):
-            return values[item.index]
-        if isinstance(item, list | tuple):
-            return [fill(part) for part in item]
-        return item
+def fill_slots(item: object, values: Sequence[Any]) -> Any:
+    """Return an argument, or a list of them, with values in place of slots."""
+    if isinstance(item, Slot):
+        return values[item.index]
+    if isinstance(item, list | tuple):
+        return [fill_slots(part, values) for part in item]
+    return item
 
-    args = [fill(item) for item in node.params["args"]]
-    kwargs = {name: fill(item) for name, item in node.params["kwargs"].items()}
-    return node.params["call"](*args, **kwargs)
+
+def _execute_aten(node: Node, values: Sequence[Any]) -> Any:
+    kwargs = {name: fill_slots(item, values) for name, item in node.params["kwargs"].items()}
+    return node.params["call"](*fill_slots(node.params["args"], values), **kwargs)
 
 
 CONCRETE: Reading[Tensor] = Reading(

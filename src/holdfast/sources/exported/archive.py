@@ -4,7 +4,6 @@ import math
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +30,14 @@ TYPES: Mapping[int, torch.dtype] = {
 """Element types by their number in the archive's schema."""
 
 
-@dataclass(frozen=True)
-class Archive:
-    """What is read of an exported program.
-
-    Attributes:
-        program: The graph module, as its JSON says.
-        tensors: Parameters, buffers and constants by their names.
-    """
-
-    program: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
-
-
-def read_archive(path: Path) -> Archive:
+def read_archive(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     """Read the graph and the weights of an exported program; nothing else is opened.
 
     Args:
         path: The file.
 
     Returns:
-        The graph and the tensors.
+        The graph module, as its JSON says; parameters, buffers and constants by their names.
 
     Raises:
         InvalidInput: When it is something else, or holds pickled or compiled parts that it needs.
@@ -66,7 +52,7 @@ def read_archive(path: Path) -> Archive:
             raise InvalidInput("model", f"{str(path)!r} ({reason(problem)})", _WANTED) from problem
 
 
-def _read(archive: zipfile.ZipFile) -> Archive:
+def _read(archive: zipfile.ZipFile) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     members = _members(archive)
     models = [name for name in members if name.startswith("models/")]
     if len(models) != 1 or not models[0].endswith(".json"):
@@ -92,7 +78,7 @@ def _read(archive: zipfile.ZipFile) -> Archive:
             raise InvalidInput("model", got, "a program saved by torch 2.9 or newer")
         for key, payload in strict_json(stored[config])["config"].items():
             tensors[key] = _tensor(key, payload, kind, stored)
-    return Archive(document["graph_module"], tensors)
+    return document["graph_module"], tensors
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from holdfast.errors import InvalidInput, Obstacle, Unsupported
 from holdfast.files import check_once, reason
 from holdfast.graph.aten import TRANSLATIONS
+from holdfast.graph.walk import Slot, fill_slots
 from holdfast.sources.exported.archive import TYPES, read_archive
 from holdfast.sources.files import check_count
 from holdfast.sources.sizes import check_activations
@@ -41,7 +42,7 @@ class ExportedCall(nn.Module):
 
     Args:
         target: The operation.
-        arguments: By name: a value, or a `Position`.
+        arguments: By name: a value, or a `Slot` for one that the call is given.
         kept: Its constants by the name of their argument.
         several: Whether it gives several results.
     """
@@ -64,7 +65,7 @@ class ExportedCall(nn.Module):
 
     def forward(self, *values: Any) -> tuple[Any, ...]:
         """Return the results."""
-        filled = {name: _fill(item, values) for name, item in self.arguments.items()}
+        filled = {name: fill_slots(item, values) for name, item in self.arguments.items()}
         filled |= {name: getattr(self, _held(name)) for name in self.kept}
         if self.target in _ARITHMETIC.values():
             return (self.target(*filled.values()),)
@@ -80,16 +81,6 @@ def _held(name: str) -> str:
     return name if name in ("weight", "bias", "running_mean", "running_var") else f"the_{name}"
 
 
-class Position(int):
-    """The position of a value among those that a call is given."""
-
-
-def _fill(item: Any, values: Sequence[Any]) -> Any:
-    if isinstance(item, Position):
-        return values[item]
-    return [_fill(part, values) for part in item] if isinstance(item, list) else item
-
-
 def read_exported(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
     """Read an exported program.
 
@@ -103,9 +94,9 @@ def read_exported(path: Path) -> tuple[nn.Module, tuple[int, ...]]:
         InvalidInput: When the file is something else, or can only be unpickled.
         Unsupported: With every operation that is not known, and what else is in the way.
     """
-    archive = read_archive(path)
+    program, tensors = read_archive(path)
     try:
-        return _build(archive.program, archive.tensors)
+        return _build(program, tensors)
     except (InvalidInput, Unsupported):
         raise
     except Exception as problem:  # a damaged file can break its reader anywhere
@@ -218,48 +209,34 @@ def _step(
     reads: list[str] = []
     arguments: dict[str, Any] = {}
     kept: dict[str, Tensor] = {}
+
+    def find(value: Mapping[str, Any]) -> Any:
+        """Return what stands for a value: a number, a constant, or a slot to be filled."""
+        if "as_int" in value:
+            return value["as_int"]
+        name = _name(value)
+        if name in constants:
+            return constants[name]
+        reads.append(name)
+        return Slot(len(reads) - 1)
+
     for place, each in enumerate(node["inputs"]):
-        name = each["name"] or str(place)
-        value = _argument(each["arg"])
-        if isinstance(value, ValueName) and value in constants:
-            kept[name] = constants[value]
+        name, value = each["name"] or str(place), _argument(each["arg"], find)
+        if isinstance(value, Tensor):
+            kept[name] = value
         else:
-            arguments[name] = _placed(value, reads, constants)
+            arguments[name] = value
     writes = [name for output in node["outputs"] for name in _written(output)]
     several = len(writes) > 1 or any("as_tensors" in output for output in node["outputs"])
     return Wire(path, tuple(reads), tuple(writes)), ExportedCall(target, arguments, kept, several)
 
 
-def _placed(value: Any, reads: list[str], constants: Mapping[str, Tensor]) -> Any:
-    """Return an argument with names of values replaced by places."""
-    if isinstance(value, list):
-        return [_placed(part, reads, constants) for part in value]
-    if not isinstance(value, ValueName):
-        return value
-    if value in constants:
-        return constants[value]
-    reads.append(str(value))
-    return Position(len(reads) - 1)
-
-
-class ValueName(str):
-    """The name of a value, apart from text."""
-
-    __slots__ = ()
-
-
-def _named(value: Mapping[str, Any]) -> Any:
-    return (
-        value["as_int"] if "as_int" in value else ValueName(value.get("name", value.get("as_name")))
-    )
+def _name(value: Mapping[str, Any]) -> str:
+    return str(value.get("name", value.get("as_name", value.get("as_int"))))
 
 
 def _same(value: Any) -> Any:
     return value
-
-
-def _optional(value: Mapping[str, Any]) -> Any:
-    return _named(value["as_tensor"]) if "as_tensor" in value else None
 
 
 _ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
@@ -272,24 +249,26 @@ _ARGUMENTS: Mapping[str, Callable[[Any], Any]] = {
     "as_string": _same,
     "as_float": float,
     "as_floats": lambda value: [float(part) for part in value],
-    "as_tensor": _named,
-    "as_sym_int": _named,
-    "as_sym_bool": _named,
-    "as_sym_float": _named,
-    "as_tensors": lambda value: [_named(part) for part in value],
-    "as_sym_ints": lambda value: [_named(part) for part in value],
-    "as_optional_tensor": _optional,
-    "as_optional_tensors": lambda value: [_optional(part) for part in value],
     "as_scalar_type": lambda value: TYPES[value],
     "as_memory_format": {1: torch.contiguous_format, 4: torch.preserve_format}.__getitem__,
     "as_layout": {7: torch.strided}.__getitem__,
 }
-"""How every kind of argument is read; graphs, operators and objects are not among them."""
+"""How every kind of argument is read that is no value of the graph; graphs, operators and objects
+are not among them."""
 
 
-def _argument(argument: Mapping[str, Any]) -> Any:
-    """Return an argument of a call."""
+def _argument(argument: Mapping[str, Any], find: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """Return an argument of a call; `find` says what stands for a value of the graph."""
     ((kind, value),) = argument.items()
+    match kind:
+        case "as_tensor" | "as_sym_int" | "as_sym_bool" | "as_sym_float":
+            return find(value)
+        case "as_tensors" | "as_sym_ints":
+            return [find(part) for part in value]
+        case "as_optional_tensor":
+            return find(value["as_tensor"]) if "as_tensor" in value else None
+        case "as_optional_tensors":
+            return [_argument({"as_optional_tensor": part}, find) for part in value]
     return _ARGUMENTS[kind](value)
 
 
@@ -298,4 +277,4 @@ def _written(output: Mapping[str, Any]) -> Iterator[str]:
     ((kind, value),) = output.items()
     parts = value if kind == "as_tensors" else [value]
     for part in parts:
-        yield str(_named(part)) if part and kind != "as_none" else ""
+        yield _name(part) if part and kind != "as_none" else ""

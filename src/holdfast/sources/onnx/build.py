@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from holdfast.errors import Obstacle, Unsupported
 from holdfast.files import reason
-from holdfast.sources.onnx.call import OPERATORS, OnnxCall, Placeholder, Value, make_call
+from holdfast.graph.walk import Slot
+from holdfast.sources.onnx.call import OPERATORS, OnnxCall, Value, make_call
 from holdfast.sources.onnx.rows import RowValue, settle, shape_of, stored_shape
 from holdfast.sources.sizes import Budget, activations
 from holdfast.sources.wired import Wire, Wired, module_name
@@ -189,8 +190,8 @@ def _on_meta(rows: RowValue) -> RowValue:
 
 def _folded(step: OnnxCall, values: Sequence[Value], budget: Budget) -> list[Tensor]:
     """Return what a node makes of constants alone; its size is known before it is made."""
-    pairs = zip(step.places, values, strict=True)
-    constants = [value for place, value in pairs if isinstance(place, Placeholder)]
+    pairs = zip(step.arguments.values(), values, strict=True)
+    constants = [value for item, value in pairs if isinstance(item, Slot)]
     rows = [settle(value.unsqueeze(0)) for value in constants if isinstance(value, Tensor)]
     with budget:  # without rows there is only a view of one number
         found = step.results([_on_meta(each) for each in rows])

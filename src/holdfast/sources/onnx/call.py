@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from holdfast.graph.walk import Slot, fill_slots
 from holdfast.sources.onnx.layers import LAYERS, Static
 from holdfast.sources.onnx.rows import RowValue
 from holdfast.sources.onnx.scalar import SCALAR
@@ -14,28 +14,6 @@ from holdfast.sources.onnx.wiring import WIRING
 
 OPERATORS: Mapping[str, Callable[..., RowValue | list[RowValue]]] = {**LAYERS, **SCALAR, **WIRING}
 """Functions by operator; `Constant`, `Shape` and `Size` are read, not run."""
-
-
-@dataclass(frozen=True)
-class Placeholder:
-    """A place in a call for rows.
-
-    Attributes:
-        batched: How they are stored; see `RowValue`.
-    """
-
-    batched: bool
-
-
-@dataclass(frozen=True)
-class StoredConstant:
-    """A place in a call for a constant of the step.
-
-    Attributes:
-        name: Of the parameter or buffer.
-    """
-
-    name: str
 
 
 class OnnxCall(nn.Module):
@@ -46,20 +24,23 @@ class OnnxCall(nn.Module):
 
     Args:
         function: From `OPERATORS`.
-        places: What goes where: `Placeholder`, `StoredConstant`, or a value.
+        arguments: Positional ones, by name: a value, or a `Slot` for rows that the call is given.
+        batched: How each of these rows is stored; see `RowValue`.
         attributes: Keyword arguments.
-        kept: The constants.
+        kept: Its constants by the name of their argument.
     """
 
     def __init__(
         self,
         function: Callable[..., RowValue | list[RowValue]],
-        places: Sequence[object],
+        arguments: Mapping[str, object],
+        batched: Sequence[bool],
         attributes: Mapping[str, Any],
         kept: Mapping[str, Tensor],
     ) -> None:
         super().__init__()
-        self.function, self.places, self.attributes = function, tuple(places), dict(attributes)
+        self.function, self.arguments, self.attributes = function, arguments, dict(attributes)
+        self.batched, self.kept = tuple(batched), tuple(kept)
         for name, value in kept.items():
             if value.is_floating_point() and not name.startswith("running_"):
                 self.register_parameter(name, nn.Parameter(value))
@@ -68,24 +49,16 @@ class OnnxCall(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the results, each [B, ...]."""
-        coming = [place for place in self.places if isinstance(place, Placeholder)]
-        rows = [RowValue(t, place.batched) for t, place in zip(tensors, coming, strict=True)]
+        rows = [RowValue(*each) for each in zip(tensors, self.batched, strict=True)]
         return tuple(result.tensor for result in self.results(rows))
 
     def results(self, rows: Sequence[RowValue]) -> list[RowValue]:
         """Return the results as rows; on the meta device, their shapes alone."""
-        left = iter(rows)
-        on_meta = any(row.tensor.is_meta for row in rows)
-
-        def fill(place: object) -> object:
-            if isinstance(place, Placeholder):
-                return next(left)
-            if isinstance(place, StoredConstant):
-                value = getattr(self, place.name)
-                return value.to("meta") if on_meta else value
-            return place
-
-        found = self.function(*map(fill, self.places), **self.attributes)
+        filled = {name: fill_slots(item, rows) for name, item in self.arguments.items()}
+        filled |= {name: getattr(self, name) for name in self.kept}
+        if any(row.tensor.is_meta for row in rows):
+            filled |= {name: filled[name].to("meta") for name in self.kept}
+        found = self.function(*filled.values(), **self.attributes)
         return found if isinstance(found, list) else [found]
 
 
@@ -117,22 +90,20 @@ def make_call(
         raise ValueError(f"its inputs or attributes are not known here: {problem}") from problem
     names = [*_names(signature, len(values))]
     constant = not any(isinstance(value, RowValue) for value in values)
-    places: list[object] = []
+    arguments: dict[str, object] = {}
+    batched: list[bool] = []
     kept: dict[str, Tensor] = {}
     for (name, static), value in zip(names, values, strict=True):
+        arguments[name] = None
         if static:
-            places.append(_static(name, value))
-        elif isinstance(value, RowValue):
-            places.append(Placeholder(value.batched))
-        elif isinstance(value, Tensor) and constant:
-            places.append(Placeholder(False))
+            arguments[name] = _static(name, value)
+        elif isinstance(value, RowValue) or (isinstance(value, Tensor) and constant):
+            arguments[name] = Slot(len(batched))
+            batched.append(isinstance(value, RowValue) and value.batched)
         elif isinstance(value, Tensor):
-            places.append(StoredConstant(name))
             kept[name] = value
-        else:
-            places.append(None)
     keywords = {name: value for name, value in bound.arguments.items() if name in given}
-    return OnnxCall(function, places, keywords, kept)
+    return OnnxCall(function, arguments, batched, keywords, kept)
 
 
 def _names(signature: inspect.Signature, count: int) -> list[tuple[str, bool]]:
