@@ -8,7 +8,6 @@ magnitude of each row's arguments, so that far points are treated like near ones
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -22,17 +21,8 @@ from holdfast.ops import OPS, Kind, rules
 StepFunction = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Dual:
-    """A value and its change along the input's direction.
-
-    Attributes:
-        value: [N, ...], float64.
-        tangent: Same shape.
-    """
-
-    value: Tensor
-    tangent: Tensor
+Dual = tuple[Tensor, Tensor]
+"""A value and its change along the input's direction, both [N, ...] float64."""
 
 
 def push(graph: Graph, points: Tensor, directions: Tensor, sharpness: float | None) -> Tensor:
@@ -50,8 +40,9 @@ def push(graph: Graph, points: Tensor, directions: Tensor, sharpness: float | No
     """
     rules = _rules(partial(_step, sharpness=sharpness))
     reading = Reading("tangents", rules, {}, constants=True)
-    start = {graph.perturbed_input.name: Dual(points, directions)}
-    return read(graph, reading, start)[graph.output].tangent
+    start = {graph.perturbed_input.name: (points, directions)}
+    _, change = read(graph, reading, start)[graph.output]
+    return change
 
 
 def kinks(graph: Graph, points: Tensor) -> Tensor:
@@ -71,7 +62,7 @@ def kinks(graph: Graph, points: Tensor) -> Tensor:
         return torch.zeros_like(arguments)
 
     reading = Reading("kinks", _rules(note), {}, constants=True)
-    start = {graph.perturbed_input.name: Dual(points, torch.zeros_like(points))}
+    start = {graph.perturbed_input.name: (points, torch.zeros_like(points))}
     read(graph, reading, start)
     return torch.cat(found, 1)
 
@@ -109,22 +100,21 @@ def _rules(step: StepFunction) -> dict[str, Rule]:
 
 def _constant(node: Node, parts: Sequence[Dual]) -> Dual:
     value = execute(node, [])
-    return Dual(value, torch.zeros_like(value))
+    return value, torch.zeros_like(value)
 
 
 def _any(node: Node, parts: Sequence[Dual]) -> Dual:
     """Leave the derivative to torch: forward mode, or twice backward where an op has none."""
-    values = tuple(part.value for part in parts)
-    tangents = tuple(part.tangent for part in parts)
+    values, tangents = tuple(value for value, _ in parts), tuple(change for _, change in parts)
     if not node.perturbed:
         value = execute(node, values)
-        return Dual(value, torch.zeros_like(value))
+        return value, torch.zeros_like(value)
     function = partial(_of_values, node)
     try:
         value, tangent, *_ = torch.func.jvp(function, values, tangents)
     except (NotImplementedError, RuntimeError):
-        return Dual(function(*values), _twice_backward(function, values, tangents))
-    return Dual(value, tangent)
+        return function(*values), _twice_backward(function, values, tangents)
+    return value, tangent
 
 
 def _twice_backward(
@@ -148,34 +138,34 @@ def _of_values(node: Node, *values: Tensor) -> Tensor:
 
 def _linear(node: Node, parts: Sequence[Dual]) -> Dual:
     op, params = node.facts.linear(node.params)
-    tangent = OPS[op].run([part.tangent for part in parts], params)
-    return Dual(execute(node, [part.value for part in parts]), tangent)
+    tangent = OPS[op].run([change for _, change in parts], params)
+    return execute(node, [value for value, _ in parts]), tangent
 
 
 def _scalar(node: Node, parts: Sequence[Dual], step: StepFunction) -> Dual:
     """Where the pieces are straight, the slope is made of steps at the kinks."""
-    (x,) = parts
+    ((x, tangent),) = parts
     known = node.facts.curve(node.params)
     if known.curved:
         return _any(node, parts)
     first, *later = (piece for piece in known.pieces if piece.low < piece.high)
-    slope = before = first.slope(x.value.detach())
+    slope = before = first.slope(x.detach())
     for piece in later:
-        after = piece.slope(x.value.detach())
-        slope = slope + (after - before) * step(x.value - piece.low)
+        after = piece.slope(x.detach())
+        slope = slope + (after - before) * step(x - piece.low)
         before = after
-    return Dual(execute(node, [x.value]), slope * x.tangent)
+    return execute(node, [x]), slope * tangent
 
 
 def _add(node: Node, parts: Sequence[Dual]) -> Dual:
-    value = execute(node, [part.value for part in parts])
-    return Dual(value, execute(node, [part.tangent for part in parts]))
+    value = execute(node, [value for value, _ in parts])
+    return value, execute(node, [change for _, change in parts])
 
 
 def _compare(node: Node, parts: Sequence[Dual], step: StepFunction) -> Dual:
-    left, right = parts
-    share = step(left.value - right.value)
+    (left, left_change), (right, right_change) = parts
+    share = step(left - right)
     smaller, larger = (
-        part * left.tangent + (1.0 - part) * right.tangent for part in (1.0 - share, share)
+        part * left_change + (1.0 - part) * right_change for part in (1.0 - share, share)
     )
-    return Dual(execute(node, [left.value, right.value]), torch.stack([smaller, larger], 1))
+    return execute(node, [left, right]), torch.stack([smaller, larger], 1)

@@ -115,28 +115,20 @@ def _floor(problem: Problem, point: Point, model: Model, tau: float) -> float:
     return point.rho - 2.0 * problem.size / tau if model.decrement(tau) < 2.0 else 0.0
 
 
-class _Record:
-    """The best multipliers so far, and the reports to the caller.
+def _least(chain: Chain, found: Found, best: float, lam: Tensor, square: float) -> float:
+    """Return the smaller of two squared estimates, and report the new one where it is that.
 
     Args:
         chain: The network, not condensed.
-        found: Called with every improvement.
+        found: Called with an improvement.
+        best: The smallest lambda_max(P_0) so far.
+        lam: Feasible multipliers.
+        square: Their lambda_max(P_0).
     """
-
-    def __init__(self, chain: Chain, found: Found) -> None:
-        self.chain, self.found = chain, found
-        self.square = math.inf
-        self.floor = 0.0
-
-    def see(self, lam: Tensor, square: float) -> None:
-        """Take note of feasible multipliers and of lambda_max(P_0)."""
-        if 0.0 <= square < self.square:
-            self.square = square
-            self.found(math.sqrt(square), expand(self.chain, lam))
-
-    def closed(self, tolerance: float) -> bool:
-        """Tell whether the estimate is within the tolerance of its floor."""
-        return self.square <= self.floor * (1.0 + tolerance) ** 2
+    if not 0.0 <= square < best:
+        return best
+    found(math.sqrt(square), expand(chain, lam))
+    return square
 
 
 def expand(chain: Chain, lam: Tensor) -> tuple[Tensor, ...]:
@@ -162,28 +154,28 @@ def minimise(chain: Chain, tolerance: float, seconds: float, found: Found) -> No
             are too large or too ill-scaled for any. `proof.chain_upper` makes bounds of them.
     """
     deadline = time.monotonic() + seconds
-    record, small = _Record(chain, found), condense(chain)
+    small = condense(chain)
     first = feasible(small, closed_form(small))
     result = None if first is None else sweep(small, first)
     if first is None or result is None:
         return
     top = top_eigenvalue(result.start)
-    record.see(first, top if len(first) else max(top, 0.0))
+    best = _least(chain, found, math.inf, first, top if len(first) else max(top, 0.0))
     if not (top > 0.0 and len(first)):
         return
     problem = Problem(small, first)
     point = problem.point(first, 1.5 * top)
-    stalled, tau = 0, problem.size / (1.5 * top)
+    stalled, floor, tau = 0, 0.0, problem.size / (1.5 * top)
     while point is not None and stalled < 3 and time.monotonic() <= deadline:
         model = model_at(problem, point)
         if model is None:
             return
-        record.floor = max(record.floor, _floor(problem, point, model, tau))
-        if record.closed(tolerance):
+        floor = max(floor, _floor(problem, point, model, tau))
+        if best <= floor * (1.0 + tolerance) ** 2:
             return
         tau = _next_tau(problem, model, tau)
         after = _descend(problem, point, model, tau, deadline)
         after, top = problem.recentre(after, 1.0 / tau)
-        stalled = stalled + 1 if after.lam is point.lam and top >= record.square else 0
-        record.see(after.lam, top)
+        stalled = stalled + 1 if after.lam is point.lam and top >= best else 0
+        best = _least(chain, found, best, after.lam, top)
         point = after
