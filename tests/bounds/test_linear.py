@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast.bounds.interval import interval_bounds
-from holdfast.bounds.linear import LinearBounds, Plane, linear_bounds
+from holdfast.bounds.linear import LinearBounds, linear_bounds
+from holdfast.bounds.planes import Below
 from holdfast.errors import InvalidInput
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import Approximate
@@ -27,7 +28,7 @@ _CONSTANT = ("softmax", "log softmax", "layer norm", "group norm", "long sort")
 """Nets with an operation that only has constant bounds."""
 
 
-def plane_at(plane: Plane, points: Tensor) -> tuple[Tensor, Tensor]:
+def plane_at(plane: Below, points: Tensor) -> tuple[Tensor, Tensor]:
     """Return the linear functions of the first region at points, and their rounding."""
     slope, offset, x = plane.slope[0].flatten(1), plane.offset[0], points.flatten(1)
     value = x @ slope.mT + offset
@@ -52,7 +53,7 @@ def assert_holds(graph: Graph, got: LinearBounds, region: Region, spec: Tensor, 
     assert bool((exact - room <= got.high).all())
     for plane, sign in ((got.below, 1.0), (got.above, -1.0)):
         line, rounding = plane_at(plane, points)
-        assert bool((sign * (exact - line) + room + rounding >= 0).all())
+        assert bool((sign * exact - line + room + rounding >= 0).all())
 
 
 @pytest.mark.parametrize("name", NETS)

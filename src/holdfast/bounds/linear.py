@@ -28,7 +28,7 @@ from torch import Tensor
 from holdfast.batches import flat_rows
 from holdfast.bounds.backward import RELU, BackwardStep, Pulled, dot, make_step
 from holdfast.bounds.interval import READING, RULES, Interval, around, lift
-from holdfast.bounds.planes import Below, Plane, optimised
+from holdfast.bounds.planes import Below, optimised
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import slopes_on
 from holdfast.bounds.windows import Coefficients, Windows, dense, mirrored_rows
@@ -55,14 +55,14 @@ class LinearBounds:
         low: [R, K], proved.
         high: [R, K], proved.
         below: Linear functions below, on the region.
-        above: Linear functions above.
+        above: Linear functions below minus each combination.
         intervals: Bounds of every node's values, those in front of nonlinear nodes tightened.
     """
 
     low: Tensor
     high: Tensor
-    below: Plane
-    above: Plane
+    below: Below
+    above: Below
     intervals: Env[Interval]
 
 
@@ -326,8 +326,8 @@ class Relaxed:
         return LinearBounds(
             known.low.expand(count, -1),
             known.high.expand(count, -1),
-            below.plane,
-            Plane(-above.plane.slope, -above.plane.offset),
+            below,
+            above,
             self.intervals,
         )
 
@@ -355,7 +355,7 @@ class Relaxed:
                 optimised(self.below, start, self._steps, steps) if steps else self.below(start)
             )
         count = len(self._regions.center)
-        join = [(b.low, b.plane.slope, b.plane.offset) for b in found]
+        join = [(b.low, b.slope, b.offset) for b in found]
         low, slope, offset = (
             torch.cat([part.expand(count, *part.shape[1:]) for part in parts], 1)
             for parts in zip(*join, strict=True)

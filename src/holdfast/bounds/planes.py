@@ -16,30 +16,23 @@ from holdfast.bounds.windows import Coefficients, dense
 
 
 @dataclass(frozen=True)
-class Plane:
-    """K linear functions of the input per region: <slope, x> + offset.
+class Below:
+    """A bound below K rows: at the least point of each region, and as functions <rows, x> + offset.
 
     Attributes:
-        slope: [R, K, *shape of the input].
+        low: [R, K].
+        rows: [R, K, *shape of the input].
         offset: [R, K].
     """
-
-    slope: Tensor
-    offset: Tensor
-
-
-@dataclass(frozen=True)
-class Below:
-    """A bound below K rows: at the least point of the region, and as linear functions."""
 
     low: Tensor
     rows: Coefficients
     offset: Tensor
 
     @property
-    def plane(self) -> Plane:
-        """The linear functions, written out."""
-        return Plane(dense(self.rows), self.offset)
+    def slope(self) -> Tensor:
+        """The rows, written out."""
+        return dense(self.rows)
 
 
 def better(first: Below, second: Below) -> Below:

@@ -71,18 +71,19 @@ class Balls:
         x, labels = self.inputs, self.labels
         relaxed = Relaxed(self.graph, Regions(x, over(radius, x), self.norm))
         rows = differences(labels, self.graph[self.graph.output].shape[0])
-        plane = relaxed.below({self.graph.output: rows}).plane
-        center = dot(plane.slope, x)
+        below = relaxed.below({self.graph.output: rows})
+        slope = below.slope
+        center = dot(slope, x)
         count = x[0].numel() + 8
-        noise = 4.0 * gamma(count) * (dot(plane.slope.abs(), x.abs()) + 2.0**-900)
-        noise = noise + 2.0**-52 * (center.abs() + plane.offset.abs())
+        noise = 4.0 * gamma(count) * (dot(slope.abs(), x.abs()) + 2.0**-900)
+        noise = noise + 2.0**-52 * (center.abs() + below.offset.abs())
         if executed:
             found = execution_error_within(relaxed.graph, relaxed.intervals)
             # Subnormal differences may be flushed where logits are compared.
             error = found.error + FLUSH + torch.where(found.peak <= LARGEST, 0.0, math.inf)[:, None]
             noise = rows_up(noise + dot(rows.abs(), error), 8)
-        height = next_down(next_down(center + plane.offset) - noise)
-        length = lengths_up(plane.slope.flatten(2), dual(self.norm)) + TINY
+        height = next_down(next_down(center + below.offset) - noise)
+        length = lengths_up(slope.flatten(2), dual(self.norm)) + TINY
         return coarse_down(next_down(height / length).amin(1).nan_to_num(-1.0, math.inf, -1.0))
 
 
