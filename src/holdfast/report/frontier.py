@@ -9,7 +9,7 @@ from holdfast.report.reading import Finding, Record
 
 
 @dataclass(frozen=True)
-class Cell:
+class MapCell:
     """One cell of a map.
 
     Attributes:
@@ -39,7 +39,7 @@ class Map:
 
     layer: str
     etas: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, tuple[MapCell, ...]], ...]
     statement: str
     chosen: tuple[int, int]
 
@@ -91,7 +91,7 @@ def opened(finding: Finding) -> str:
     return most_brittle(finding) if best is None else best.layer
 
 
-def fill(statement: str, cell: Cell) -> str:
+def fill(statement: str, cell: MapCell) -> str:
     """Return what a cell says, in full."""
     for name, words in cell.words.items():
         statement = statement.replace(f"{{{name}}}", words)
@@ -144,7 +144,7 @@ def _map(layer: str, part: Record) -> Map:
     return Map(layer, etas, rows, part["statement"], _telling(part)[1])
 
 
-def _cell(part: Record, row: int, column: int) -> Cell:
+def _cell(part: Record, row: int, column: int) -> MapCell:
     shares = part["probability"][row][column], part["conditional"][row][column]
     words = {
         "delta": _edge(part["deltas"][row]),
@@ -155,7 +155,7 @@ def _cell(part: Record, row: int, column: int) -> Cell:
         "observed": str(part["observed"][row][column]),
     }
     why = "; ".join(part["why"][row][column])
-    return Cell(words, shares, (_short(shares[0]), _short(shares[1])), why)
+    return MapCell(words, shares, (_short(shares[0]), _short(shares[1])), why)
 
 
 def _edge(value: float | None) -> str:

@@ -67,7 +67,7 @@ class Smoothness:
 
 
 @dataclass(frozen=True)
-class Change:
+class PathPoint:
     """Promise and measurement for one step along the gradient.
 
     Attributes:
@@ -116,7 +116,7 @@ class Descent:
     holds: bool
     noise: float | None
     noise_cost: float | None
-    path: tuple[Change, ...]
+    path: tuple[PathPoint, ...]
     parameters: int
     rows: int
 
@@ -251,12 +251,12 @@ def _path(
     promise: Callable[[float], float],
     step: float,
     safe: float,
-) -> tuple[Change, ...]:
+) -> tuple[PathPoint, ...]:
     """Return promise and measurement for steps from 0 to a little beyond what is safe."""
     end = 1.25 * (safe if math.isfinite(safe) else step)  # far enough to see the loss turn up
     steps = [end * place / 40 for place in range(41)]
     return tuple(
-        Change(
+        PathPoint(
             each,
             promise(each),
             objective.value(objective.point - each * before.gradient) - before.value,

@@ -27,7 +27,7 @@ Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Rule:
+class StepRule:
     """How an optimiser scales its step.
 
     Attributes:
@@ -78,24 +78,24 @@ def _adam_limit(group: Fields) -> float:
     return _heavy_ball(beta, beta, nesterov=False)
 
 
-_RULES: dict[type, Rule] = {
-    SGD: Rule(_sgd_limit, lambda group, state: None, "l2"),
-    Adam: Rule(_adam_limit, _adam_scale, "Adam"),
-    AdamW: Rule(_adam_limit, _adam_scale, "Adam"),
-    RMSprop: Rule(
+_RULES: dict[type, StepRule] = {
+    SGD: StepRule(_sgd_limit, lambda group, state: None, "l2"),
+    Adam: StepRule(_adam_limit, _adam_scale, "Adam"),
+    AdamW: StepRule(_adam_limit, _adam_scale, "Adam"),
+    RMSprop: StepRule(
         lambda group: _heavy_ball(group["momentum"], 0.0, nesterov=False), _rmsprop_scale, "RMSprop"
     ),
-    Adagrad: Rule(lambda group: 2.0, _adagrad_scale, "Adagrad"),
+    Adagrad: StepRule(lambda group: 2.0, _adagrad_scale, "Adagrad"),
 }
 
 
-def rule_of(optimizer: Optimizer) -> Rule:
+def rule_of(optimizer: Optimizer) -> StepRule:
     """Return the rule of an optimiser; one that is not known is measured in the l2 metric."""
-    plain = Rule(lambda group: 2.0, lambda group, state: None, "l2")
+    plain = StepRule(lambda group: 2.0, lambda group, state: None, "l2")
     return _RULES.get(type(optimizer), plain)
 
 
-def scales(optimizer: Optimizer, rule: Rule, parameters: list[Tensor]) -> Tensor | None:
+def scales(optimizer: Optimizer, rule: StepRule, parameters: list[Tensor]) -> Tensor | None:
     """Return the diagonal of P after a step, [parameters], relative to the first group's step.
 
     Args:

@@ -92,7 +92,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Model:
+class QuadraticModel:
     """The barrier's quadratic model at a point, for every mu at once."""
 
     metric: Metric
@@ -139,7 +139,7 @@ class Model:
         return rho - (size + float(self.slope @ self.direction(tau))) / tau
 
 
-def model_at(problem: Problem, point: Point) -> Model | None:
+def model_at(problem: Problem, point: Point) -> QuadraticModel | None:
     """Return the quadratic model at a point, or None where rounding spoils it."""
     covariance = point.covariance()
     slope, found = problem.derivatives(point, covariance)
@@ -147,5 +147,5 @@ def model_at(problem: Problem, point: Point) -> Model | None:
         return None
     unit = torch.zeros_like(slope)
     unit[-1] = 1.0
-    model = Model(found, slope, found.solve(unit), found.solve(slope))
+    model = QuadraticModel(found, slope, found.solve(unit), found.solve(slope))
     return model if math.isfinite(model.nearest()) and model.nearest() > 0 else None

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from holdfast.sdp.chain.barrier import Model, Point, Problem, model_at
+from holdfast.sdp.chain.barrier import Point, Problem, QuadraticModel, model_at
 from holdfast.sdp.chain.chain import Chain, condense
 from holdfast.sdp.chain.metric import Metric
 from holdfast.sdp.chain.recursion import sweep
@@ -71,7 +71,9 @@ def _search(
     return None
 
 
-def _descend(problem: Problem, point: Point, model: Model, tau: float, deadline: float) -> Point:
+def _descend(
+    problem: Problem, point: Point, model: QuadraticModel, tau: float, deadline: float
+) -> Point:
     """Take a Newton step and a few cheap ones that reuse its metric."""
     memory = _Memory(model.metric)
     residual = model.slope.clone()
@@ -96,7 +98,7 @@ def _descend(problem: Problem, point: Point, model: Model, tau: float, deadline:
     return point
 
 
-def _next_tau(problem: Problem, model: Model, before: float) -> float:
+def _next_tau(problem: Problem, model: QuadraticModel, before: float) -> float:
     """Return 1 / mu: further along the path where the point is central, else near it.
 
     The diagonal blocks alone say little about the distance to the path: there mu just falls.
@@ -108,7 +110,7 @@ def _next_tau(problem: Problem, model: Model, before: float) -> float:
     return model.farthest(_DECREMENT if distance < 1.0 else 1.5 * distance)
 
 
-def _floor(problem: Problem, point: Point, model: Model, tau: float) -> float:
+def _floor(problem: Problem, point: Point, model: QuadraticModel, tau: float) -> float:
     """Estimate what no multipliers go below; near the path the gap is size / tau."""
     if problem.dense:
         return model.floor(point.rho, problem.size)
