@@ -10,8 +10,6 @@ from holdfast.graph.ir import Graph
 from holdfast.graph.running import evaluate
 from holdfast.types import norm_name
 
-_BATCH = 256
-
 
 def check_agreement(graph: Graph, certificates: Certificates, attacks: Attacks) -> tuple[int, ...]:
     """Stop when an attack lies inside a certified ball.
@@ -42,9 +40,10 @@ def check_agreement(graph: Graph, certificates: Certificates, attacks: Attacks) 
         return ()
     proved = torch.ones(len(rows), dtype=torch.bool)
     if certificates.semantics == "real":
+        # So many rows at once keep the largest nodes of ordinary nets within a few hundred MB.
         parts = [
             _surely_lost(graph, attacks.adversarial[part], attacks.labels[part])
-            for part in rows.split(_BATCH)
+            for part in rows.split(256)
         ]
         proved = torch.cat(parts)
     for row in rows[proved].tolist():

@@ -11,10 +11,6 @@ from torch import Tensor
 from holdfast.attacks.geometry import into_ball, spread
 from holdfast.attacks.rows import Rows
 
-_STEPS = 40
-_CHECK_EVERY = 8
-_MOMENTUM = 0.75
-
 
 def ascend(rows: Rows, radius: Tensor, start: Tensor) -> None:
     """Climb the lead of the largest other logit within `radius` of each row.
@@ -29,15 +25,16 @@ def ascend(rows: Rows, radius: Tensor, start: Tensor) -> None:
     top = torch.full_like(radius, -torch.inf)
     before, rises = top, torch.zeros_like(radius)
     top_step, top_gradient = step, torch.zeros_like(step)
-    for count in range(1, _STEPS + 1):
+    every, momentum = 8, 0.75  # steps between two looks at the step's size; as in the paper
+    for count in range(1, 41):  # the size may be halved five times, to a 16th of the radius
         lead, gradient = rows.climb(rows.center + step)
         better = (lead > top)[:, None]
         top = torch.where(better.squeeze(1), lead, top)
         top_step = torch.where(better, step, top_step)
         top_gradient = torch.where(better, gradient, top_gradient)
         rises, before = rises + (lead > before), lead
-        if count % _CHECK_EVERY == 0:
-            slow = rises < 0.75 * _CHECK_EVERY
+        if count % every == 0:
+            slow = rises < 0.75 * every  # the share of rising steps that the paper asks for
             size = torch.where(slow, size / 2, size)
             step, last, gradient = (
                 torch.where(slow[:, None], best, now)
@@ -45,5 +42,5 @@ def ascend(rows: Rows, radius: Tensor, start: Tensor) -> None:
             )
             rises = torch.zeros_like(rises)
         ahead = into_ball(step + size[:, None] * spread(gradient, rows.norm), radius, rows.norm)
-        ahead = step + _MOMENTUM * (ahead - step) + (1.0 - _MOMENTUM) * (step - last)
+        ahead = step + momentum * (ahead - step) + (1.0 - momentum) * (step - last)
         last, step = step, into_ball(ahead, radius, rows.norm)

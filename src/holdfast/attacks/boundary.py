@@ -11,12 +11,6 @@ from torch import Tensor
 from holdfast.attacks.geometry import steepest
 from holdfast.attacks.rows import Rows
 
-_STEPS = 40
-_OVERSHOOT = 1.05
-_PULL = 0.1
-_BACK = 0.9
-_CANDIDATES = 10
-
 
 def nearest_rivals(rows: Rows, most: int) -> Tensor:
     """Return the classes whose boundary is nearest to each row, as its linearisation has it.
@@ -30,7 +24,8 @@ def nearest_rivals(rows: Rows, most: int) -> Tensor:
     """
     logits = rows.ask(rows.center)
     others = logits.scatter(1, rows.labels[:, None], -torch.inf)
-    candidates = others.topk(min(_CANDIDATES, others.shape[1] - 1), dim=1).indices
+    # Every candidate costs a gradient, and the nearest ones are among the largest logits.
+    candidates = others.topk(min(10, others.shape[1] - 1), dim=1).indices
     distances = []
     for rivals in candidates.T:
         lead, gradient = rows.climb(rows.center, rivals)
@@ -48,16 +43,17 @@ def walk(rows: Rows, start: Tensor, rivals: Tensor) -> None:
         rivals: [R], classes.
     """
     center, point = rows.center, start
-    for _ in range(_STEPS):
+    overshoot, most_pull, keep = 1.05, 0.1, 0.9  # eta, alpha_max and beta of the paper
+    for _ in range(40):  # fewer than the paper's 100: restarts are worth more than longer walks
         lead, gradient = rows.climb(point, rivals)
         direction, slope = steepest(gradient, rows.norm)
         here = -lead / slope
         there = -(lead + ((center - point) * gradient).sum(1)) / slope
-        pull = (here.abs() / (here.abs() + there.abs())).clamp(max=_PULL)[:, None]
-        moved = point + _OVERSHOOT * here[:, None] * direction
-        anew = center + _OVERSHOOT * there[:, None] * direction
+        pull = (here.abs() / (here.abs() + there.abs())).clamp(max=most_pull)[:, None]
+        moved = point + overshoot * here[:, None] * direction
+        anew = center + overshoot * there[:, None] * direction
         point = (1.0 - pull) * moved + pull * anew
         # A row whose gradient vanished begins again at its centre.
         point = torch.where(torch.isfinite(point).all(1, keepdim=True), point, center)
-        back = center + _BACK * (point - center)
+        back = center + keep * (point - center)
         point = torch.where(rows.fooled(rows.ask(point))[:, None], back, point)

@@ -12,8 +12,6 @@ from holdfast.attacks.geometry import distance_up
 
 Model = Callable[[Tensor], Tensor]
 
-_HALVINGS = 14
-
 
 @dataclass(eq=False)
 class Rows:
@@ -125,7 +123,7 @@ class Rows:
         """Bisect between each row and its adversarial for a nearer one."""
         step = self.adversarial - self.center
         low, high = torch.zeros_like(step[:, :1]), torch.ones_like(step[:, :1])
-        for _ in range(_HALVINGS):
+        for _ in range(14):  # to a 16,000th of the distance
             middle = (low + high) / 2
             fooled = self.fooled(self.ask(self.center + middle * step))[:, None]
             low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)

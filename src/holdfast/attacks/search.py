@@ -17,12 +17,13 @@ from holdfast.attacks.rows import Rows
 from holdfast.types import Progress, Report, silent
 
 _CHUNK = 256
+"""Rows that move together: their values in the largest nodes of ordinary nets are a few 100 MB."""
+
 _RIVALS = 3
+"""Classes that every row walks towards: each costs as much as an ascent."""
+
 _RESTARTS = 3
-_NEARER = 0.97
-_WITHIN = 1.0 - 2.0**-20
-_DIRECTIONS = 3
-_DOUBLINGS = range(-4, 20)
+"""Ascents, the first from the row itself and the others from random starts."""
 
 
 def search(
@@ -108,10 +109,10 @@ def _leap(rows: Rows) -> None:
         return
     some = rows.take(torch.isinf(rows.distance))
     size = _length(some.center, rows.norm).clamp(min=1.0)[:, None]
-    for seed in range(_DIRECTIONS):
+    for seed in range(3):
         step = _noise(some.center[:1], seed)
         step = size * step / _length(step, rows.norm)
-        for power in _DOUBLINGS:
+        for power in range(-4, 20):  # from a 16th of the row's size to 500,000 times it
             some.ask(some.center + step * 2.0**power)
             some.ask(some.center - step * 2.0**power)
     rows.put(torch.isinf(rows.distance), some)
@@ -119,9 +120,11 @@ def _leap(rows: Rows) -> None:
 
 def _press(rows: Rows, noise: Tensor) -> None:
     """Ascend within epsilon, or within a little less than the distance that is known."""
-    known = torch.where(torch.isfinite(rows.distance), _NEARER * rows.distance, rows.epsilon)
+    # What is less than 3 % nearer is left to bisection.
+    known = torch.where(torch.isfinite(rows.distance), 0.97 * rows.distance, rows.epsilon)
     wide = _length(rows.center, rows.norm).clamp(min=1.0)
-    radius = torch.where(torch.isfinite(known), _WITHIN * known, wide).to(noise.dtype)
+    # A little inside: distances are rounded up before they are held against epsilon.
+    radius = torch.where(torch.isfinite(known), (1.0 - 2.0**-20) * known, wide).to(noise.dtype)
     length = _length(noise, rows.norm)
     ascend(rows, radius, radius[:, None] * noise / torch.where(length > 0, length, 1.0))
 

@@ -23,7 +23,7 @@ from holdfast.knowledge_continuity.states.losses import row_losses
 from holdfast.rounding import down, mul_up, sqrt_up
 from holdfast.types import Estimate
 
-NORMS = {"euclidean": 2.0, "manhattan": 1.0, "chebyshev": math.inf}
+_NORMS = {"euclidean": 2.0, "manhattan": 1.0, "chebyshev": math.inf}
 STEEPEST = {1.0: 1.0, 2.0: sqrt_up(2.0), math.inf: 2.0}
 """Dual norm of the gradient in the logits, at most, for each loss below: for cross entropy it is
 softmax - one-hot, for the margin one logit less another, for Brier 2 J (p - one-hot) with J the
@@ -119,7 +119,7 @@ class Links:
     @cached_property
     def _gains(self) -> GainReading:
         """The gains of the whole model, in the norm of the distance."""
-        norm, loss = NORMS.get(self._knowledge.distance), self._knowledge.loss
+        norm, loss = _NORMS.get(self._knowledge.distance), self._knowledge.loss
         if norm is None or loss not in ("cross_entropy", "margin", "brier"):
             what = f"a Lipschitz constant for {loss} and {self._knowledge.distance} distance"
             raise Unsupported(what, [])
@@ -134,7 +134,7 @@ class Links:
         outputs, states = hidden_states(self._double, self._inputs[rows].double(), [layer])
         losses = row_losses(self._knowledge.loss, outputs, self._labels[rows])
         gap = (states[layer][0] - states[layer][1]).flatten()
-        distance = float(torch.linalg.vector_norm(gap, ord=NORMS[self._knowledge.distance]))
+        distance = float(torch.linalg.vector_norm(gap, ord=_NORMS[self._knowledge.distance]))
         return float((losses[0] - losses[1]).abs()) / distance if distance else None
 
     @cached_property

@@ -11,8 +11,8 @@ The claim `S(r, lam) >= 0` (see `pencil`) is proved for the exact network, not f
 
 Every bound below is a sum of products of non-negative numbers, rounded upwards by `HEADROOM`. The
 entries of a form and the multipliers lie far from both ends of float64 (`form.EXTREME`, `USUAL`),
-so that only sums of products with the scaled entries can underflow, by less than `TINY` together.
-The proof holds for any order of summation, with or without fused operations, but not for
+so that only sums of products with the scaled entries can underflow, by less than `UNDERFLOW`
+together. The proof holds for any order of summation, with or without fused operations, but not for
 Strassen-like products.
 """
 
@@ -28,9 +28,7 @@ from holdfast.sdp.dense.steps import cholesky
 from holdfast.sdp.form import HEADROOM, Array, NormalForm
 from holdfast.sdp.reduction import normalise
 
-RAISES = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
-GENEROSITY = (2.0, 8.0, 64.0, 4096.0)
-TINY = 1e-290  # more than every underflow together can lose
+UNDERFLOW = 1e-290  # more than every underflow together can lose
 USUAL = 2.0**400  # multipliers lie between this and its inverse; smaller ones of units become 0
 
 
@@ -79,7 +77,7 @@ class Scaled:
         total = gamma(units + 16) * float((curve * size**2).sum())
         total += gamma(16) * 2.0 * frobenius_up(cross * size)
         total += gamma(outputs + 16) * frobenius_up(self.C) ** 2
-        return (total + gamma(16) * 2.0 * largest) * HEADROOM + TINY
+        return (total + gamma(16) * 2.0 * largest) * HEADROOM + UNDERFLOW
 
     def model_error(self) -> float:
         """Bound what the errors of B and C can take off `xi^T S xi`, per squared scaled norm."""
@@ -93,14 +91,14 @@ class Scaled:
         reads = reads + 2.0 * bent * lengths_up(self.B)
         total = 2.0 * float((self.lam * (slip * reads + bent * slip**2)).sum())
         missed = frobenius_up(C_error)
-        return (total + missed * (2.0 * frobenius_up(self.C) + missed)) * HEADROOM**4 + TINY
+        return (total + missed * (2.0 * frobenius_up(self.C) + missed)) * HEADROOM**4 + UNDERFLOW
 
 
 def residual_bound(matrix: Tensor, factor: Tensor) -> float:
     """Bound the spectral norm of `matrix - L L^T` for any lower triangular L."""
     gap = matrix - factor @ factor.T
     rounding = gamma(len(matrix) + 2) * frobenius_up(factor) ** 2
-    return (frobenius_up(gap) * (1.0 + gamma(4)) + rounding) * HEADROOM + TINY
+    return (frobenius_up(gap) * (1.0 + gamma(4)) + rounding) * HEADROOM + UNDERFLOW
 
 
 def least_factor(scaled: Scaled, matrix: Tensor, r: Tensor, shift: float) -> float:
@@ -219,10 +217,12 @@ def prove_factor(form: NormalForm, lam: Array, r: Array) -> float:
     cost = scaled.formation_error(weights * guess) + scaled.model_error()
     trace = matrix.diagonal().abs().sum() + scaled.input_diagonal(weights * guess).sum()
     cost += gamma(len(matrix) + 2) * float(trace)
-    for generosity in GENEROSITY:
+    # How many times the expected rounding the proof may spend: the least that does.
+    for generosity in (2.0, 8.0, 64.0, 4096.0):
         shift = generosity * cost
         least = least_factor(scaled, matrix, weights, shift)
-        for raise_by in RAISES if math.isfinite(least) else ():
+        raises = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)  # by how much the factor is above the least
+        for raise_by in raises if math.isfinite(least) else ():
             factor = max(least, guess) * (1.0 + raise_by)
             if certified(scaled, matrix, weights * factor, shift):
                 # rounding the products weights * factor: the proved r is never above this

@@ -6,10 +6,6 @@ from torch import Tensor
 from holdfast.sdp.form import NormalForm, levels
 from holdfast.types import dual
 
-_ROUNDS = 30
-_GAIN = 1e-4
-"""Relative rise below which a further round is not worth it."""
-
 
 @torch.no_grad()
 def steepest_estimate(form: NormalForm, norm: float) -> Tensor:
@@ -34,7 +30,7 @@ def steepest_estimate(form: NormalForm, norm: float) -> Tensor:
     slopes = ((low + high) / 2.0).expand(len(C), -1).clone()
     best = torch.zeros(len(C), dtype=torch.float64)
     signs = None
-    for _ in range(_ROUNDS):
+    for _ in range(30):  # at most: a round that hardly rises is the last
         back = C.clone()
         for first, last in reversed(runs):
             own = back[:, d + first : d + last]
@@ -44,8 +40,8 @@ def steepest_estimate(form: NormalForm, norm: float) -> Tensor:
             back = back + (own * slopes[:, first:last]) @ B[first:last]
         gradient = back[:, :d]
         length = torch.linalg.vector_norm(gradient, ord=dual(norm), dim=1)
-        if not bool((length > best * (1.0 + _GAIN)).any()):
-            break
+        if not bool((length > best * (1.0 + 1e-4)).any()):
+            break  # such rises decide nothing that the estimate is used for
         best = torch.maximum(best, length)
         point = torch.cat([_along(gradient, norm), torch.zeros_like(slopes)], 1)
         signs = torch.zeros_like(slopes)

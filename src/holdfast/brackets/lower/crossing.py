@@ -14,6 +14,7 @@ from holdfast.brackets.lower.tangent import kinks
 from holdfast.brackets.lower.witness import lengths, over_rows, project
 
 _FAR = 1e300
+"""Stands for a kink that is never met: beyond all distances, and still finite."""
 
 
 def cross(hunt: Hunt, climbers: Climbers, steps: int, candidates: int) -> Climbers:

@@ -18,8 +18,6 @@ from holdfast_check.network import Step, logits, read_graph
 from holdfast_check.proof import squared_rates
 
 _KINDS = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
-_LARGEST = math.nextafter(math.inf, 0.0)
-_TOGETHER = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +85,8 @@ def _radii(
     labels = known.labels.tolist()
     with ctx.workprec(128):
         roots = {pair: arb(square).sqrt() for pair, square in rates.items()}
-        for start in range(0, len(rows), _TOGETHER):
-            some = rows[start : start + _TOGETHER]
+        for start in range(0, len(rows), 64):  # so many share a pass over the weights
+            some = rows[start : start + 64]
             outputs = logits(steps, [as_array(known.inputs[k]).numbers() for k in some])
             for k, output in zip(some, outputs, strict=True):
                 radius[k] = min(certified[k], _radius(output, labels[k], roots))
@@ -96,7 +94,7 @@ def _radii(
 
 
 def _radius(output: list[arb], label: int, roots: dict[tuple[int, int], arb]) -> float:
-    smallest = _LARGEST
+    smallest = math.nextafter(math.inf, 0.0)
     for other in range(len(output)):
         if other == label:
             continue

@@ -25,8 +25,11 @@ MOST_UNITS, MOST_ROWS = 1200, 2048
 """Of one witness: units of the solver, and rows of the matrix."""
 
 _ACCURACY = 1e-3
-_RAISES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+"""How close to the best bound multipliers are sought, relatively: radii lose no more by it."""
+
 _GRID, _BITS = 2.0**40, 30
+"""Entries of the factor are multiples of 1 / `_GRID`, multipliers have `_BITS` bits: enough for
+`_ACCURACY`, and the rational numbers of the checker stay short."""
 
 
 def choose_cuts(steps: Sequence[Step], possible: Sequence[int]) -> list[int]:
@@ -99,7 +102,7 @@ def _witness(form: Form, norm: float) -> tuple[Array, Array, Array]:
         raise Unsupported("a proof in a file of so large a network", [])
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         r, lam = _multipliers(form, norm)
-        for raise_by in _RAISES:
+        for raise_by in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):  # the least that is accepted
             found = _factorised(form, r, lam, raise_by)
             if found is not None:
                 return found

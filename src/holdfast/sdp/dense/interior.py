@@ -26,8 +26,6 @@ from holdfast.sdp.form import Array, NormalForm
 from holdfast.sdp.reduction import normalise
 
 Callback = Callable[[float, Array], None]
-MOST_STEPS = 80
-SWITCH = 2e-2  # relative gap below which single precision no longer carries the primal matrix
 STALLED = 1e-3  # steps this short, primal and dual, mean that the precision is exhausted
 
 
@@ -157,7 +155,7 @@ def minimise(
         return np.zeros(small.inputs if diagonal else 1), np.zeros(small.units)
     pencil = Pencil(small, diagonal, torch.float32)
     point = best = start(pencil)
-    for _ in range(MOST_STEPS):
+    for _ in range(80):  # 5 to 10 are usual
         spent, value = time.perf_counter() - began, float(point.r.sum())
         best = point if value < float(best.r.sum()) else best
         if callback is not None:
@@ -187,7 +185,8 @@ def proceed(pencil: Pencil, point: Iterate) -> tuple[Pencil, Iterate | None]:
     """
     if pencil.dtype == torch.float64:
         return pencil, step(pencil, point)
-    small = point.gap < SWITCH * float(point.r.sum()) or point.X.dtype == torch.float64
+    # Below a relative gap of 2 % single precision no longer carries the primal matrix.
+    small = point.gap < 2e-2 * float(point.r.sum()) or point.X.dtype == torch.float64
     following = None if small else step(pencil, point)
     if following is not None:
         return pencil, following
