@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from holdfast.brackets.branching.cells import Limits
-from holdfast.brackets.branching.pieces import Pieces
+from holdfast.brackets.branching.pieces import PiecewiseNet
 from holdfast.sdp.form import Array
 
 Line = dict[int, float]
@@ -84,7 +84,7 @@ class _Program:
 
 @np.errstate(over="ignore", invalid="ignore")
 def milp_estimate(
-    network: Pieces, limits: Limits, norm: float, seconds: float
+    network: PiecewiseNet, limits: Limits, norm: float, seconds: float
 ) -> tuple[float, Array | None]:
     """Estimate the l1 or linf constant on a box, and return a point of the best cell.
 
@@ -116,7 +116,7 @@ def milp_estimate(
     return best
 
 
-def _derivatives(network: Pieces, limits: Limits) -> tuple[_Program, list[list[Entry]]]:
+def _derivatives(network: PiecewiseNet, limits: Limits) -> tuple[_Program, list[list[Entry]]]:
     """Write the network and its Jacobian; return the entries of the Jacobian, row by row."""
     d, units = network.inputs, len(network.B)
     program = _Program()
@@ -184,7 +184,7 @@ def _absolute(program: _Program, entries: Sequence[Entry], reach: float) -> Line
     return gain
 
 
-def _steepest(network: Pieces) -> Array:
+def _steepest(network: PiecewiseNet) -> Array:
     """Return bounds of the derivatives of every pre-activation and value, [inputs + units, inputs].
 
     A coordinate of the network is one of its outputs at least, so this bounds the outputs too.
@@ -200,7 +200,7 @@ def _steepest(network: Pieces) -> Array:
     return np.maximum(found, sizes)
 
 
-def _sizes(network: Pieces, limits: Limits) -> Array:
+def _sizes(network: PiecewiseNet, limits: Limits) -> Array:
     """Return bounds of the pre-activations on the box, [units]."""
     d = network.inputs
     sizes = np.concatenate([np.maximum(*np.abs(limits)), np.zeros(len(network.B))])

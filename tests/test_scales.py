@@ -20,7 +20,7 @@ from torch import Tensor
 
 from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.lower.witness import SteepPair
+from holdfast.brackets.lower.pairs import SteepPair
 from holdfast.brackets.search import LipschitzOptions, Search
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper, row_upper
 from holdfast.certificates.certify import CertifyOptions, certify_graph

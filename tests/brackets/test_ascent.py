@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast.brackets.lower.ascent import ascending_pairs, within
+from holdfast.brackets.lower.pairs import SteepPair, contains
 from holdfast.brackets.lower.steepest import steepest_pairs
 from holdfast.brackets.lower.tangent import kinks, push
-from holdfast.brackets.lower.witness import SteepPair, contains
 from holdfast.graph.comparisons import with_pairs
 from holdfast.graph.walk import run
 from holdfast.types import Box

@@ -9,7 +9,7 @@ from tests.nets import crossed
 from torch import nn
 
 import holdfast
-from holdfast.brackets.lower.witness import slopes_lower
+from holdfast.brackets.lower.pairs import slopes_lower
 from holdfast.types import Box
 
 SIZES = (1e-300, 1e-170, 1e-100, 1e-60, 1e60, 1e100, 1e153, 1e154)

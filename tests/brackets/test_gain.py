@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast.brackets.gain import GainReading, gain_upper
-from holdfast.brackets.lower.witness import slopes_lower
+from holdfast.brackets.lower.pairs import slopes_lower
 from holdfast.errors import Unsupported
 from holdfast.sources.demo import GroupSort
 

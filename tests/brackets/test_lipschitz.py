@@ -8,7 +8,7 @@ from tests.nets import load_net
 from torch import nn
 
 import holdfast
-from holdfast.brackets.lower.witness import contains, sample, slopes_lower
+from holdfast.brackets.lower.pairs import contains, sample, slopes_lower
 from holdfast.brackets.search import LipschitzOptions, Search
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.types import Ball, Box, Outcome

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import holdfast
+from holdfast.brackets.lower.pairs import contains, pairs_along, project, sample, slopes_lower
 from holdfast.brackets.lower.steepest import steepest_pairs
-from holdfast.brackets.lower.witness import contains, pairs_along, project, sample, slopes_lower
 from holdfast.types import Ball, Box
 
 REGIONS = [

@@ -14,9 +14,9 @@ from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.brackets.branching.cells import Cell
 from holdfast.brackets.branching.jacobian import constant_upper
-from holdfast.brackets.branching.pieces import Pieces, pieces
+from holdfast.brackets.branching.pieces import PiecewiseNet, pieces
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.lower.witness import sample, slopes_lower
+from holdfast.brackets.lower.pairs import sample, slopes_lower
 from holdfast.brackets.semidefinite import form_on, lipsdp_upper, row_bounds_upper, slope_bounds
 from holdfast.sources.demo import GroupSort
 from holdfast.types import Ball, Box, Outcome
@@ -135,7 +135,7 @@ def test_no_bound_is_larger_on_a_region_than_everywhere(
     assert cells[1] <= cells[0] * (1 + 2e-3)
 
 
-def cells_upper(network: Pieces, norm: float) -> float:
+def cells_upper(network: PiecewiseNet, norm: float) -> float:
     """Return the bound of branch and bound before it branches."""
     return constant_upper(network, *Cell.whole(network).slopes(), norm, 1e-4)
 

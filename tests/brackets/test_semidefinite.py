@@ -11,7 +11,7 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.lower.witness import slopes_lower
+from holdfast.brackets.lower.pairs import slopes_lower
 from holdfast.brackets.rates import Rates
 from holdfast.brackets.semidefinite import row_bounds_upper
 from holdfast.sdp.lift import normal_form

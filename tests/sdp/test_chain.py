@@ -14,7 +14,7 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.lower.witness import slopes_lower
+from holdfast.brackets.lower.pairs import slopes_lower
 from holdfast.brackets.semidefinite import lipsdp_upper
 from holdfast.sdp.chain import recursion, search, start
 from holdfast.sdp.chain.chain import Chain, ChainLayer, chain_of, condense

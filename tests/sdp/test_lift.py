@@ -15,7 +15,7 @@ import holdfast
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.lower.witness import slopes_lower
+from holdfast.brackets.lower.pairs import slopes_lower
 from holdfast.brackets.semidefinite import lipsdp_upper
 from holdfast.errors import Unsupported
 from holdfast.graph.comparisons import with_pairs

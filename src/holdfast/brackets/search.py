@@ -12,8 +12,8 @@ from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.gain import GainReading
 from holdfast.brackets.lower.ascent import ascending_pairs
+from holdfast.brackets.lower.pairs import SteepPair, sample
 from holdfast.brackets.lower.steepest import steepest_pairs
-from holdfast.brackets.lower.witness import SteepPair, sample
 from holdfast.brackets.semidefinite import slope_bounds
 from holdfast.errors import InternalError, InvalidInput
 from holdfast.graph.ir import Graph

@@ -6,18 +6,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.brackets.branching.rationals import Row, null_vector
+from holdfast.brackets.branching.rationals import RationalRow, null_vector
 
 FLOATS = st.floats(-1e3, 1e3, allow_subnormal=True)
 
 
-def fractions(row: Row) -> list[Fraction]:
+def fractions(row: RationalRow) -> list[Fraction]:
     return [Fraction(top, row.bottom) for top in row.integers]
 
 
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=4), FLOATS)
 def test_sums_and_products_are_exact(pairs, factor):
-    left, right = (Row.of(side) for side in zip(*pairs, strict=True))
+    left, right = (RationalRow.of(side) for side in zip(*pairs, strict=True))
     wanted = [Fraction(a) + Fraction(factor) * Fraction(b) for a, b in pairs]
     assert fractions(left.plus(right.times(factor))) == wanted
     assert left.floats() == [a for a, _ in pairs]

@@ -21,7 +21,7 @@ import holdfast
 from holdfast.brackets.branching.cells import Cell, look_inside
 from holdfast.brackets.branching.pieces import pieces
 from holdfast.brackets.branching.tree import Goal, branch
-from holdfast.brackets.lower.witness import SteepPair, sample, slopes_lower
+from holdfast.brackets.lower.pairs import SteepPair, sample, slopes_lower
 from holdfast.errors import Unsupported
 from holdfast.sources.demo import GroupSort
 from holdfast.types import Ball, Box, Outcome

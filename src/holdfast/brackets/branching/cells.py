@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.brackets.branching.pieces import Pieces
-from holdfast.brackets.branching.rationals import Row, aligned, null_vector
+from holdfast.brackets.branching.pieces import PiecewiseNet
+from holdfast.brackets.branching.rationals import RationalRow, aligned, null_vector
 from holdfast.sdp.form import Array
 
 Sides = NDArray[np.int8]
@@ -33,13 +33,13 @@ class Cell:
         walls: Rows (gradient, offset) that are positive inside.
     """
 
-    pieces: Pieces
+    pieces: PiecewiseNet
     sides: Sides
-    values: dict[int, Row]
-    walls: tuple[Row, ...]
+    values: dict[int, RationalRow]
+    walls: tuple[RationalRow, ...]
 
     @classmethod
-    def whole(cls, pieces: Pieces) -> "Cell":
+    def whole(cls, pieces: PiecewiseNet) -> "Cell":
         """Return the cell of all inputs."""
         return cls(pieces, np.zeros(len(pieces.B), np.int8), {}, ())._grown()
 
@@ -88,11 +88,11 @@ class Cell:
     def _bent(self, unit: int) -> bool:
         return bool(self.pieces.left[unit] != self.pieces.right[unit])
 
-    def _before(self, unit: int) -> Row:
+    def _before(self, unit: int) -> RationalRow:
         """Return the row of a unit's pre-activation, not divided yet, which is linear in x."""
         d = self.pieces.inputs
         line = self.pieces.B[unit]
-        total = Row.of([*line[:d], self.pieces.offset[unit]])
+        total = RationalRow.of([*line[:d], self.pieces.offset[unit]])
         for place in self.pieces.reads(unit):
             total = total.plus(self.values[place].times(line[d + place]))
         return total
@@ -148,7 +148,7 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
     return Room(refuted or _refuted_anywhere(cell.walls, weights), None)
 
 
-def _refuted_in_box(walls: tuple[Row, ...], weights: Array, ends: Limits) -> bool:
+def _refuted_in_box(walls: tuple[RationalRow, ...], weights: Array, ends: Limits) -> bool:
     """Prove that a weighted sum of the walls is nowhere positive in the box."""
     used = np.flatnonzero(weights > 0)
     if not len(used):
@@ -156,12 +156,12 @@ def _refuted_in_box(walls: tuple[Row, ...], weights: Array, ends: Limits) -> boo
     total = walls[used[0]].times(weights[used[0]])
     for wall in used[1:]:
         total = total.plus(walls[wall].times(weights[wall]))
-    sides, bottom = aligned([Row.of(end) for end in ends])
+    sides, bottom = aligned([RationalRow.of(end) for end in ends])
     most = sum(max(g * a, g * b) for g, a, b in zip(total.integers[:-1], *sides, strict=True))
     return most + total.integers[-1] * bottom <= 0
 
 
-def _refuted_anywhere(walls: tuple[Row, ...], weights: Array) -> bool:
+def _refuted_anywhere(walls: tuple[RationalRow, ...], weights: Array) -> bool:
     """Prove that a weighted sum of the walls is a constant that is not positive."""
     used = np.flatnonzero(weights > 1e-9 * weights.max(initial=0.0))
     if not len(used):

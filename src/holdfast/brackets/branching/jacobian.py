@@ -5,14 +5,16 @@ import math
 import numpy as np
 import torch
 
-from holdfast.brackets.branching.pieces import Pieces
+from holdfast.brackets.branching.pieces import PiecewiseNet
 from holdfast.brackets.semidefinite import row_upper
 from holdfast.norms.matrix import row_sums_upper
 from holdfast.rounding import TINY, gamma
 from holdfast.sdp.form import TOO_EXTREME, Array
 
 
-def constant_upper(pieces: Pieces, low: Array, high: Array, norm: float, accuracy: float) -> float:
+def constant_upper(
+    pieces: PiecewiseNet, low: Array, high: Array, norm: float, accuracy: float
+) -> float:
     """Return a proved bound of the largest ||J|| over all slopes between two ends.
 
     Args:
@@ -38,7 +40,7 @@ def constant_upper(pieces: Pieces, low: Array, high: Array, norm: float, accurac
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _jacobian_box(pieces: Pieces, low: Array, high: Array) -> tuple[Array, Array]:
+def _jacobian_box(pieces: PiecewiseNet, low: Array, high: Array) -> tuple[Array, Array]:
     """Return a box around every entry of the Jacobian: midpoints and radii, rounded outward.
 
     Args:

@@ -30,7 +30,7 @@ _NAME = "branch and bound"
 
 
 @dataclass(frozen=True)
-class Pieces:
+class PiecewiseNet:
     """`z = B (x, v) + offset`, `y = C (x, v)`, `v_i = slope_i z_i / divisor_i`.
 
     The slope is `left_i` where `z_i` is below 0, else `right_i`.
@@ -73,7 +73,7 @@ class Pieces:
         return NormalForm(B, self.C, low, high, self.inputs, norm_rows(lost, self.inputs))
 
 
-def pieces(graph: Graph, ranges: Ranges | None = None, most_units: int = 1000) -> Pieces:
+def pieces(graph: Graph, ranges: Ranges | None = None, most_units: int = 1000) -> PiecewiseNet:
     """Read the linear pieces of a network.
 
     Args:
@@ -89,11 +89,11 @@ def pieces(graph: Graph, ranges: Ranges | None = None, most_units: int = 1000) -
         Unsupported: When an operation is curved, its coefficients are no quotients of stored
             numbers, or there are too many units.
     """
-    return _Pieces(with_pairs(graph.double()), ranges or {}, most_units).read()
+    return _Reader(with_pairs(graph.double()), ranges or {}, most_units).read()
 
 
 @dataclass
-class _Pieces:
+class _Reader:
     """Walks the graph; a value is the array of its coordinates, [1, *shape].
 
     Attributes:
@@ -111,7 +111,7 @@ class _Pieces:
     _right: list[float] = field(default_factory=list)
     _divisors: list[float] = field(default_factory=list)
 
-    def read(self) -> Pieces:
+    def read(self) -> PiecewiseNet:
         """Return the pieces of the whole graph."""
         table = rules(
             {
@@ -137,7 +137,7 @@ class _Pieces:
             B[unit, list(row)] = list(row.values())
         columns = (self._offsets, self._left, self._right, self._divisors)
         offset, left, right, divisor = map(np.array, columns)
-        return Pieces(B, C, offset, left, right, divisor, self._inputs)
+        return PiecewiseNet(B, C, offset, left, right, divisor, self._inputs)
 
     def _bend(self, row: dict[int, float], slopes: tuple[float, float]) -> int:
         """Add a unit without offset and return its coordinate."""

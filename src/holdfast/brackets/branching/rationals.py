@@ -11,7 +11,7 @@ Integers = np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class RationalRow:
     """The numbers `integers / bottom`.
 
     Attributes:
@@ -23,27 +23,27 @@ class Row:
     bottom: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Row":
+    def of(cls, values: Iterable[float]) -> "RationalRow":
         """Return finite floating-point numbers, exactly."""
         ratios = [float(value).as_integer_ratio() for value in values]
         bottom = max((own for _, own in ratios), default=1)  # all are powers of two
         scaled = [top * (bottom // own) for top, own in ratios]
         return cls(np.array(scaled, dtype=object), bottom)
 
-    def times(self, factor: float) -> "Row":
+    def times(self, factor: float) -> "RationalRow":
         """Return the row times a finite floating-point number."""
         top, bottom = float(factor).as_integer_ratio()
-        return Row(self.integers * top, self.bottom * bottom)
+        return RationalRow(self.integers * top, self.bottom * bottom)
 
-    def over(self, divisor: float) -> "Row":
+    def over(self, divisor: float) -> "RationalRow":
         """Return the row divided by a positive finite floating-point number."""
         top, bottom = float(divisor).as_integer_ratio()
-        return Row(self.integers * bottom, self.bottom * top)
+        return RationalRow(self.integers * bottom, self.bottom * top)
 
-    def plus(self, other: "Row") -> "Row":
+    def plus(self, other: "RationalRow") -> "RationalRow":
         """Return the sum of two rows of one length."""
         (left, right), bottom = aligned((self, other))
-        return Row(left + right, bottom)
+        return RationalRow(left + right, bottom)
 
     def floats(self) -> list[float]:
         """Return the numbers rounded to nearest; all infinite where one is beyond float64."""
@@ -53,7 +53,7 @@ class Row:
             return [math.inf] * len(self.integers)
 
 
-def aligned(rows: Sequence[Row]) -> tuple[list[Integers], int]:
+def aligned(rows: Sequence[RationalRow]) -> tuple[list[Integers], int]:
     """Return rows as integers over one positive integer, and that integer."""
     bottom = math.lcm(*(row.bottom for row in rows))
     return [row.integers * (bottom // row.bottom) for row in rows], bottom

@@ -20,9 +20,9 @@ from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.brackets.branching.cells import Cell, Limits, look_inside
 from holdfast.brackets.branching.jacobian import constant_upper
-from holdfast.brackets.branching.pieces import Pieces, pieces
+from holdfast.brackets.branching.pieces import PiecewiseNet, pieces
+from holdfast.brackets.lower.pairs import SteepPair, best_pair, contains, pairs_along
 from holdfast.brackets.lower.steepest import steepest_directions
-from holdfast.brackets.lower.witness import SteepPair, best_pair, contains, pairs_along
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.sdp.form import Array
@@ -83,7 +83,7 @@ def _ends(region: Region) -> Limits:
     return low.flatten().numpy(), high.flatten().numpy()
 
 
-def _pieces_in(graph: Graph, region: Region | None) -> Pieces:
+def _pieces_in(graph: Graph, region: Region | None) -> PiecewiseNet:
     """Return the pieces that a region meets."""
     if region is None:
         return pieces(graph)
@@ -107,7 +107,7 @@ class _Tree:
     """
 
     graph: Graph
-    network: Pieces
+    network: PiecewiseNet
     limits: Limits | None
     goal: Goal
     _heap: list[tuple[float, int, Cell]] = field(default_factory=list)
@@ -182,7 +182,7 @@ class _Tree:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _influence(network: Pieces, slopes: np.ndarray) -> np.ndarray:
+def _influence(network: PiecewiseNet, slopes: np.ndarray) -> np.ndarray:
     """Return per unit how much of the output's change passes its kink, at the given slopes."""
     d, units, slopes = network.inputs, len(network.B), slopes / network.divisor
     into = np.zeros((d + units, d))

@@ -3,7 +3,7 @@
 Rounds of two searches that help each other. Smoothed ascent (`climbers.ascend`) finds good
 neighbourhoods from the given points and from random ones of all sizes; hill climbing over the
 kinks (`crossing.cross`) finds the best linear piece there, which on small nets is most often the
-exact constant. What is yielded is a pair of points whose slope is proved (`witness`).
+exact constant. What is yielded is a pair of points whose slope is proved (`pairs`).
 """
 
 import math
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from holdfast.brackets.lower.climbers import Climbers, Hunt, ascend, recruit, refine
 from holdfast.brackets.lower.crossing import cross, crossings
-from holdfast.brackets.lower.steepest import steepest_directions
-from holdfast.brackets.lower.witness import (
+from holdfast.brackets.lower.pairs import (
     SteepPair,
     best_pair,
     contains,
@@ -26,6 +25,7 @@ from holdfast.brackets.lower.witness import (
     project,
     sample,
 )
+from holdfast.brackets.lower.steepest import steepest_directions
 from holdfast.graph.comparisons import with_pairs
 from holdfast.graph.ir import Graph
 from holdfast.ops import Kind, names

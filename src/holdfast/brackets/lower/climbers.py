@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.brackets.lower.pairs import contains, lengths, over_rows, project, unit
 from holdfast.brackets.lower.tangent import push
-from holdfast.brackets.lower.witness import contains, lengths, over_rows, project, unit
 from holdfast.graph.ir import Graph
 from holdfast.types import Box, Region
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from holdfast.brackets.lower.climbers import Climbers, Hunt, refine, slopes_uphill
+from holdfast.brackets.lower.pairs import lengths, over_rows, project
 from holdfast.brackets.lower.tangent import kinks
-from holdfast.brackets.lower.witness import lengths, over_rows, project
 
 _FAR = 1e300
 """Stands for a kink that is never met: beyond all distances, and still finite."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from holdfast.batches import flat_rows
-from holdfast.brackets.lower.witness import (
+from holdfast.brackets.lower.pairs import (
     SteepPair,
     best_pair,
     lengths,

@@ -1,4 +1,4 @@
-"""Witnesses of a lower bound: pairs of inputs in a region, and the slope they prove.
+"""Witnesses of a lower bound: steep pairs of inputs in a region, and the slope that they prove.
 
 Nothing here trusts a derivative: a pair is evaluated with a bound of its rounding error, and a
 wrong direction only gives a smaller slope.
