@@ -32,6 +32,7 @@ _ADVICE = dict.fromkeys(
     "sign": ("jumps: no Lipschitz constant", "leave it out of the certified part"),
     "argmax": ("jumps: no Lipschitz constant", "certify the logits before it"),
 }
+"""Why an operation has no gain, and how to go on."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from holdfast.files import open_file, reason
 from holdfast.sources.files import check_unpacked
 
 _MOST_ENTRIES = 2**28
+"""Numbers in a table: more than 2 GB of them are no set of rows to certify."""
 
 
 @dataclass(frozen=True)
