@@ -24,7 +24,7 @@ def nearest_rivals(rows: Rows, most: int) -> Tensor:
     """
     logits = rows.ask(rows.center)
     others = logits.scatter(1, rows.labels[:, None], -torch.inf)
-    # Every candidate costs a gradient, and the nearest ones are among the largest logits.
+    # Every candidate costs a gradient; the nearest ones are mostly among the largest logits.
     candidates = others.topk(min(10, others.shape[1] - 1), dim=1).indices
     distances = []
     for rivals in candidates.T:
@@ -44,7 +44,7 @@ def walk(rows: Rows, start: Tensor, rivals: Tensor) -> None:
     """
     center, point = rows.center, start
     overshoot, most_pull, keep = 1.05, 0.1, 0.9  # eta, alpha_max and beta of the paper
-    for _ in range(40):  # fewer than the paper's 100: restarts are worth more than longer walks
+    for _ in range(40):  # the paper takes 100: here the time goes into restarts
         lead, gradient = rows.climb(point, rivals)
         direction, slope = steepest(gradient, rows.norm)
         here = -lead / slope
