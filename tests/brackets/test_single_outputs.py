@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import holdfast
 from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.lipschitz import lipschitz_graph
-from holdfast.brackets.lower.witness import slopes_lower
+from holdfast.brackets.lower.pairs import slopes_lower
 from holdfast.brackets.search import LipschitzOptions
 from holdfast.graph.capture import capture
 from holdfast.graph.ir import Graph
