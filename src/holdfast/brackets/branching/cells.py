@@ -129,10 +129,10 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
     if not cell.walls:
         return Room(False, 0.5 * ends[0] + 0.5 * ends[1])
     walls = np.array([wall.floats() for wall in cell.walls])
-    if not np.isfinite(walls).all():
-        return Room(False, None)
     lengths = np.linalg.norm(walls[:, :d], axis=1)
     walls = walls / np.maximum(lengths, 1e-300)[:, None]
+    if not np.isfinite(walls).all():
+        return Room(False, None)
     # maximise t with A x + b >= t, t <= 1
     tight = np.hstack([-walls[:, :d], np.ones((len(walls), 1))])
     box = [*zip(*ends, strict=True), (None, 1.0)]
@@ -143,7 +143,7 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
         return Room(False, None)
     if found.x[d] > 1e-11:
         return Room(False, found.x[:d])
-    weights = np.maximum(-found.ineqlin.marginals, 0.0) / np.maximum(lengths, 1e-300)
+    weights = np.clip(-found.ineqlin.marginals / np.maximum(lengths, 1e-300), 0.0, 1e300)
     refuted = limits is not None and _refuted_in_box(cell.walls, weights, limits)
     return Room(refuted or _refuted_anywhere(cell.walls, weights), None)
 
