@@ -1,13 +1,16 @@
 """Outward rounding, against exact rationals, from one end of float64 to the other."""
 
 import math
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import holdfast
 from holdfast.rounding import (
     coarse_up,
     exponent_of,
@@ -92,3 +95,13 @@ def test_scaling_brings_the_largest_entry_near_one(vector: list[float]) -> None:
     for entry, small in zip(vector, near.tolist(), strict=True):
         off = abs(Fraction(small) - Fraction(entry) / Fraction(2) ** exponent)
         assert off <= Fraction(2) ** -1074
+
+
+def test_infinite_bounds_stay_infinite() -> None:
+    """Alone, `nan_to_num(inf)` takes infinity for the largest number: a bound that is false."""
+    for path in Path(holdfast.__file__).parent.rglob("*.py"):
+        for found in re.findall(r"nan_to_num\(([^()]*)\)", path.read_text()):
+            nan, *others = found.split(",")
+            if "inf" in nan:
+                assert len(others) >= (2 if "-" in nan else 1), f"{path}: nan_to_num({found})"
+                assert "inf" in others[0], f"{path}: nan_to_num({found})"

@@ -208,6 +208,17 @@ def test_changes_contain_what_happens(norm: float, epsilon: float) -> None:
     assert (output <= certificates.constant * epsilon * (1 + 1e-12)).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_change_beyond_float64_is_infinite(norm: float) -> None:
+    """The output moves by 1e310."""
+    model = nn.Linear(1, 2, bias=False).double()
+    model.weight.data = torch.tensor([[1e300], [0.0]], dtype=torch.float64)
+    row = torch.ones(1, 1, dtype=torch.float64)
+    certificates = holdfast.certify(model, row, torch.tensor([0]), norm)
+    assert float(certificates.output_change(1e10)) == math.inf
+    assert float(certificates.loss_change(1e10)) == math.inf
+
+
 def test_changes_shrink_to_rounding_and_beat_the_constant() -> None:
     model, inputs, labels = small_classifier()
     certificates = holdfast.certify(model, inputs, labels, 2)

@@ -366,7 +366,8 @@ class Relaxed:
 def _difference(a: Interval, b: Interval) -> Interval:
     """Bound a - b."""
     low, high = next_down(a.low - b.high), -next_down(b.low - a.high)
-    return Interval(low.nan_to_num(-torch.inf), high.nan_to_num(torch.inf))
+    inf = torch.inf
+    return Interval(low.nan_to_num(-inf, inf, -inf), high.nan_to_num(inf, inf, -inf))
 
 
 def _lengths(rows: Tensor, norm: float) -> Tensor:

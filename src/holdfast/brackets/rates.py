@@ -67,7 +67,7 @@ class Rates:
             self._form = None
         else:
             # an estimate that overflowed (NaN) says nothing
-            self.final = torch.minimum(self.final, (ahead + ahead.T).nan_to_num(math.inf))
+            self.final = torch.minimum(self.final, (ahead + ahead.T).nan_to_num(math.inf, math.inf))
 
     @classmethod
     def unknown(cls, classes: int) -> "Rates":

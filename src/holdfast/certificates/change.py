@@ -65,7 +65,7 @@ class Changes:
                 found.append(part(Relaxed(graph, Regions(x, radius, self.norm)), rows))
             except Unsupported:
                 return torch.full((len(self.inputs),), math.inf, dtype=torch.float64)
-        return torch.cat(found).nan_to_num(math.inf)
+        return torch.cat(found).nan_to_num(math.inf, math.inf)
 
     def _output(self, relaxed: Relaxed, rows: Tensor) -> Tensor:
         bounds = relaxed.bounds()

@@ -111,7 +111,7 @@ def by_class(
     spread = of_class((own - center[places]).square())
     spread += (stands_for * (other - center).square()).sum(0)
     spread[~outside.any(0) & (sizes < n)] = math.inf
-    errors = (spread * (n - 1) / n).sqrt().nan_to_num(nan=math.inf)
+    errors = (spread * (n - 1) / n).sqrt().nan_to_num(math.inf, math.inf)
     found = zip(names.tolist(), (total / pairs).tolist(), errors.tolist(), strict=True)
     return {
         name: Estimate(mean, max(0.0, mean - QUANTILE * error), mean + QUANTILE * error, LEVEL)

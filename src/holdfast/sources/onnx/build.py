@@ -238,7 +238,7 @@ def _check_rows_alone(graph: OnnxGraph, module: Wired, row: tuple[int, ...]) -> 
             alone, together = module(pair).flatten(1), both(pair.unsqueeze(0))
     except RuntimeError as problem:
         raise Unsupported(WHAT, [Obstacle("", "batch", reason(problem))]) from problem
-    sizes = alone.nan_to_num().abs().amax(0)
+    sizes = alone.nan_to_num(0.0, 0.0, 0.0).abs().amax(0)
     # Each entry at its own scale: beside a class masked by -1e9 the others are compared, too.
     room = 1e-4 * sizes + 1e-6 * sizes.median()
     same = alone.numel() == together.numel()
