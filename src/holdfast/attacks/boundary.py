@@ -30,7 +30,8 @@ def nearest_rivals(rows: Rows, most: int) -> Tensor:
     for rivals in candidates.T:
         lead, gradient = rows.climb(rows.center, rivals)
         distances.append(lead.neg() / steepest(gradient, rows.norm)[1])
-    order = torch.stack(distances, dim=1).nan_to_num(torch.inf, torch.inf).argsort(dim=1, stable=True)
+    known = torch.stack(distances, dim=1).nan_to_num(torch.inf, torch.inf)
+    order = known.argsort(dim=1, stable=True)
     return candidates.gather(1, order[:, :most])
 
 
