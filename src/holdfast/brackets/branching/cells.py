@@ -125,9 +125,11 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
     from scipy.optimize import linprog  # heavy, and needed by few commands
 
     d = cell.pieces.inputs
-    ends = limits or (np.full(d, -1e4), np.full(d, 1e4))  # far enough from the origin
+    # Without limits, near the origin first: a point there has more digits for its slope.
+    near, everywhere = ((np.full(d, -size), np.full(d, size)) for size in (1e4, np.inf))
+    boxes = [limits] if limits else [near, everywhere]
     if not cell.walls:
-        return Room(False, 0.5 * ends[0] + 0.5 * ends[1])
+        return Room(False, 0.5 * boxes[0][0] + 0.5 * boxes[0][1])
     walls = np.array([wall.floats() for wall in cell.walls])
     lengths = np.linalg.norm(walls[:, :d], axis=1)
     walls = walls / np.maximum(lengths, 1e-300)[:, None]
@@ -135,15 +137,18 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
         return Room(False, None)
     # maximise t with A x + b >= t, t <= 1
     tight = np.hstack([-walls[:, :d], np.ones((len(walls), 1))])
-    box = [*zip(*ends, strict=True), (None, 1.0)]
     cost = np.zeros(d + 1)
     cost[d] = -1.0
-    found = linprog(cost, tight, walls[:, d], bounds=box, method="highs-ds")
-    if found.status != 0:
-        return Room(False, None)
-    if found.x[d] > 1e-11:
-        return Room(False, found.x[:d])
-    weights = np.clip(-found.ineqlin.marginals / np.maximum(lengths, 1e-300), 0.0, 1e300)
+    marginals = np.zeros(len(walls))
+    for ends in boxes:
+        box = [*zip(*ends, strict=True), (None, 1.0)]
+        found = linprog(cost, tight, walls[:, d], bounds=box, method="highs-ds")
+        if found.status != 0:
+            return Room(False, None)
+        if found.x[d] > 1e-11:
+            return Room(False, found.x[:d])
+        marginals = found.ineqlin.marginals
+    weights = np.clip(-marginals / np.maximum(lengths, 1e-300), 0.0, 1e300)
     refuted = limits is not None and _refuted_in_box(cell.walls, weights, limits)
     return Room(refuted or _refuted_anywhere(cell.walls, weights), None)
 
