@@ -144,7 +144,7 @@ def check_whole(
     """Return a whole number from the least to the most that will do; see `check_number`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise InvalidInput(argument, shown(value), wanted)
-    if not least <= value <= most:
+    if not least <= int(value) <= most:
         raise InvalidInput(argument, shown(value), wanted)
     return int(value)
 
