@@ -274,7 +274,7 @@ def test_layers_of_any_scale(check: Callable, dtype: torch.dtype, seed: int) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("check", CHECKS)
-@settings(max_examples=400, phases=NO_SHRINKING)
+@settings(max_examples=250, phases=NO_SHRINKING)
 @given(SEEDS)
 def test_many_layers_of_any_scale(check: Callable, dtype: torch.dtype, seed: int) -> None:
     check(seed, dtype)
