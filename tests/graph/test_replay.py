@@ -276,6 +276,17 @@ def test_a_large_entry_spreads_itself_alone() -> None:
     assert 0.0 < spread[:, :2].max() < 1e-5
 
 
+def test_what_a_batch_norm_adds_spreads_beside_short_numbers() -> None:
+    norm = nn.BatchNorm1d(6).eval()
+    norm.running_mean.fill_(0.7)
+    norm.bias.data.fill_(0.7001)  # nearly cancels
+    graph = capture(norm, torch.zeros(1, 6))
+    rows = torch.zeros(5, 6)
+    env = read(graph, CONCRETE, lift(graph, rows))
+    spread = rounding_spread(graph, [rows], env)[graph.output]
+    assert bool((32.0 * spread > 2.0**-23).all())
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
