@@ -1,4 +1,4 @@
-"""`python -m holdfast_check cert.json [--model FILE]`: 0 proved, 2 rejected, 6 claims more."""
+"""`python -m holdfast_check cert.json [--model FILE]`: 0 proved, 2 rejected, 6 not proved."""
 
 import argparse
 from pathlib import Path
@@ -10,8 +10,7 @@ if __name__ == "__main__":
     parser.add_argument("certificate", type=Path)
     parser.add_argument("--model", type=Path, help="a .safetensors file")
     try:
-        report = check(**vars(parser.parse_args()))
+        print(*(report := check(**vars(parser.parse_args()))).lines, sep="\n")
     except Rejected as why:
         parser.exit(2, f"rejected: {why}\n")
-    print(*report.lines, sep="\n")
-    parser.exit(6 if report.claimed or not report.proved else 0)
+    parser.exit(report.code)

@@ -20,36 +20,38 @@ _GRAPH = [{"op": str, "of": [int], "arrays": [str], "slope": float}]
 _PROOF: dict[str, Any] = {"missing": str, "file": str, "sha256": str}
 _PROOF |= {"tensors": [{"name": str, "sha256": str}], "graph": _GRAPH, "cuts": [int]}
 _SPEC = {"format": str, "digest": str, "norm": str, "semantics": str, "classes": int}
-_SPEC |= {"rows": _ROWS, "proof": _PROOF, "guarantee": str, "fingerprint": str, "constant": float}
 _SPEC |= {"assumptions": [str], "citations": [str]}
+_SPEC |= {"rows": _ROWS, "proof": _PROOF, "guarantee": str, "fingerprint": str, "constant": float}
 
 
 @dataclass(frozen=True)
 class Report:
-    """How many rows there are, have a proved radius, claim more than that; and all in words."""
+    """How many rows there are, have a proved radius, claim more; code 6: claimed but not proved."""
 
     rows: int
     proved: int
     claimed: int
+    code: int
     lines: tuple[str, ...]
 
 
 def check(certificate: Path, model: Path | None = None) -> Report:
-    """Return what a file proves; what is not counts[1], or not in the model, is `Rejected`."""
+    """Return what a file proves; what is not proved, or not in the model, is `Rejected`."""
     document = read_json(read_once(certificate))
     content = files.conform(document, _SPEC, "document")
     require(content["format"] == "holdfast.certificates/2", "the format is not certificates/2")
     require(content["digest"] == digest(document), "the digest is not that of the content")
-    rows, proof = content["rows"], content["proof"]
+    rows, proof, graph = content["rows"], content["proof"], content["proof"]["graph"]
     require(len({len(column) for column in rows.values()}) == 1, "rows of different lengths")
     pairs = list(zip(rows["radius"], rows["claimed"], strict=True))
     require(all(0 <= a <= b for a, b in pairs), "a radius is negative or above the claimed one")
-    counts = len(pairs), sum(a > 0 for a, _ in pairs), sum(a * 1.01 < b for a, b in pairs)
-    claimed = f"claimed, not proved by this file: {counts[2]} rows"
+    proved, bare = sum(a > 0 for a, _ in pairs), any(a == 0 < b for a, b in pairs)
+    counts = len(pairs), proved, sum(a * 1.01 < b for a, b in pairs), 6 * (bare or not proved)
+    claimed = f"claims above that, not proved by this file: {counts[2]} rows"
     if proof["missing"]:
-        require(not counts[1], "radii above 0 without a proof")
-        why = f"the file says why: {proof['missing']!a:.300}"
-        return Report(*counts, (why, claimed, f"nothing is proved{', nor compared' * bool(model)}"))
+        require(not proved, "radii above 0 without a proof")
+        lines = [f"the file says why: {proof['missing']!a:.300}", claimed]
+        return Report(*counts, (*lines, f"nothing is proved{', nor compared' * bool(model)}"))
     require(content["semantics"] == "real", "only the exact real function is proved here")
     require(re.fullmatch(r"\w[\w.-]{0,150}", proof["file"], re.A), "no plain file name")
     raw = read_once(certificate.parent / proof["file"])
@@ -57,7 +59,6 @@ def check(certificate: Path, model: Path | None = None) -> Report:
     arrays, hashes = files.read_safetensors(raw), {e["name"]: e["sha256"] for e in proof["tensors"]}
     changed = [k for k, wanted in hashes.items() if k not in arrays or arrays[k].sha256 != wanted]
     require(not changed, f"arrays were changed: {changed}")
-    graph = proof["graph"]
     used = {name for op in graph if op["op"] == "linear" for name in op["arrays"] if name}
     found = (files.read_safetensors(read_once(model)) if model else arrays).values()
     known = {each.sha256 for each in found}
@@ -68,8 +69,8 @@ def check(certificate: Path, model: Path | None = None) -> Report:
         _prove(content, {name: arrays[name] for name in hashes}, arrays)
     lines = [f"v{k} = {o['op']}{o['of']} {o['arrays']!a:.300}" for k, o in enumerate(graph, 1)]
     lines += [f"linear: {len(used)} arrays, {f'all in {model}' if model else 'not compared'}"]
-    lines += [f"proved: {counts[1]} of {counts[0]} radii, for the exact real function"]
-    return Report(*counts, (*lines, claimed))
+    lines += [f"proved: {proved} of {len(pairs)} radii, for the exact real function", claimed]
+    return Report(*counts, tuple(lines))
 
 
 def _prove(content: Any, tensors: Tensors, arrays: Tensors) -> None:

@@ -322,7 +322,7 @@ def test_arrays_lie_beside_the_document(files, tmp_path, name):
         check(target)
 
 
-FORGED = "\x1b[2K\rproved: 3 of 3 radii\nclaimed, not proved by this file: 0 rows\u202e\x9b2J\u2028"
+FORGED = "\x1b[2K\rproved: 3 of 3 radii\nclaims above that: 0 rows\u202e\x9b2J\u2028"
 
 
 def printed(target: Path, *more: str) -> tuple[int, list[str]]:
@@ -345,7 +345,7 @@ def test_a_reason_that_forges_a_verdict_is_quoted_and_proves_nothing(tmp_path):
     code, lines = printed(path)
     assert code == 6
     assert lines[0].startswith("the file says why: '\\x1b[2K")
-    assert lines[1:] == ["claimed, not proved by this file: 0 rows", "nothing is proved"]
+    assert lines[1:] == ["claims above that, not proved by this file: 0 rows", "nothing is proved"]
     code, lines = printed(path, "--model", str(path))
     assert (code, lines[2:]) == (6, ["nothing is proved, nor compared"])
 
@@ -364,10 +364,10 @@ def test_a_claim_is_never_dressed_as_proved(files, tmp_path):
     before = numbers(json.loads(target.read_text())["rows"]["radius"])
     rewrite(target, claim)
     code, lines = printed(target)
-    assert code == 6
+    assert code == 0  # every row has a proved radius, and the last line says what is none
     assert lines[-2:] == [
         "proved: 4 of 4 radii, for the exact real function",
-        "claimed, not proved by this file: 4 rows",
+        "claims above that, not proved by this file: 4 rows",
     ]
     loaded = holdfast.Certificates.load(target)
     assert loaded.radius.tolist() == before and bool((loaded.radius <= honest.radius).all())
@@ -375,6 +375,20 @@ def test_a_claim_is_never_dressed_as_proved(files, tmp_path):
     assert loaded.verified_accuracy(1e6) == 0.0
     assert set(loaded.method) == {"global"}
     assert holdfast.Certificates.load(target, claimed=True).verified_accuracy(1e6) == 1.0
+
+
+def test_a_row_that_claims_a_radius_and_has_none_proved_shows(files, tmp_path):
+    def claim(document, arrays):
+        document["rows"]["radius"][1] = (0.0).hex()
+
+    target = copy(files[0], tmp_path)
+    rewrite(target, claim)
+    code, lines = printed(target)
+    assert code == 6
+    assert lines[-2:] == [
+        "proved: 3 of 4 radii, for the exact real function",
+        "claims above that, not proved by this file: 1 rows",
+    ]
 
 
 def test_a_file_without_a_proof_loads_only_as_a_claim(tmp_path):
