@@ -281,3 +281,35 @@ def test_accuracy_is_known_where_outputs_are_logits():
     narrow = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
     one = holdfast.knowledge(narrow, (ROWS, LABELS), loss=lambda z, _: z[:, 0])
     assert one.accuracy is None
+
+
+class Placed(nn.Module):
+    """Reads ten tokens beside an embedding of their positions, [10, 6] for any number of rows."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.places = nn.Embedding(20, 6), nn.Embedding(10, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, input_ids):
+        places = self.places(torch.arange(input_ids.shape[1]))
+        return self.head((self.words(input_ids) + places).mean(1))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10, 12])
+def test_what_only_happens_to_have_as_many_rows_is_no_state(rows):
+    ids = torch.randint(0, 20, (rows, 10), generator=torch.Generator().manual_seed(0))
+    data = ({"input_ids": ids}, torch.arange(rows) % 3)
+    assert tuple(states_of(Placed().eval(), data).states) == ("words", "head")
+    with pytest.raises(InvalidInput, match=r"'places', whose output does not follow the rows.*10 "):
+        states_of(Placed().eval(), data, ["head", "places"])
+
+
+@pytest.mark.parametrize("width", [1, 2, 8])
+def test_parametrised_weights_are_no_states(width):
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, width))
+    model = nn.Sequential(nn.Flatten(), normed, nn.Linear(width, 3)).eval()
+    assert tuple(states_of(model, (ROWS[:8], LABELS[:8])).states) == ("0", "1", "2")
+    with pytest.raises(InvalidInput, match="does not follow the rows"):
+        states_of(model, (ROWS[:8], LABELS[:8]), ["1.parametrizations.weight"])

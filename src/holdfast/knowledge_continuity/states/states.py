@@ -75,7 +75,7 @@ def collect(
     outputs, labels, identities, chosen, parts = [], [], [], names or (), {}
     for inputs, targets in read_batches(data):
         if not outputs:
-            chosen = _choose(model, rows_at(inputs, slice(1)), names)
+            chosen = _choose(model, inputs, names)
             parts = {layer: store.rows() for layer in chosen}
         output, states = _run(model, inputs, chosen)
         outputs.append(output.cpu())
@@ -126,25 +126,49 @@ def default_layers(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
 
     For token models: the embeddings and the blocks, which are the members of the outermost module
     lists. For others, and where there are no blocks: one path per distinct output, the deepest.
+    Outputs that are not the rows' (parametrised weights, embeddings of positions) are no states.
 
     Args:
         model: In eval mode.
-        inputs: One row.
+        inputs: At least one row.
     """
-    deepest = tuple(path for path in _outputs_once(model, inputs) if path)
+    follows = {layer for layer, seen in _sizes(model, inputs).items() if _is_rows(seen)}
+    row = rows_at(inputs, slice(1))
+    deepest = tuple(path for path in _outputs_once(model, row) if path in follows)
     if not isinstance(inputs, Mapping):
         return deepest
     lists = [path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     inner = {path for path in lists if any(path.startswith(f"{other}.") for other in lists)}
     outer = {path for path in lists if path not in inner}
-    blocks = [path for path in _called(model, inputs) if path.rpartition(".")[0] in outer]
-    words = [path for path in _called(model, inputs) if path.rpartition(".")[2] == "embeddings"]
+    called = [path for path in _run(model, row, None)[1] if path in follows]
+    blocks = [path for path in called if path.rpartition(".")[0] in outer]
+    words = [path for path in called if path.rpartition(".")[2] == "embeddings"]
     return (*words, *blocks) if blocks else deepest
 
 
-def _called(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
-    """Return all layers that are tensors, in the order in which they are computed."""
-    return tuple(_run(model, inputs, None)[1])
+def _sizes(model: nn.Module, inputs: Inputs) -> dict[str, dict[int, int]]:
+    """Return how long each layer's output is on one row and, where there are two, on two.
+
+    Args:
+        model: In eval mode.
+        inputs: At least one row.
+
+    Returns:
+        By layer, in the order in which they are computed: number of rows to first dimension.
+    """
+    sizes: dict[str, dict[int, int]] = {}
+    for rows in (1, 2)[: _count(inputs)]:
+        for layer, value in _run(model, rows_at(inputs, slice(rows)), None)[1].items():
+            sizes.setdefault(layer, {})[rows] = len(value)
+    return sizes
+
+
+def _is_rows(sizes: Mapping[int, int]) -> bool:
+    return all(size == rows for rows, size in sizes.items())
+
+
+def _count(inputs: Inputs) -> int:
+    return len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
 
 
 def _outputs_once(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
@@ -161,25 +185,30 @@ def _outputs_once(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def _choose(model: nn.Module, row: Inputs, layers: Sequence[str] | None) -> tuple[str, ...]:
+def _choose(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None) -> tuple[str, ...]:
     """Return the layers to measure, in execution order.
 
     Raises:
-        InvalidInput: When one does not exist or returns no tensor, or there is none.
+        InvalidInput: When one does not exist, or returns no tensor or one that does not hold a row
+            of states for every row, or there is none.
     """
     if layers is None:
-        if found := default_layers(model, row):
+        if found := default_layers(model, inputs):
             return found
         raise InvalidInput("layers", "none", "at least one module with an output of its own")
     for layer in layers:
         if module_path(layer, model) is None:
             existing = [path for path, _ in model.named_modules() if path]
             raise InvalidInput("layer", repr(layer), known_names(layer, existing))
-    called = _called(model, row)
+    called = _sizes(model, inputs)
     for layer in layers:
         if layer not in called:
             wanted = f"a module that runs and returns a tensor: {known_names(layer, called)}"
             raise InvalidInput("layer", repr(layer), wanted)
+        if not _is_rows(called[layer]):
+            seen = " and ".join(f"{size} for {rows}" for rows, size in called[layer].items())
+            got = f"{layer!r}, whose output does not follow the rows (first dimension: {seen})"
+            raise InvalidInput("layer", got, "a layer with one row of states for each row")
     return tuple(path for path in called if path in set(layers))
 
 
@@ -249,7 +278,7 @@ def _pooled(
     Raises:
         InvalidInput: When the layer does not return one row of states per input row.
     """
-    rows = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
+    rows = _count(inputs)
     if isinstance(inputs, Mapping) and states.ndim == 3:
         mask = inputs.get("attention_mask", states.new_ones(states.shape[:2]))
         if states.shape[:2] == mask.shape:
