@@ -9,7 +9,8 @@ from torch import nn
 
 import holdfast
 from holdfast.brackets.lower.pairs import contains, pairs_along, project, sample, slopes_lower
-from holdfast.brackets.lower.steepest import steepest_pairs
+from holdfast.brackets.lower.steepest import steepest_directions, steepest_pairs
+from holdfast.graph.walk import run
 from holdfast.types import Ball, Box
 
 REGIONS = [
@@ -101,3 +102,25 @@ def test_the_data_maximum_grows_and_is_proved(norm: float) -> None:
     assert slopes == sorted(set(slopes)) and slopes
     for witness in found:
         assert at_most_the_slope(witness.slope, net, witness.first, witness.second, norm)
+
+
+class Swapped(nn.Module):
+    """Group norm of channels that come last, which PyTorch's forward mode does not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.head = nn.GroupNorm(1, 4), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(x.permute(0, 3, 1, 2)).flatten(1))
+
+
+def test_channels_that_come_last_are_climbed_too() -> None:
+    x = torch.randn(3, 2, 2, 4, generator=torch.Generator().manual_seed(0))
+    graph = holdfast.capture(Swapped().eval(), x).double()
+    directions, values = steepest_directions(graph, x.double(), 2.0)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda row: run(graph, row[None])[0]))
+    exact = torch.linalg.matrix_norm(jacobian(x.double()).flatten(2), 2)
+    assert (values <= exact * (1 + 1e-9)).all() and (values >= 0.9 * exact).all()
+    assert directions.shape == x.shape and not values.requires_grad

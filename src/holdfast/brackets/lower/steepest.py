@@ -21,6 +21,7 @@ from holdfast.brackets.lower.pairs import (
     pairs_along,
     unit,
 )
+from holdfast.brackets.lower.tangent import with_change
 from holdfast.graph.ir import Graph
 from holdfast.graph.walk import run
 from holdfast.types import Region
@@ -92,8 +93,7 @@ def _vjp(function: Callable, points: Tensor) -> tuple[Tensor, Callable]:
 
 def _push(function: Callable, points: Tensor, directions: Tensor) -> Tensor:
     """Return the change of the output along directions, [N, ...]."""
-    _, change, *_ = torch.func.jvp(function, (points,), (directions,))
-    return change
+    return with_change(function, (points,), (directions,))[1].detach()
 
 
 def _by_output(function: Callable, points: Tensor, norm: float) -> tuple[Tensor, Tensor]:

@@ -109,10 +109,25 @@ def _any(node: Node, parts: Sequence[Dual]) -> Dual:
     if not node.perturbed:
         value = execute(node, values)
         return value, torch.zeros_like(value)
-    function = partial(_of_values, node)
+    return with_change(partial(_of_values, node), values, tangents)
+
+
+def with_change(
+    function: Callable[..., Tensor], values: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> Dual:
+    """Return the value of a function, and its change along tangents.
+
+    Args:
+        function: Of as many tensors as there are values; it can be differentiated.
+        values: Where it is taken.
+        tangents: One for each value, of its shape.
+
+    Returns:
+        Both of the shape of the function's value.
+    """
     try:
         value, tangent, *_ = torch.func.jvp(function, values, tangents)
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError):  # none, or not for strided rows
         return function(*values), _twice_backward(function, values, tangents)
     return value, tangent
 
