@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import holdfast
+from holdfast.brackets.gain import gain_upper
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.capture import captured, check_unchanged
 from holdfast.graph.walk import hidden_states, run
@@ -209,6 +210,15 @@ def test_weights_that_change_after_capture_are_noticed() -> None:
     assert torch.equal(before, run(graph, torch.ones(1, 2))), "the graph keeps its own weights"
 
 
+def test_dividing_by_a_power_of_two_whose_inverse_is_no_float32() -> None:
+    scale = torch.full((3,), 2.0**-140)
+    model, x = module_of(lambda x: x / scale), torch.tensor([[2.0**-140, -(2.0**-145), 2.0**-30]])
+    graph = holdfast.capture(model, x)
+    assert ops(graph) == ["divide"]
+    assert torch.equal(run(graph, x), x / scale)
+    assert gain_upper(graph, 2.0) >= 2.0**140
+
+
 def test_dividing_by_a_constant_tensor() -> None:
     scale = torch.tensor([2.0, 3.0, 4.0])
     graph = holdfast.capture(module_of(lambda x: x / scale), torch.zeros(1, 3))
@@ -343,3 +353,23 @@ def test_threads_that_still_flush_are_refused() -> None:
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
     assert "capture refused: (1) (model): subnormal numbers" in ended.stderr
+
+
+class Scaled(nn.Module):
+    """A float32 layer whose outputs are multiplied by a buffer, of float64 until converted."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) * self.scale
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_mixed_types_are_told_with_the_way_out(shape: tuple[int, ...]) -> None:
+    model = Scaled(torch.full(shape, 0.5, dtype=torch.float64)).eval()
+    with pytest.raises(Unsupported, match=r"mixes float32 and float64 .*call model\.float\(\)"):
+        holdfast.capture(model, torch.zeros(2, 4))
+    holdfast.capture(model.float(), torch.zeros(2, 4))

@@ -175,8 +175,20 @@ class _Bench:
             with torch.no_grad():
                 return read(self.graph, CONCRETE, lift(self.graph, [v[which] for v in self.rows]))
         except Exception as error:
+            if self._mixed:
+                why = f"it mixes float32 and float64 ({error})"
+                advice = "call model.float(), or model.double(), and convert nothing in forward"
+                raise Unsupported("capture", [Obstacle("", "types", why, advice)]) from error
             why = f"the captured graph fails on a batch of {len(which)}: {error}"
             raise Unsupported("capture", [_obstacle(why)]) from error
+
+    @property
+    def _mixed(self) -> bool:
+        """Whether there are numbers of both types among rows, weights, buffers and constants."""
+        constants = (value for node in self.graph.nodes for value in node.params.values())
+        state = (*self.model.parameters(), *self.model.buffers())
+        types = {v.dtype for v in (*self.rows, *state, *constants) if isinstance(v, Tensor)}
+        return {torch.float32, torch.float64} <= types
 
     def _compare(self, left: Tensor, right: Tensor, which: Tensor, why: str) -> list[Obstacle]:
         """Return an obstacle where rows of the output differ by more than rounding explains.

@@ -192,8 +192,9 @@ def _div(b: Builder, call: Call) -> Translation:
     number = torch.as_tensor(divisor, dtype=torch.float64)
     if bool((number == 0).any()):
         return None
-    if bool((number.frexp().mantissa.abs() == 0.5).all()):  # powers of two: the factor is exact
-        factor = 1.0 / divisor
+    factor = 1.0 / divisor
+    powers = bool((number.frexp().mantissa.abs() == 0.5).all())  # of two: the factor is exact
+    if powers and bool(torch.as_tensor(factor).isfinite().all()):  # not beyond the largest number
         return b.emit("scale", [x], call, x.shape, factor=factor)
     return b.emit("divide", [x], call, x.shape, divisor=divisor)
 
