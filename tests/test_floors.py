@@ -11,6 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "holdfast"
 FLOORS = {
     "errors": 0,
     "arguments": 0,
+    "gradients": 0,
     "files": 0,
     "documents": 0,
     "types": 0,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import HoldfastError, HoldfastWarning, InvalidInput, one_line
+from holdfast.gradients import with_gradients
 
 Entry = TypeVar("Entry")
 
@@ -193,7 +194,8 @@ def check_tensor(argument: str, value: object, wanted: str) -> Tensor:
         raise InvalidInput(argument, f"{kind} values", f"{wanted}, of real numbers")
     plain = tensor.detach().as_subclass(Tensor).resolve_neg()
     # What was made in inference mode cannot take part in derivatives; copies of it can.
-    return plain.clone() if plain.is_inference() else plain
+    with with_gradients():
+        return plain.clone() if plain.is_inference() else plain
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from holdfast.attacks.rows import Rows
 from holdfast.attacks.search import search
 from holdfast.brackets.lower.ascent import within
 from holdfast.errors import InvalidInput, Unsupported
+from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.forward import logits_in, run_model
 from holdfast.graph.ir import Graph
@@ -72,13 +73,15 @@ def attack(
     >>> attacks.reason
     ('found', 'misclassified')
     """
-    model, options, inputs = check_model(model), AttackOptions(norm, epsilon), check_inputs(inputs)
-    if not inputs.is_floating_point():
-        wanted = "floating-point inputs: without a distance between inputs, use holdfast.knowledge"
-        raise InvalidInput("inputs", f"values of type {inputs.dtype}", wanted)
-    inputs, labels = fit_inputs(inputs, model), check_labels(labels, len(inputs))
-    with captured(model, example_row(inputs)) as graph:
-        return attack_graph(graph, model, (inputs, labels), options, report)
+    model, options = check_model(model), AttackOptions(norm, epsilon)
+    with with_gradients():
+        inputs = check_inputs(inputs)
+        if not inputs.is_floating_point():
+            wanted = "floating-point inputs: without a distance between them, holdfast.knowledge"
+            raise InvalidInput("inputs", f"values of type {inputs.dtype}", wanted)
+        inputs, labels = fit_inputs(inputs, model), check_labels(labels, len(inputs))
+        with captured(model, example_row(inputs)) as graph:
+            return attack_graph(graph, model, (inputs, labels), options, report)
 
 
 @dataclass(frozen=True)

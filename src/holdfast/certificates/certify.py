@@ -31,6 +31,7 @@ from holdfast.certificates.change import Changes
 from holdfast.certificates.float32 import EXECUTION, check_float32, execution
 from holdfast.certificates.local import Balls, executed_radii, local_radii
 from holdfast.errors import Unsupported
+from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import BATCH_SIZES
@@ -88,11 +89,12 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
     ('certified', 'tie')
     """
     model, options = check_model(model), CertifyOptions(norm, method, semantics)
-    inputs = fit_inputs(check_inputs(inputs), model)
-    labels = check_labels(labels, len(inputs))
-    options.check_execution(model, inputs)
-    with captured(model, example_row(inputs)) as graph:
-        return certify_graph(graph, inputs, labels, options, report)
+    with with_gradients():
+        inputs = fit_inputs(check_inputs(inputs), model)
+        labels = check_labels(labels, len(inputs))
+        options.check_execution(model, inputs)
+        with captured(model, example_row(inputs)) as graph:
+            return certify_graph(graph, inputs, labels, options, report)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.certificates.local import batches, differences
 from holdfast.errors import Unsupported
+from holdfast.gradients import with_gradients
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import Approximate
 from holdfast.rounding import UNIT, check_subnormals, gamma, lengths_up, next_down
@@ -54,6 +55,7 @@ class Changes:
         """Return a bound of how far cross entropy, or squared error, moves over the ball, [N]."""
         return self._over_rows(epsilon, self._cross_entropy if self.has_classes else self._error)
 
+    @with_gradients()
     @torch.no_grad()
     def _over_rows(self, epsilon: float, part: Callable[[Relaxed, Tensor], Tensor]) -> Tensor:
         check_subnormals("a bound of change")

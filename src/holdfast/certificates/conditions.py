@@ -21,6 +21,7 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.certify import CertifyOptions, certify_graph
 from holdfast.certificates.resolution import neighbour_distance, quantisation_step
 from holdfast.errors import InvalidInput, Unsupported
+from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
 from holdfast.types import Report, norm_name, silent
@@ -104,12 +105,13 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     '1.414 of 1.414'
     """
     model, options = check_model(model), ConditionsOptions(norm, metric, seconds)
-    rows = _numbers(inputs)
-    if rows is None:
-        return _without_metric(options.norm)
-    rows, labels = fit_inputs(rows, model), check_labels(labels, len(rows))
-    with captured(model, example_row(rows)) as graph:
-        return conditions_graph(graph, rows, labels, options, report)
+    with with_gradients():
+        rows = _numbers(inputs)
+        if rows is None:
+            return _without_metric(options.norm)
+        rows, labels = fit_inputs(rows, model), check_labels(labels, len(rows))
+        with captured(model, example_row(rows)) as graph:
+            return conditions_graph(graph, rows, labels, options, report)
 
 
 @dataclass(frozen=True)

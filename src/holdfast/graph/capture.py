@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from holdfast.arguments import check_example, check_model
 from holdfast.errors import Obstacle, Unsupported
+from holdfast.gradients import with_gradients
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import check_replay
 from holdfast.graph.translate import translate
@@ -72,6 +73,11 @@ def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
         InvalidInput: As for `capture`.
     """
     model, example = check_model(model), check_example(example)
+    with with_gradients():
+        yield from _captured(model, example)
+
+
+def _captured(model: nn.Module, example: Tensor | dict[str, Tensor]) -> Iterator[Graph]:
     check_subnormals("capture")
     tensors = tuple(example.values()) if isinstance(example, dict) else (example,)
     obstacles = [*training_modes(model), *_weights(model)]

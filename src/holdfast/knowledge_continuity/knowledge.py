@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from holdfast.arguments import check_tensor, shown
 from holdfast.batches import Data, Inputs
 from holdfast.errors import InvalidInput
+from holdfast.gradients import with_gradients
 from holdfast.knowledge_continuity.measure import measure_layers
 from holdfast.knowledge_continuity.notes import rounding_note
 from holdfast.knowledge_continuity.options import KnowledgeOptions
@@ -81,7 +82,7 @@ def knowledge(  # noqa: PLR0913 - the signature is the contract's
     if labels is not None:
         data = (data, labels)  # pyright: ignore[reportAssignmentType]
     checked = KnowledgeOptions.named(options, loss=loss, distance=distance)
-    with open_store() as store:
+    with with_gradients(), open_store() as store:
         run = functools.partial(collect, model, options=checked, store=store)
         rows = run(data, layers=layers)
         chosen = tuple(rows.states)

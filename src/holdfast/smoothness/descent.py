@@ -21,6 +21,7 @@ from torch.nn import functional
 from holdfast.arguments import check_classes, check_model, check_number, check_whole, look_up
 from holdfast.errors import InvalidInput
 from holdfast.files import plain
+from holdfast.gradients import with_gradients
 from holdfast.graph.forward import logits_in
 from holdfast.smoothness.eigen import top_eigenvalue
 from holdfast.smoothness.objective import Evaluation, Loss, Objective
@@ -130,6 +131,7 @@ class Descent:
         return plain(self) | {"improved": self.improved}
 
 
+@with_gradients()
 def descent(  # noqa: PLR0913 - the signature is the contract's
     model: nn.Module,
     loss: str | Loss,

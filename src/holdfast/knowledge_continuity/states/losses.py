@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from holdfast.arguments import look_up
 from holdfast.errors import InvalidInput
+from holdfast.gradients import with_gradients
 from holdfast.graph.forward import run_function
 from holdfast.knowledge_continuity.pairs.distance import name_of
 
@@ -85,7 +86,7 @@ def loss_roundings(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
     moved = []
     # A thousand rows at a time: the gradient needs several matrices as large as the outputs.
     for logits, targets in zip(outputs.split(1024), labels.split(1024), strict=True):
-        with torch.inference_mode(False), torch.enable_grad():
+        with with_gradients():
             z = logits.detach().to(torch.float64, copy=True).requires_grad_()
             chosen = targets.to(torch.int64, copy=True)
             (slopes,) = torch.autograd.grad(LOSSES[loss](z, chosen).sum(), z)
