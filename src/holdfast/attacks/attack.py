@@ -77,7 +77,9 @@ def attack(
     with with_gradients():
         inputs = check_inputs(inputs)
         if not inputs.is_floating_point():
-            wanted = "floating-point inputs: without a distance between them, holdfast.knowledge"
+            wanted = (
+                "floating-point inputs; without a distance between them, use holdfast.knowledge"
+            )
             raise InvalidInput("inputs", f"values of type {inputs.dtype}", wanted)
         inputs, labels = fit_inputs(inputs, model), check_labels(labels, len(inputs))
         with captured(model, example_row(inputs)) as graph:
