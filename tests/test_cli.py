@@ -533,3 +533,20 @@ def test_the_command_line_itself_needs_no_torch():
     code = "import sys, holdfast.cli; print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert "torch" not in printed.stdout.decode().split()
+
+
+@pytest.mark.parametrize("verb", ["certify", "attack", "knowledge", "conditions", "descent"])
+def test_random_rows_have_no_labels(verb, capsys) -> None:
+    with pytest.raises(SystemExit) as ending:
+        cli.main([verb, "demo:digits-plain", "normal:64"])
+    said = capsys.readouterr().err
+    assert ending.value.code == 2 and "wanted rows with labels" in said
+
+
+def test_data_is_never_written_over(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("a,b,label\n1,2,0\n")
+    with pytest.raises(SystemExit) as ending:
+        cli.main(["certify", "demo:digits-plain", "demo:digits", "--out", "rows.csv"])
+    assert ending.value.code == 2 and "which holds something else" in capsys.readouterr().err
+    assert Path("rows.csv").read_text().startswith("a,b")

@@ -41,9 +41,9 @@ def test_tensors_tuples_and_dataclasses_become_plain():
 
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "x.json"
-    write_whole(path, "first")
-    write_whole(path, "zweite Fassung: ÷")
-    assert path.read_text(encoding="utf-8") == "zweite Fassung: ÷"
+    write_whole(path, "holdfast: first")
+    write_whole(path, "Holdfast, zweite Fassung: ÷")
+    assert path.read_text(encoding="utf-8") == "Holdfast, zweite Fassung: ÷"
     assert os.listdir(tmp_path) == ["x.json"]
 
 
@@ -52,7 +52,7 @@ def test_a_file_is_replaced_whole(tmp_path):
 )
 def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch, failure):
     path = tmp_path / "x.json"
-    write_whole(path, "old")
+    write_whole(path, "holdfast: old")
 
     def fail(*_):
         raise failure
@@ -60,7 +60,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypat
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(type(failure)):
         write_whole(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text() == "holdfast: old"
     assert os.listdir(tmp_path) == ["x.json"]
 
 
@@ -84,3 +84,24 @@ def test_a_file_that_is_not_json_is_bad_input(tmp_path, content):
 def test_a_file_that_is_missing_is_bad_input(tmp_path):
     with pytest.raises(InvalidInput, match=r"chosen: got .*No such file"):
         read_json(tmp_path / "x.json", "chosen")
+
+
+def test_what_holdfast_did_not_write_is_never_replaced(tmp_path):
+    data, link = tmp_path / "rows.npz", tmp_path / "link"
+    data.write_bytes(b"PK rows")
+    link.symlink_to(data)
+    for path in (data, link, Path("/dev/null")):
+        with pytest.raises(InvalidInput, match=r"out: got .*, wanted a new name, or a file that"):
+            write_whole(path, "{}")
+    assert data.read_bytes() == b"PK rows" and Path("/dev/null").is_char_device()
+
+
+def test_a_link_stays_a_link(tmp_path):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text('{"format": "holdfast.attacks/1"}')
+    link.symlink_to(target)
+    write_whole(link, "new")
+    assert link.is_symlink() and target.read_text() == "new"
+    (tmp_path / "empty").touch()
+    write_whole(tmp_path / "empty", "now")
+    assert (tmp_path / "empty").read_text() == "now"

@@ -59,16 +59,18 @@ def write_together(files: Mapping[Path, bytes], argument: str = "out") -> None:
     """Write all files to drafts beside them, and put them in place once all are complete.
 
     Args:
-        files: Content by path; files that are there are replaced.
+        files: Content by path; files that Holdfast wrote are replaced, behind links too.
         argument: Name of the user's argument that chose the paths, for the message.
 
     Raises:
-        InvalidInput: When a path cannot be written.
+        InvalidInput: When a path cannot be written, or holds what Holdfast did not write.
         OSError: When the disk is full.
     """
     for path in files:
         if not path.name:
             raise InvalidInput(argument, repr(str(path)), "a path that can be written")
+        check_replaceable(path, argument)
+    files = {Path(os.path.realpath(path)): content for path, content in files.items()}
     drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     path = None
     try:
@@ -85,6 +87,33 @@ def write_together(files: Mapping[Path, bytes], argument: str = "out") -> None:
         for draft in drafts.values():
             with contextlib.suppress(OSError):
                 draft.unlink()
+
+
+def check_replaceable(path: Path, argument: str = "out", mark: bytes = b"holdfast") -> None:
+    """Refuse to write over anything but a file that Holdfast wrote, or an empty one.
+
+    Args:
+        path: Where something is about to be written.
+        argument: Name of the user's argument that chose the path, for the message.
+        mark: What the beginning of such a file holds, in small letters.
+
+    Raises:
+        InvalidInput: When something else is there: data, weights, a device.
+    """
+    wanted = "a new name, or a file that Holdfast wrote before"
+    try:
+        kind = path.stat().st_mode
+    except OSError:  # nothing is there, or it cannot be written either
+        return
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise InvalidInput(argument, f"{str(path)!r}, which is no regular file", wanted)
+    if not stat.S_ISREG(kind) or not os.access(path, os.R_OK):
+        return
+    with path.open("rb") as file:
+        head = file.read(4096)
+    ours = mark in head.lower() or path.name.endswith(".witness.safetensors")
+    if head and not ours:
+        raise InvalidInput(argument, f"{str(path)!r}, which holds something else", wanted)
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -67,8 +67,9 @@ def check(certificate: Path, model: Path | None = None) -> Report:
     require(not strange, f"arrays that the model does not hold: {strange}")
     with ctx.workprec(128):
         _prove(content, {name: arrays[name] for name in hashes}, arrays)
-    lines = [f"v{k} = {o['op']}{o['of']} {o['arrays']!a:.300}" for k, o in enumerate(graph, 1)]
+    lines = ["v{} = {op}{of} {slope} {arrays!a:.99}".format(k, **o) for k, o in enumerate(graph, 1)]
     lines += [f"linear: {len(used)} arrays, {f'all in {model}' if model else 'not compared'}"]
+    lines += [f"other arrays, not compared: {len(hashes) - len(used)}"]
     lines += [f"proved: {proved} of {len(pairs)} radii, for the exact real function", claimed]
     return Report(*counts, tuple(lines))
 
@@ -84,8 +85,7 @@ def _prove(content: Any, tensors: Tensors, arrays: Tensors) -> None:
     require(steps[-1].size == classes > 1, "the graph has another number of classes")
     rates = squared_rates(steps, proof["cuts"], float(content["norm"]), arrays)
     todo = [k for k, radius in enumerate(rows["radius"]) if radius > 0]
-    for start in range(0, len(todo), 64):
-        some = todo[start : start + 64]
+    for some in (todo[start : start + 64] for start in range(0, len(todo), 64)):
         outputs = logits(steps, [inputs.row(k).numbers() for k in some])
         for k, output in zip(some, outputs, strict=True):
             label, radius, margin = (rows[key][k] for key in ("labels", "radius", "margin"))

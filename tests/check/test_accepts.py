@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tests.check.zoo import NORMS, ZOO, example, graph, numbers, written
+from tests.traps.truth import Function
 from torch import nn
 
 import holdfast
@@ -233,3 +234,25 @@ def test_it_runs_alone(tmp_path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("rejected: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_files_whose_names_differ_have_proofs_of_their_own(tmp_path) -> None:
+    model, x, y = example("linear")
+    certificates = holdfast.certify(model, x, y, method="global")
+    paths = [tmp_path / name for name in ("net.v1", "net.v2", "net.json", "net")]
+    for path in paths:
+        certificates.save(path)
+    assert all(holdfast_check.check(path).proved for path in paths)
+    assert len({json.loads(path.read_text())["proof"]["file"] for path in paths}) == 4
+
+
+def test_what_a_file_cannot_prove_is_saved_without_proof(tmp_path) -> None:
+    model, x, y = example("linear")
+    divided = nn.Sequential(model, Function(lambda z: z / math.inf + z)).eval()
+    holdfast.certify(divided, x, y, method="global").save(tmp_path / "c.json")
+    assert json.loads((tmp_path / "c.json").read_text())["proof"]["missing"]
+    channels_last = nn.Sequential(nn.Conv2d(2, 1, 2), nn.Flatten(), nn.Linear(4, 2)).eval()
+    rows = torch.randn(3, 2, 3, 3).to(memory_format=torch.channels_last)
+    found = holdfast.certify(channels_last, rows, channels_last(rows).argmax(1), method="global")
+    found.save(tmp_path / "d.json")
+    assert holdfast_check.check(tmp_path / "d.json").proved == 3

@@ -430,7 +430,7 @@ def test_names_of_arrays_are_quoted(files, tmp_path):
     assert code == 0 and "\\x1b[2K\\rproved: 3 of 3" in lines[0]
     assert lines[-2] == "proved: 4 of 4 radii, for the exact real function"
     code, lines = printed(target, "--model", str(target.with_name("c.witness.safetensors")))
-    assert code == 0 and lines[-3].startswith("linear: ")
+    assert code == 0 and lines[-4].startswith("linear: ")
 
 
 @pytest.mark.parametrize("key", ["reason", "method", "inputs"])

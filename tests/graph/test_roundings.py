@@ -153,3 +153,24 @@ def test_a_model_that_rounds_its_rows_is_not_certified_for_other_rows() -> None:
     with pytest.raises(holdfast.Unsupported, match="narrower"):
         holdfast.certify(model, rows, torch.zeros(2, dtype=torch.int64))
     assert len(holdfast.certify(model, rows.float(), torch.zeros(2, dtype=torch.int64))) == 2
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int16, torch.int32, torch.int64, torch.bool])
+def test_constants_of_whole_numbers_have_true_sizes(kind: torch.dtype) -> None:
+    """The absolute value of the least number of such a type is that number itself."""
+    least = 0 if kind == torch.bool else torch.iinfo(kind).min
+    factor = torch.tensor([1, least], dtype=kind)
+    model, x = Of(torch.mul, factor).eval(), torch.tensor([[10.0, 0.0]])
+    steep = max(1, -least)
+    for norm in (1, 2, torch.inf):
+        found = holdfast.certify(model, x, [0], norm)
+        flips = {1: Fraction(10, steep), 2: Fraction(10, steep), torch.inf: Fraction(10, 1 + steep)}
+        assert found.constant >= steep
+        assert 0 < Fraction(float(found.radius)) <= flips[norm] or least == 0
+        assert float(found.output_change(0.01)) >= 0.01 * steep
+
+
+def test_whole_numbers_that_float64_does_not_hold_have_no_rule() -> None:
+    model = Of(torch.mul, torch.tensor([1, 2**53 + 1])).double().eval()
+    with pytest.raises(holdfast.Unsupported, match="mul"):
+        holdfast.lipschitz(model, torch.ones(1, 2).double(), seconds=0.0)

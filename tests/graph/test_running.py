@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import mpmath
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,3 +80,22 @@ def test_perturbed_arithmetic_stays_within_the_error(name: str) -> None:
     assert bool((gap <= got.error * 2.0**29 + 2.0**-100).all())
     assert bool((got.error >= 0).all())
     assert float(got.error.max()) < 1e-7
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e7])
+def test_a_normalisation_is_as_exact_in_every_memory_layout(offset: float) -> None:
+    """Channels come last in memory here, where torch subtracts large squares from each other."""
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(2, 4).double().eval()
+    graph = holdfast.capture(norm, torch.zeros(1, 4, 3, 2).double())
+    x = (offset + 1e-2 * torch.randn(3, 3, 2, 4)).double().permute(0, 3, 1, 2)
+    found = evaluate(graph, x)
+    rows = (x, found.value, found.error)
+    with mpmath.workdps(60):
+        for row, value, error in zip(*(part.reshape(6, 12) for part in rows), strict=True):
+            entries = [mpmath.mpf(entry) for entry in row.tolist()]
+            mean = sum(entries) / 12
+            deviation = mpmath.sqrt(sum((e - mean) ** 2 for e in entries) / 12 + norm.eps)
+            z = [(entry - mean) / deviation for entry in entries]
+            for one, got, room in zip(z, value.tolist(), error.tolist(), strict=True):
+                assert abs(one - got) <= room

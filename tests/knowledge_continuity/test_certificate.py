@@ -161,6 +161,15 @@ def test_the_frontier_answers_both_ways():
     assert front.largest_delta(0.2, 0.1) == 0.1
     assert front.smallest_eta(0.5, 0.01) is None
     assert front.largest_delta(0.04, 1e-9) is None
+    for eta in (-0.5, math.nan, math.inf):
+        with pytest.raises(InvalidInput, match="eta: got"):
+            front.largest_delta(eta, 0.5)
+    for delta in (0.0, -1.0, math.nan):
+        with pytest.raises(InvalidInput, match="delta: got"):
+            front.smallest_eta(delta, 0.5)
+    for level in (-0.1, 1.1, math.nan):
+        with pytest.raises(InvalidInput, match="level: got"):
+            front.largest_delta(0.2, level)
 
 
 def test_vacuous_certificates_say_why():

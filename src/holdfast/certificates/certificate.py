@@ -211,7 +211,7 @@ class Certificates:
         per_row = (self.margin, self.predicted, self.labels, self.reason, self.method)
         if any(len(entries) != rows for entries in per_row) or not self.constant >= 0:
             return False
-        certified = torch.tensor([why == "certified" for why in self.reason])
+        certified = torch.tensor([why == "certified" for why in self.reason], dtype=torch.bool)
         agree = torch.equal(self.radius > 0, certified) and not bool(
             (certified & (self.predicted != self.labels)).any()
         )

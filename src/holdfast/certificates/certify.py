@@ -254,7 +254,7 @@ def _radii(
         _reason(row_known, lead, row_in_range, row_safe, unbounded)
         for row_known, lead, row_in_range, row_safe in each
     )
-    certified = torch.tensor([entry == "certified" for entry in reason])
+    certified = torch.tensor([entry == "certified" for entry in reason], dtype=torch.bool)
     nearer = "local" if options.method == "local" else "global"
     return {
         "radius": torch.where(certified, radii, 0.0),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from holdfast.certificates.change import Changes
 from holdfast.documents import check_digest, digest, encode
-from holdfast.errors import InvalidInput, MissingExtra, Unsupported
+from holdfast.errors import InvalidInput, MissingExtra, Obstacle, Unsupported
 from holdfast.files import read_json, write_together
 from holdfast.graph.capture import capture, weights_hash
 from holdfast.types import norm_name
@@ -43,7 +43,9 @@ def save(fields: Mapping[str, Any], radius: Tensor, known: Changes | None, path:
     proved, proof, arrays = _proof(fields["semantics"], radius, known)
     content: dict[Path, bytes] = {}
     if arrays:
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:100] + ".witness.safetensors"
+        # One proof for each name: net.v1 and net.v2 have their own.
+        stem = path.stem if path.suffix == ".json" else f"{path.name}."
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", stem)[:100] + ".witness.safetensors"
         content[path.with_name(name)] = packed = pack(arrays)
         proof |= {"file": name, "sha256": hashlib.sha256(packed).hexdigest()}
     inputs = [""] * len(radius) if known is None else [_hash(row) for row in known.inputs]
@@ -90,7 +92,8 @@ def _proof(
         if known is None:
             raise Unsupported("a proof in a file of certificates that were loaded from a file", [])
         if semantics != "real":
-            raise Unsupported(f"a proof in a file of the semantics {semantics}", [])
+            why = "a file proves radii of the exact real function alone"
+            raise Unsupported("a proof of float32 radii", [Obstacle("", "semantics", why)])
         try:
             from holdfast.certificates.proofs.proof import prove
         except ImportError as problem:

@@ -109,12 +109,21 @@ def stopping_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def load(models: Sequence[str], data: str) -> "tuple[_Models, LoadedData | LoadedTokens]":
-    """Return models, and rows as they take them: sentences for a model with a tokenizer."""
+def load(
+    models: Sequence[str], data: str, labelled: bool = True
+) -> "tuple[_Models, LoadedData | LoadedTokens]":
+    """Return models, and rows as they take them: sentences for a model with a tokenizer.
+
+    Raises:
+        InvalidInput: When the rows have no labels, and the verb needs them.
+    """
     from holdfast.sources.data import load_data
     from holdfast.sources.models import check_fits, default_dtype, load_model
     from holdfast.sources.tokens import TABLES, load_sentences
 
+    if labelled and data.startswith("normal:"):
+        wanted = "rows with labels: random ones are for holdfast lipschitz"
+        raise InvalidInput("data", repr(data), wanted)
     loaded = [load_model(spec) for spec in models]
     if loaded[0].folder is not None and data.partition(":")[0] in TABLES:
         tokens = load_sentences(data, loaded[0])
@@ -127,7 +136,9 @@ def load(models: Sequence[str], data: str) -> "tuple[_Models, LoadedData | Loade
     return loaded, rows
 
 
-def load_numbers(models: Sequence[str], data: str) -> "tuple[_Models, LoadedData]":
+def load_numbers(
+    models: Sequence[str], data: str, labelled: bool = True
+) -> "tuple[_Models, LoadedData]":
     """Return models, and rows in the type and the shape that the models take.
 
     Raises:
@@ -135,7 +146,7 @@ def load_numbers(models: Sequence[str], data: str) -> "tuple[_Models, LoadedData
     """
     from holdfast.sources.data import LoadedData
 
-    loaded, rows = load(models, data)
+    loaded, rows = load(models, data, labelled)
     if not isinstance(rows, LoadedData):
         wanted = "rows of numbers: sentences have no distance (see knowledge, conditions, audit)"
         raise InvalidInput("data", f"sentences in {data!r}", wanted)
@@ -152,11 +163,13 @@ def norm_of(text: str) -> float:
 def check_writable(out: Path | None) -> None:
     """Refuse a file that cannot be written before the work, not after it."""
     from holdfast.arguments import check_new_name
+    from holdfast.files import check_replaceable
 
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK)):
         raise InvalidInput("out", repr(str(out)), "a file in a folder that can be written to")
     if out is not None:
         check_new_name(out)
+        check_replaceable(out)
 
 
 def _only_shown(console: Console, drawing: Any) -> Segments:

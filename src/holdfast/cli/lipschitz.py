@@ -33,7 +33,7 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
     from holdfast.terminal import bracket_table, closing_bracket
     from holdfast.types import Outcome
 
-    (loaded,), rows = load_numbers([model], _data_of(model, data))
+    (loaded,), rows = load_numbers([model], _data_of(model, data), labelled=False)
     region = None if box is None else _box(box, rows.inputs[0])
     with closing_bracket() as report:
         bracket = holdfast.lipschitz(

@@ -168,19 +168,21 @@ def _normalisation(node: Node, parts: Sequence[Approximate]) -> Approximate:
 
     The centred value errs by at most e = gamma_d 2 max|x|; that moves s by at most the same, so
     z by e (1 + sqrt(d)) / sqrt(eps), and d + 8 relative roundings act on |z|. An error of the
-    input passes with the linf constant 2 sqrt(d) / sqrt(eps) of the normalisation.
+    input passes with the linf constant 2 sqrt(d) / sqrt(eps) of the normalisation. It is computed
+    like that here: torch subtracts large squares for some memory layouts.
     """
     (x,) = parts
-    value = execute(node, [x.value])
     flat, weight, bias = _groups(node, x)
+    centred = flat.value - flat.value.mean(-1, keepdim=True)
+    deviation = (centred.square().mean(-1, keepdim=True) + node.params["eps"]).sqrt()
+    value = (centred / deviation).reshape(x.value.shape) * weight + bias
     d = flat.value.shape[-1]
     root, eps = d**0.5, node.params["eps"] ** 0.5
     size = flat.value.abs().amax(-1, keepdim=True)
-    centred = 2.0 * gamma(d + 2) * size + 2.0 * flat.error.amax(-1, keepdim=True) + 4.0 * d * TINY
-    moved = centred / eps
-    z_error = (moved * (1.0 + root) + root * gamma(d + 16)).expand_as(flat.value)
-    error = z_error.reshape(value.shape) * weight
-    rounding = 4.0 * UNIT * (value.abs() + weight * root + bias)
+    off = 2.0 * gamma(d + 2) * size + 2.0 * flat.error.amax(-1, keepdim=True) + 4.0 * d * TINY
+    z_error = (off / eps * (1.0 + root) + root * gamma(d + 16)).expand_as(flat.value)
+    error = z_error.reshape(value.shape) * weight.abs()
+    rounding = 4.0 * UNIT * (value.abs() + weight.abs() * root + bias.abs())
     return Approximate(value, rows_up(2.0 * error + rounding, d + 32))
 
 
@@ -194,11 +196,13 @@ def _groups(node: Node, x: Approximate) -> tuple[Approximate, Tensor, Tensor]:
     scale = [node.params["weight"], node.params["bias"]]
     default = [torch.ones(()), torch.zeros(())]
     weight, bias = (
-        fallback.double() if value is None else value.double().abs()
+        (fallback if value is None else value).double()
         for value, fallback in zip(scale, default, strict=True)
     )
     if groups and weight.dim():
-        weight, bias = (per_channel(part, x.value.dim()) for part in (weight, bias))
+        weight = per_channel(weight, x.value.dim())
+    if groups and bias.dim():
+        bias = per_channel(bias, x.value.dim())
     return flat, weight, bias
 
 

@@ -17,7 +17,7 @@ from torch.optim import LBFGS, Optimizer
 
 from holdfast.arguments import check_whole, shown
 from holdfast.errors import HoldfastWarning, InvalidInput
-from holdfast.files import StrPath, check_path
+from holdfast.files import StrPath, check_path, check_replaceable
 from holdfast.smoothness.metric import rule_of, scales
 from holdfast.smoothness.move import BatchEvaluation, Move, measure_losses, measure_move
 from holdfast.smoothness.records import Measurement, line_of, share_improved
@@ -304,8 +304,10 @@ def _opened(path: StrPath) -> IO[str]:
     Raises:
         InvalidInput: When it cannot be written.
     """
+    place = check_path(path, "out")
+    check_replaceable(place, mark=b'"along_step"')
     try:
-        return check_path(path, "out").open("w", encoding="utf-8")
+        return place.open("w", encoding="utf-8")
     except OSError as problem:
         got = f"{str(path)!r} ({problem.strerror})"
         raise InvalidInput("out", got, "a path that can be written") from problem

@@ -127,7 +127,7 @@ def test_names_in_a_file_give_the_terminal_no_commands(tmp_path, capsys):
     nodes = [node("Sin", "x", "y", name="\x1b[2J\x1b]0;owned\x07\nholdfast: fine")]
     path = save(make_model(nodes, [1, 4]), tmp_path)
     with pytest.raises(SystemExit) as ending:
-        cli.main(["certify", f"onnx:{path}", "normal:4"])
+        cli.main(["lipschitz", f"onnx:{path}", "normal:4"])
     said = capsys.readouterr().err
     assert ending.value.code == 2 and "Sin" in said
     assert said.count("\n") == 1 and said.rstrip("\n").isprintable()

@@ -13,6 +13,7 @@ from holdfast.certificates.proofs.lowering import cut_points, lower
 from holdfast.certificates.proofs.witness import choose_cuts, witnesses
 from holdfast.errors import Unsupported
 from holdfast.rounding import coarse_down
+from holdfast_check.files import Rejected
 from holdfast_check.files import Tensor as Array
 from holdfast_check.network import Step, logits, read_graph
 from holdfast_check.proof import squared_rates
@@ -49,6 +50,13 @@ def prove(known: Changes, certified: Tensor) -> Proof:
     Raises:
         Unsupported: When the network holds what the checker does not know, or is too large for it.
     """
+    try:
+        return _proof(known, certified.tolist())
+    except Rejected as why:
+        raise Unsupported(f"a proof in a file ({why})", []) from why
+
+
+def _proof(known: Changes, certified: list[float]) -> Proof:
     inputs, (ops, tensors) = known.inputs, lower(known.graph)
     steps = read_graph(
         [op | {"slope": float.fromhex(op["slope"])} for op in ops],
@@ -57,11 +65,13 @@ def prove(known: Changes, certified: Tensor) -> Proof:
     )
     cuts = choose_cuts(steps, cut_points(ops))
     found = witnesses(steps, cuts, known.norm)
-    arrays = {"inputs": inputs} | {name: torch.from_numpy(values) for name, values in found}
+    arrays = {"inputs": inputs.contiguous()} | {
+        name: torch.from_numpy(values) for name, values in found
+    }
     rates = squared_rates(
         steps, cuts, known.norm, {name: as_array(arrays[name]) for name in arrays}
     )
-    radius = _radii(steps, rates, known, certified.tolist())
+    radius = _radii(steps, rates, known, certified)
     return Proof(ops, cuts, tensors, arrays, radius)
 
 

@@ -116,13 +116,29 @@ def feature_dims(ref: Ref, dims: Sequence[int] | int | None) -> tuple[int, ...] 
     return features if len(features) == len(found) else None
 
 
+def as_number(value: Tensor) -> Tensor | None:
+    """Return a constant in floating point; None where float64 does not hold it.
+
+    Types of whole numbers have an arithmetic of their own: |int8 -128| is -128.
+    """
+    if value.is_floating_point():
+        return value
+    if value.is_complex():
+        return None
+    wide = value.double()
+    return wide if torch.equal(wide.to(value.dtype), value) else None
+
+
 def per_row(value: object, ref: Ref) -> Tensor | float | None:
     """Return a constant operand shaped to broadcast against [N, *shape], or None.
 
-    None when it carries a batch of its own or would enlarge the rows.
+    None when it carries a batch of its own or would enlarge the rows, or is no real number that
+    float64 holds.
     """
-    if not isinstance(value, Tensor):
-        return float(value) if isinstance(value, int | float) else None
+    if isinstance(value, int | float):
+        return float(value) if abs(value) <= 2**53 or float(value) == value else None
+    if not isinstance(value, Tensor) or (value := as_number(value)) is None:
+        return None
     rank = len(ref.shape) + 1
     if value.dim() > rank or (value.dim() == rank and value.shape[0] != 1):
         return None

@@ -148,7 +148,7 @@ def _softmax(op: str) -> Translate:
 
 def _layer_norm(b: Builder, call: Call) -> Translation:
     x, shape, weight, bias, eps, _ = call.args  # the last one is about cuDNN
-    if len(shape) > len(x.shape) or isinstance(weight, Ref) or isinstance(bias, Ref):
+    if len(shape) > len(x.shape) or isinstance(weight, Ref) or isinstance(bias, Ref) or eps < 0:
         return None
     settings = {"shape": tuple(shape), "weight": weight, "bias": bias, "eps": eps}
     return b.emit("layer_norm", [x], call, x.shape, **settings)
@@ -156,7 +156,7 @@ def _layer_norm(b: Builder, call: Call) -> Translation:
 
 def _group_norm(b: Builder, call: Call) -> Translation:
     x, groups, weight, bias, eps, _ = call.args  # the last one is about cuDNN
-    if isinstance(weight, Ref) or isinstance(bias, Ref):
+    if isinstance(weight, Ref) or isinstance(bias, Ref) or eps < 0:
         return None
     settings = {"groups": groups, "weight": weight, "bias": bias, "eps": eps}
     return b.emit("group_norm", [x], call, x.shape, **settings)

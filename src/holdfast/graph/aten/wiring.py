@@ -14,6 +14,7 @@ from holdfast.graph.aten.call import (
     Ref,
     Translate,
     Translation,
+    as_number,
     feature_dim,
     feature_dims,
     with_args,
@@ -158,9 +159,13 @@ def _parts(b: Builder, call: Call, tensors: Sequence[object]) -> list[Ref] | Non
     """Return every part as a node; a constant part must broadcast along the batch."""
     parts = []
     for part in tensors:
-        if isinstance(part, Tensor) and (part.dim() == 0 or part.shape[0] != 1):
+        if not isinstance(part, Tensor):
+            parts.append(part)
+            continue
+        number = as_number(part)
+        if part.dim() == 0 or part.shape[0] != 1 or number is None:
             return None
-        parts.append(b.constant(part, call) if isinstance(part, Tensor) else part)
+        parts.append(b.constant(number, call))
     return parts
 
 

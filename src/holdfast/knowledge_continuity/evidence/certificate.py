@@ -98,7 +98,11 @@ class Frontier:
 
         Returns:
             A loss change of the grid; None where none is proved.
+
+        Raises:
+            InvalidInput: When an argument is out of range.
         """
+        delta, level = _check_delta(delta), _check_level(level)
         row = self.cells[bisect.bisect_left(self.deltas, delta)]
         proved = (cell.eta for cell in row if cell.conditional <= level and not cell.vacuous)
         return next(proved, None)
@@ -112,11 +116,27 @@ class Frontier:
 
         Returns:
             A distance of the grid; None where none is proved.
+
+        Raises:
+            InvalidInput: When an argument is out of range.
         """
+        eta, level = _check_eta(eta), _check_level(level)
         column = bisect.bisect_right(self.etas, eta) - 1
         cells = [row[column] for row in self.cells]
         proved = [c.delta for c in cells if c.conditional <= level and not c.vacuous]
         return max(proved, default=None)
+
+
+def _check_delta(delta: object) -> float:
+    return check_number("delta", delta, lambda distance: distance > 0, "a distance above 0")
+
+
+def _check_eta(eta: object) -> float:
+    return check_number("eta", eta, lambda e: 0 <= e < math.inf, "a loss change, at least 0")
+
+
+def _check_level(level: object) -> float:
+    return check_number("level", level, lambda p: 0 <= p <= 1, "a probability, from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -169,8 +189,7 @@ def certify_cell(
     Raises:
         InvalidInput: If the method has no counts, or an argument is out of range.
     """
-    delta = check_number("delta", delta, lambda distance: distance > 0, "a distance above 0")
-    eta = check_number("eta", eta, lambda e: 0 <= e < math.inf, "a loss change, at least 0")
+    delta, eta = _check_delta(delta), _check_eta(eta)
     edges, front = evidence.edges, request.front_upper
     reach = delta if front is None else mul_up(front, delta)
     at = bisect.bisect_left(edges.deltas, reach), bisect.bisect_right(edges.etas, eta) - 1

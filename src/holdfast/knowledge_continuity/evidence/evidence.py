@@ -98,7 +98,8 @@ class Evidence:
         counted = self.nearest.coherent(grid, n) and self.anchors.coherent(grid, n, (*anchors,))
         pairs = self.pairs
         if pairs is not None:
-            counted &= pairs.coherent(grid, n * n) and pairs.rows <= n and 0 < pairs.pairs <= n * n
+            counted &= pairs.coherent(grid, pairs.pairs) and 0 < pairs.pairs <= n * n
+            counted &= pairs.rows <= n and bool((pairs.bad <= pairs.pairs).all())
         shares = self.slopes is None or all(0 <= share <= 1 for share in self.slopes)
         scaled = all(0 < each < math.inf for each in (self.ratio.floor, self.ratio.cap))
         counted &= 0 <= self.rows <= n and (self.repeated is None or 0 <= self.repeated <= n)
