@@ -30,7 +30,7 @@ def test_no_value_leaves_the_bounds(name: str, size: float) -> None:
     graph = graph_of(name)
     for region in some_regions(1, size):
         env = interval_bounds(graph, region)
-        assert_holds(graph, env, 0, region, 10_000 if size == 0.3 else 200)
+        assert_holds(graph, env, 0, region, 2_000 if size == 0.3 else 200)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from tests.brackets.test_lower import REGIONS, at_most_the_slope, small
-from tests.nets import MaxMin, Residual, load_net
+from tests.nets import MaxMin, Residual, crossed, load_net
 from torch import Tensor, nn
 
 import holdfast
@@ -100,6 +100,7 @@ def test_exact_constants_are_reached_and_never_passed(shared, part: int) -> None
             pytest.fail(f"{stem}: {best.slope} < {exact}")
 
 
+@pytest.mark.slow
 def test_the_search_beats_the_data_and_stays_below_the_upper_bounds(shared) -> None:
     reference = json.loads((shared / "nets/lipschitz/reference.json").read_text())
     for name in ("digits_32_rand", "digits_32_trained", "deep_10x64_gauss"):
@@ -112,8 +113,7 @@ def test_the_search_beats_the_data_and_stays_below_the_upper_bounds(shared) -> N
         assert best >= 0.99 * reference[name]["best_lower"]
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize(("region", "norm"), crossed(REGIONS, NORMS))
 def test_witnesses_stay_in_the_region(region, norm: float) -> None:
     found = search(small(wide=32), norm, region, calls=60)
     assert found

@@ -218,6 +218,7 @@ def test_gains_of_single_layers() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_reference_nets_are_never_below_the_best_known_slope(shared) -> None:
     import json
 

@@ -165,6 +165,7 @@ def test_what_has_no_slopes_yields_nothing() -> None:
         normal_form(wide, 30)
 
 
+@pytest.mark.slow
 def test_reference_nets_reach_the_optimum(shared) -> None:
     reference = json.loads((shared / "nets/lipschitz/reference.json").read_text())
     shapes = {"cnn_digits_trained": (1, 8, 8), "tiny_2-8-8-2_moons": (2,)}

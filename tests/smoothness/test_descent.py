@@ -112,8 +112,7 @@ def test_the_logistic_loss_stays_below_its_known_bound_and_reaches_it_at_zero():
     assert found.smoothness.top_eigenvalue == pytest.approx(float(covariance / 4), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", DEMO_MODELS)
-@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize(("name", "trained"), crossed(DEMO_MODELS, [True, False]))
 def test_promise_and_measurement_agree_for_short_steps_on_digits(name, trained):
     torch.manual_seed(0)
     model = demo_model(name) if trained else demo_architecture(name)
