@@ -20,6 +20,8 @@ from holdfast.graph.capture import capture
 from holdfast.sources.demo import demo_data, demo_model
 from holdfast.types import dual
 
+ONE_FAST = [math.inf, *(pytest.param(p, marks=pytest.mark.slow) for p in (1.0, 2.0))]
+
 
 def linear(rows: list[list[float]]) -> nn.Linear:
     model = nn.Linear(len(rows[0]), len(rows), bias=False)

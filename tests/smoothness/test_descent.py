@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.nets import crossed
 from tests.smoothness.quadratics import ROWS, Quadratic, own_loss, quadratic, spectrum
 from tests.smoothness.trainees import Noisy, same, state_of
 from torch import nn
