@@ -70,9 +70,7 @@ def test_on_a_linear_model_the_nearest_attack_is_found(norm, seed, classes):
     assert bool((distance >= true - 1e-5).all())
 
 
-@pytest.mark.parametrize(
-    "norm", [*(pytest.param(p, marks=pytest.mark.slow) for p in NORMS[:2]), NORMS[2]]
-)
+@pytest.mark.parametrize("norm", ONE_FAST)
 def test_every_attack_is_run_and_measured(norm):
     model = curved()
     x, labels = rows(model)
@@ -111,9 +109,7 @@ def test_ten_times_the_effort_finds_little_more(monkeypatch):
     assert float(usual.distance.mean()) <= 1.02 * float(patient.distance.mean())
 
 
-@pytest.mark.parametrize(
-    "norm", [*(pytest.param(p, marks=pytest.mark.slow) for p in NORMS[:2]), NORMS[2]]
-)
+@pytest.mark.parametrize("norm", ONE_FAST)
 def test_with_epsilon_only_what_is_that_near_counts(norm):
     model = curved()
     x, labels = rows(model)
@@ -160,9 +156,7 @@ def test_inputs_that_ask_for_gradients_and_no_grad_around_are_fine():
     assert not attacks.adversarial.requires_grad and bool(attacks.success.all())
 
 
-@pytest.mark.parametrize(
-    "norm", [*(pytest.param(p, marks=pytest.mark.slow) for p in NORMS[:2]), NORMS[2]]
-)
+@pytest.mark.parametrize("norm", ONE_FAST)
 def test_a_row_is_attacked_as_if_it_were_alone(norm, monkeypatch):
     """Other rows of the call, their order and the chunks change only how products are rounded."""
     model = curved().double()
