@@ -87,7 +87,7 @@ def test_the_radius_is_below_the_exact_distance(seed: int, scale: float) -> None
 
 @pytest.fixture(scope="module")
 def demo_certificates() -> dict[str, holdfast.Certificates]:
-    inputs, labels = (part[:60] for part in demo_data())
+    inputs, labels = (part[:120] for part in demo_data())
     names = ("digits-plain", "digits-bounded")
     return {name: holdfast.certify(demo_model(name), inputs, labels) for name in names}
 
