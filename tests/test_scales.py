@@ -265,7 +265,7 @@ NO_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
 
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 @pytest.mark.parametrize("check", CHECKS)
-@settings(max_examples=5, phases=NO_SHRINKING)
+@settings(max_examples=3, phases=NO_SHRINKING)
 @given(SEEDS)
 def test_layers_of_any_scale(check: Callable, dtype: torch.dtype, seed: int) -> None:
     check(seed, dtype)

@@ -196,7 +196,9 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=pytest.mark.slow) if n % 2 else k for n, k in enumerate(ODD)]
+)
 def test_all_kinds_of_nets_are_climbed(name: str) -> None:
     torch.manual_seed(5)
     middle = nn.Sequential(*ODD[name])

@@ -100,7 +100,7 @@ def region_of(kind: int, size: float, seed: int) -> Ball | Box:
     return Box(center - sides, center + sides)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     st.sampled_from(list(LAWFUL)),
     st.sampled_from([1.0, 2.0, math.inf]),
