@@ -217,7 +217,7 @@ def save_result(result: Any, version: str, path: StrPath) -> None:
     Args:
         result: A dataclass.
         version: Name and version of the format.
-        path: The file; one that is there is replaced.
+        path: The file; one that Holdfast wrote before is replaced.
 
     Raises:
         InvalidInput: When the path cannot be written.

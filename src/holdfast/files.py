@@ -44,7 +44,7 @@ def write_whole(path: StrPath, text: str, argument: str = "out") -> None:
     """Write text to a draft in the same folder, then put it in place in one step.
 
     Args:
-        path: The file to write; a file that is there is replaced.
+        path: The file to write; one that Holdfast wrote before is replaced.
         text: Its content, written as UTF-8.
         argument: Name of the user's argument that chose the path, for the message.
 
@@ -105,9 +105,11 @@ def check_replaceable(path: Path, argument: str = "out", mark: bytes = b"holdfas
         kind = path.stat().st_mode
     except OSError:  # nothing is there, or it cannot be written either
         return
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+    if stat.S_ISDIR(kind):  # the write itself says so
+        return
+    if not stat.S_ISREG(kind):
         raise InvalidInput(argument, f"{str(path)!r}, which is no regular file", wanted)
-    if not stat.S_ISREG(kind) or not os.access(path, os.R_OK):
+    if not os.access(path, os.R_OK):
         return
     with path.open("rb") as file:
         head = file.read(4096)

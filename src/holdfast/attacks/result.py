@@ -98,7 +98,7 @@ class Attacks:
         """Write the attacks as JSON, all or nothing; every number is kept exactly.
 
         Args:
-            path: The file; one that is there is replaced.
+            path: The file; one that Holdfast wrote before is replaced.
 
         Raises:
             InvalidInput: When the path cannot be written.

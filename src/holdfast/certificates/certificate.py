@@ -176,7 +176,8 @@ class Certificates:
         """Write a certificate file with its proof, for `holdfast check`; see `docs/check.md`.
 
         Args:
-            path: The JSON file; the arrays of the proof go beside it. What is there is replaced.
+            path: The JSON file; the arrays of the proof go beside it. Files that Holdfast wrote
+                before are replaced.
 
         Raises:
             InvalidInput: When labels are targets, or the path cannot be written.

@@ -224,7 +224,7 @@ class Knowledge:
         """Write everything as JSON, all or nothing; every number is kept exactly.
 
         Args:
-            path: The file to write; a file that is there is replaced in one step.
+            path: The file; one that Holdfast wrote before is replaced.
 
         Raises:
             InvalidInput: When the path cannot be written.
