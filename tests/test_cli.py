@@ -273,6 +273,8 @@ DOCUMENTS = {
 
 @pytest.mark.parametrize(("line", "keys"), DOCUMENTS.items(), ids=DOCUMENTS)
 def test_json_is_one_document_and_nothing_else(run, line, keys):
+    if line.startswith("report") and not Path("json").exists():  # its audit ran in another worker
+        run(f"{AUDIT} --out json")
     code, out, _ = run(f"{line} --json")
     assert code == 0
     assert keys <= set(json.loads(out))
