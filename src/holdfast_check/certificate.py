@@ -35,9 +35,9 @@ class Report:
     lines: tuple[str, ...]
 
 
-def check(certificate: Path, model: Path | None = None) -> Report:
+def check(certificate: str | Path, model: str | Path | None = None) -> Report:
     """Return what a file proves; what is not proved, or not in the model, is `Rejected`."""
-    document = read_json(read_once(certificate))
+    document = read_json(read_once(Path(certificate)))
     content = files.conform(document, _SPEC, "document")
     require(content["format"] == "holdfast.certificates/2", "the format is not certificates/2")
     require(content["digest"] == digest(document), "the digest is not that of the content")
@@ -54,13 +54,13 @@ def check(certificate: Path, model: Path | None = None) -> Report:
         return Report(*counts, (*lines, f"nothing is proved{', nor compared' * bool(model)}"))
     require(content["semantics"] == "real", "only the exact real function is proved here")
     require(re.fullmatch(r"\w[\w.-]{0,150}", proof["file"], re.A), "no plain file name")
-    raw = read_once(certificate.parent / proof["file"])
+    raw = read_once(Path(certificate).parent / proof["file"])
     require(hashlib.sha256(raw).hexdigest() == proof["sha256"], f"{proof['file']} was changed")
     arrays, hashes = files.read_safetensors(raw), {e["name"]: e["sha256"] for e in proof["tensors"]}
     changed = [k for k, wanted in hashes.items() if k not in arrays or arrays[k].sha256 != wanted]
     require(not changed, f"arrays were changed: {changed}")
     used = {name for op in graph if op["op"] == "linear" for name in op["arrays"] if name}
-    found = (files.read_safetensors(read_once(model)) if model else arrays).values()
+    found = (files.read_safetensors(read_once(Path(model))) if model else arrays).values()
     known = {each.sha256 for each in found}
     known |= {each.transposed().sha256 for each in found if len(each.shape) == 2}
     strange = [name for name in used if hashes.get(name) not in known]
