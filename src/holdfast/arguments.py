@@ -150,6 +150,11 @@ def check_whole(
     return int(value)
 
 
+def check_threshold(threshold: object) -> float:
+    """Return the logit above which a model of one logit means class 1."""
+    return check_number("threshold", threshold, math.isfinite, "a finite logit")
+
+
 def check_seed(seed: object) -> int:
     """Return the seed of a random generator of torch."""
     return check_whole("seed", seed, "a whole number, at least 0 and below 2**63", 0, 2**63 - 1)

@@ -20,8 +20,8 @@ _GRAPH = [{"op": str, "of": [int], "arrays": [str], "slope": float}]
 _PROOF: dict[str, Any] = {"missing": str, "file": str, "sha256": str}
 _PROOF |= {"tensors": [{"name": str, "sha256": str}], "graph": _GRAPH, "cuts": [int]}
 _SPEC = {"format": str, "digest": str, "norm": str, "semantics": str, "classes": int}
-_SPEC |= {"assumptions": [str], "citations": [str]}
 _SPEC |= {"rows": _ROWS, "proof": _PROOF, "guarantee": str, "fingerprint": str, "constant": float}
+_SPEC |= {"assumptions": [str], "citations": [str], "threshold": float}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def check(certificate: str | Path, model: str | Path | None = None) -> Report:
     """Return what a file proves; what is not proved, or not in the model, is `Rejected`."""
     document = read_json(read_once(Path(certificate)))
     content = files.conform(document, _SPEC, "document")
-    require(content["format"] == "holdfast.certificates/2", "the format is not certificates/2")
+    require(content["format"] == "holdfast.certificates/3", "the format is not certificates/3")
     require(content["digest"] == digest(document), "the digest is not that of the content")
     rows, proof, graph = content["rows"], content["proof"], content["proof"]["graph"]
     require(len({len(column) for column in rows.values()}) == 1, "rows of different lengths")

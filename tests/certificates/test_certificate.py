@@ -35,6 +35,7 @@ def certificates(radii=(0.0, 0.5, math.inf, 5e-324), norm=2.0, constant=1 / 3) -
         fingerprint="ab" * 32,
         constant=constant,
         classes=3,
+        threshold=0.0,
     )
 
 

@@ -8,6 +8,7 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.errors import InternalError, InvalidInput
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import evaluate
+from holdfast.graph.single import with_two_logits
 from holdfast.types import norm_name
 
 
@@ -33,6 +34,7 @@ def check_agreement(graph: Graph, certificates: Certificates, attacks: Attacks) 
         InvalidInput: When the two are not about the same model, labels and norm.
     """
     _check_same(graph, certificates, attacks)
+    graph = with_two_logits(graph, certificates.threshold)
     # Distances are rounded up: an adversarial at most this far lies within the closed ball.
     inside = (attacks.distance <= certificates.radius) & (certificates.radius > 0)
     rows = (inside & attacks.success).nonzero().flatten()

@@ -14,6 +14,7 @@ from holdfast.arguments import (
     check_model,
     check_norm,
     check_number,
+    check_threshold,
     fit_inputs,
 )
 from holdfast.attacks.result import Attacks
@@ -25,16 +26,18 @@ from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.forward import logits_in, run_model
 from holdfast.graph.ir import Graph
+from holdfast.graph.single import two_logits
 from holdfast.types import Report, silent
 
 
-def attack(
+def attack(  # noqa: PLR0913 - the signature is the contract's
     model: nn.Module,
     inputs: Tensor,
     labels: Tensor,
     norm: float = 2,
     epsilon: float | None = None,
     *,
+    threshold: float = 0.0,
     report: Report = silent,
 ) -> Attacks:
     """Look, row by row, for the nearest input that the model does not give the label.
@@ -45,13 +48,14 @@ def attack(
     to the boundary; that nothing is found shows nothing.
 
     Args:
-        model: A classifier in eval mode: [N, ...] to [N, classes].
+        model: A classifier in eval mode: [N, ...] to [N, classes], or to one logit, [N] or [N, 1].
         inputs: [N, ...], floating point; taken in the precision of the weights, with a warning
             where that rounds them.
         labels: [N] or [N, 1], class numbers.
         norm: Norm of the distance between inputs: 1, 2 or inf; or "l1", "l2", "linf".
         epsilon: Look for any adversarial within this distance, in input units, which is faster;
             also as text such as "2/255". None looks for the nearest ones.
+        threshold: For a model of one logit: class 1 is where it is above this, class 0 below.
         report: Called with the progress.
 
     Returns:
@@ -73,7 +77,7 @@ def attack(
     >>> attacks.reason
     ('found', 'misclassified')
     """
-    model, options = check_model(model), AttackOptions(norm, epsilon)
+    model, options = check_model(model), AttackOptions(norm, epsilon, threshold=threshold)
     with with_gradients():
         inputs = check_inputs(inputs)
         if not inputs.is_floating_point():
@@ -94,6 +98,7 @@ class AttackOptions:
         norm: 1, 2 or inf.
         epsilon: As for `attack`.
         seconds: Time for the search; a step that has begun is finished.
+        threshold: As for `attack`.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -102,6 +107,7 @@ class AttackOptions:
     norm: float = 2.0
     epsilon: float | None = None
     seconds: float = math.inf
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
@@ -110,6 +116,7 @@ class AttackOptions:
             object.__setattr__(self, "epsilon", epsilon)
         seconds = check_number("seconds", self.seconds, lambda s: s >= 0, "a time, at least 0")
         object.__setattr__(self, "seconds", seconds)
+        object.__setattr__(self, "threshold", check_threshold(self.threshold))
 
 
 def attack_graph(
@@ -132,24 +139,29 @@ def attack_graph(
         One attack per row.
 
     Raises:
-        Unsupported: When the output is not one row of at least two logits.
+        Unsupported: When the output is not one row of logits.
         InvalidInput: When rows or labels do not fit the model.
     """
     inputs, labels = rows
     output = graph[graph.output]
-    if len(output.shape) != 1 or output.shape[0] < 2:
-        why = f"an output of shape {output.shape} per row, wanted at least two logits"
+    if len(output.shape) > 1:
+        why = f"an output of shape {output.shape} per row, wanted one row of logits"
         raise Unsupported("an attack", [output.obstacle(why)])
     if graph.perturbed_input.shape != inputs.shape[1:]:
         got = f"rows of shape {list(inputs.shape[1:])}"
         raise InvalidInput("inputs", got, f"{list(graph.perturbed_input.shape)}")
-    labels = check_classes(labels, len(inputs), output.shape[0])
+    classes = max(2, math.prod(output.shape))
+    labels = check_classes(labels, len(inputs), classes)
     finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
     by_row = finite.reshape(-1, *[1] * (inputs.dim() - 1))
     # Rows that are not finite are run as zeros and reported apart.
     safe = torch.where(by_row, inputs, 0.0)
     reach = math.inf if options.epsilon is None else float(options.epsilon)
-    found = Rows.begin(lambda x: logits_in(run_model(model, x)), safe, labels, options.norm, reach)
+
+    def logits(x: Tensor) -> Tensor:
+        return two_logits(logits_in(run_model(model, x)), options.threshold)
+
+    found = Rows.begin(logits, safe, labels, options.norm, reach)
     clean, tried = search(found, within(options.seconds), report)
     clean[~finite] = -1
     reason = tuple(_reasons(found, clean, tried))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from holdfast.arguments import check_norm, check_number
+from holdfast.arguments import check_norm, check_number, check_threshold
 from holdfast.attacks.agreement import check_agreement
 from holdfast.attacks.attack import AttackOptions, attack_graph
 from holdfast.attacks.result import Attacks
@@ -23,6 +23,7 @@ from holdfast.errors import HoldfastError, InvalidInput, Unsupported
 from holdfast.files import StrPath, plain
 from holdfast.graph.capture import captured, weights_hash
 from holdfast.graph.ir import Graph
+from holdfast.graph.single import two_logits
 from holdfast.graph.walk import run
 from holdfast.knowledge_continuity.knowledge import knowledge
 from holdfast.smoothness.descent import check_step, descent
@@ -48,6 +49,7 @@ class AuditOptions:
         epsilon: Distance of the headline, in input units; None lets the results choose it.
         seconds: Time for each model's bracket, and for its attacks.
         step: Learning rate of the training step that is measured.
+        threshold: A model of one logit means class 1 where it is above this.
         training: A `DescentMonitor`'s file about the training of the model, which must be one.
         command: The command that reproduces the run, for the page.
 
@@ -59,12 +61,14 @@ class AuditOptions:
     epsilon: float | None = None
     seconds: float = 5.0
     step: float = 0.01
+    threshold: float = 0.0
     training: StrPath | None = None
     command: str = "holdfast.audit(model, data)"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
         object.__setattr__(self, "step", check_step(self.step))
+        object.__setattr__(self, "threshold", check_threshold(self.threshold))
         if self.epsilon is not None:
             wanted = "a finite distance above 0"
             epsilon = check_number("epsilon", self.epsilon, lambda e: 0 < e < math.inf, wanted)
@@ -132,17 +136,19 @@ def _study_graph(
 ) -> Study:
     """Run every part on a captured model."""
     rows = (data.inputs, data.labels)
-    subject = _subject(loaded, graph.fingerprint) | {"accuracy": _accuracy(graph, data)}
+    subject = _subject(loaded, graph.fingerprint) | {
+        "accuracy": _accuracy(graph, data, options.threshold)
+    }
     steps.begin(f"{loaded.name}: Lipschitz bracket")
     bracket, why = _or_why(lambda: _bracket(graph, data, options, steps.take), Unsupported)
     subject["lipschitz"] = why if bracket is None else bracket_part(bracket)
     steps.begin(f"{loaded.name}: certificates")
-    certify = CertifyOptions(options.norm)
+    certify = CertifyOptions(options.norm, threshold=options.threshold)
     certificates, subject["certificates"] = _or_why(
         lambda: certify_graph(graph, *rows, certify, steps.take), Unsupported
     )
     steps.begin(f"{loaded.name}: attacks")
-    attack = AttackOptions(options.norm, seconds=options.seconds)
+    attack = AttackOptions(options.norm, seconds=options.seconds, threshold=options.threshold)
     attacks, subject["attacks"] = _or_why(
         lambda: attack_graph(graph, loaded.model, rows, attack, steps.take), Unsupported
     )
@@ -153,7 +159,9 @@ def _study_graph(
     subject["conditions"] = conditions_part(verdict)
     steps.begin(f"{loaded.name}: knowledge continuity")
     # Refused as bad input are one row, or no layer: there is nothing to compare.
-    found, why = _or_why(lambda: _knowledge(graph, loaded.model, data), Unsupported, InvalidInput)
+    found, why = _or_why(
+        lambda: _knowledge(graph, loaded.model, data, options.threshold), Unsupported, InvalidInput
+    )
     subject["knowledge"] = found or why
     steps.begin(f"{loaded.name}: training step")
     # Refused as bad input are a model with nothing to train, and labels that do not fit.
@@ -201,10 +209,11 @@ def _subject(loaded: LoadedModel, fingerprint: str) -> dict[str, Any]:
     }
 
 
-def _accuracy(graph: Graph, data: LoadedData) -> float:
+def _accuracy(graph: Graph, data: LoadedData, threshold: float) -> float:
     """Return the share of rows whose largest logit is the label's."""
     with torch.no_grad():
-        predicted = torch.cat([run(graph, part).argmax(-1) for part in data.inputs.split(256)])
+        parts = [two_logits(run(graph, part), threshold) for part in data.inputs.split(256)]
+        predicted = torch.cat(parts).argmax(-1)
     return float((predicted == data.labels).double().mean())
 
 
@@ -216,10 +225,12 @@ def _bracket(graph: Graph, data: LoadedData, options: AuditOptions, report: Repo
     return bracket
 
 
-def _knowledge(graph: Graph, model: nn.Module, data: LoadedData) -> dict[str, Any]:
+def _knowledge(
+    graph: Graph, model: nn.Module, data: LoadedData, threshold: float
+) -> dict[str, Any]:
     """Measure knowledge continuity, and hold it against the Lipschitz constants of the layers."""
     inputs, labels = data.inputs[:MOST_ROWS], data.labels[:MOST_ROWS]
-    measured = knowledge(model, (inputs, labels))
+    measured = knowledge(model, (inputs, labels), threshold=threshold)
     links = Links(graph, measured, inputs, labels)
     found = {}
     for layer in measured.layers:

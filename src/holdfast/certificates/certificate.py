@@ -37,7 +37,8 @@ class Certificates:
         guarantee: What a radius claims, in one sentence.
         fingerprint: SHA-256 of the model's weights.
         constant: Upper bound of the Lipschitz constant from inputs to logits.
-        classes: Number of logits.
+        classes: Number of classes.
+        threshold: Of a model with one logit, which is class 1 above it; any other has no use of it.
         changes: The model and the rows, for bounds of change around each row and for the proof in a
             file; None once loaded from a file.
     """
@@ -54,6 +55,7 @@ class Certificates:
     fingerprint: str
     constant: float
     classes: int
+    threshold: float
     changes: Changes | None = field(default=None, repr=False)
 
     def __len__(self) -> int:

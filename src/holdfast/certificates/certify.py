@@ -20,6 +20,7 @@ from holdfast.arguments import (
     check_model,
     check_norm,
     check_targets,
+    check_threshold,
     fit_inputs,
 )
 from holdfast.bounds.float32 import FLOAT32
@@ -36,6 +37,7 @@ from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import BATCH_SIZES
 from holdfast.graph.running import Approximate, evaluate
+from holdfast.graph.single import with_two_logits
 from holdfast.graph.walk import check_covered, uncovered
 from holdfast.rounding import coarse_down, coarse_up, gamma, next_down
 from holdfast.types import Progress, Report, norm_name, silent
@@ -49,13 +51,14 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
     method: str = "auto",
     semantics: str = "real",
     *,
+    threshold: float = 0.0,
     report: Report = silent,
 ) -> Certificates:
     """Certify, row by row, how far an input can move before the predicted class may change.
 
     Args:
-        model: A classifier in eval mode: [N, ...] to [N, classes]; or any model with one row of
-            outputs, where labels are targets.
+        model: A classifier in eval mode: [N, ...] to [N, classes], or to one logit, [N] or [N, 1];
+            or any model with one row of outputs, where labels are targets.
         inputs: [N, ...], floating point; each row is taken as the exact centre of its ball. Rows
             in another precision than the weights are taken in that of the weights, with a warning
             where that rounds them.
@@ -67,6 +70,7 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
         semantics: What the claim is about. `real`: the exact real function of the stored weights.
             `float32`: the network as executed in float32, on float32 inputs, in whatever order
             sums are taken.
+        threshold: For a model of one logit: class 1 is where it is above this, class 0 below.
         report: Called with the progress.
 
     Returns:
@@ -88,7 +92,7 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
     >>> certificates.reason
     ('certified', 'tie')
     """
-    model, options = check_model(model), CertifyOptions(norm, method, semantics)
+    model, options = check_model(model), CertifyOptions(norm, method, semantics, threshold)
     with with_gradients():
         inputs = fit_inputs(check_inputs(inputs), model)
         labels = check_labels(labels, len(inputs))
@@ -105,6 +109,7 @@ class CertifyOptions:
         norm: 1, 2 or inf.
         method: `auto`, `global` or `local`.
         semantics: `real` or `float32`.
+        threshold: As for `certify`.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -113,8 +118,10 @@ class CertifyOptions:
     norm: float = 2.0
     method: str = "auto"
     semantics: str = "real"
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "threshold", check_threshold(self.threshold))
         object.__setattr__(self, "norm", check_norm(self.norm))
         check_choice("method", self.method, ("auto", "global", "local"))
         check_choice("semantics", self.semantics, ("real", "float32"))
@@ -158,10 +165,12 @@ def certify_graph(
         InvalidInput: When labels do not fit.
     """
     graph = graph.with_row_output()
+    if not labels.is_floating_point():
+        graph = with_two_logits(graph, options.threshold)
     output = graph[graph.output]
     classes = output.shape[0] if len(output.shape) == 1 else 0
-    if classes < (1 if labels.is_floating_point() else 2):
-        why = f"an output of shape {output.shape} per row, wanted at least two logits"
+    if not classes:
+        why = f"an output of shape {output.shape} per row, wanted one row of logits"
         raise Unsupported("certification", [output.obstacle(why)])
     if classes > 20_000 and not labels.is_floating_point():
         # There is a number for every pair of classes: 3 GB are enough.
@@ -193,6 +202,7 @@ def certify_graph(
         guarantee=_guarantee(options, labels),
         fingerprint=graph.fingerprint,
         classes=classes,
+        threshold=options.threshold,
         changes=Changes(graph, inputs.detach().clone(), labels, logits, options.norm),
     )
 

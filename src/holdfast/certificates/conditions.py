@@ -13,6 +13,7 @@ from holdfast.arguments import (
     check_labels,
     check_model,
     check_norm,
+    check_threshold,
     fit_inputs,
     shown,
 )
@@ -68,6 +69,7 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     norm: float = 2,
     metric: str | None = None,
     *,
+    threshold: float = 0.0,
     seconds: float = 5.0,
     report: Report = silent,
 ) -> Conditions:
@@ -78,12 +80,13 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     classes.
 
     Args:
-        model: A classifier in eval mode: [N, ...] to [N, classes].
+        model: A classifier in eval mode: [N, ...] to [N, classes], or to one logit, [N] or [N, 1].
         inputs: [N, ...]; integers, or a mapping without a floating-point tensor, are token ids.
         labels: [N], class numbers.
         norm: Norm of the distance between inputs: 1, 2 or inf.
         metric: Name of the distance that you vouch for, where the numbers alone do not tell, as
             for embeddings; it is repeated in the advice.
+        threshold: For a model of one logit: class 1 is where it is above this, class 0 below.
         seconds: Time for the bracket of the constant.
         report: Called with the progress.
 
@@ -104,7 +107,7 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     >>> f"{verdict.median_radius:.3f} of {verdict.resolution:.3f}"
     '1.414 of 1.414'
     """
-    model, options = check_model(model), ConditionsOptions(norm, metric, seconds)
+    model, options = check_model(model), ConditionsOptions(norm, metric, seconds, threshold)
     with with_gradients():
         rows = _numbers(inputs)
         if rows is None:
@@ -122,6 +125,7 @@ class ConditionsOptions:
         norm: 1, 2 or inf.
         metric: Name of the distance that the user vouches for; None for the norm itself.
         seconds: Time for the bracket of the constant.
+        threshold: As for `conditions`.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -130,8 +134,10 @@ class ConditionsOptions:
     norm: float = 2.0
     metric: str | None = None
     seconds: float = 5.0
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "threshold", check_threshold(self.threshold))
         object.__setattr__(self, "norm", check_norm(self.norm))
         if self.metric is not None and not isinstance(self.metric, str):
             raise InvalidInput("metric", shown(self.metric), "the name of a distance, or None")
@@ -161,7 +167,9 @@ def conditions_graph(
     """
     norm = options.norm
     try:
-        certificates = certify_graph(graph, inputs, labels, CertifyOptions(norm), report)
+        certificates = certify_graph(
+            graph, inputs, labels, CertifyOptions(norm, threshold=options.threshold), report
+        )
     except Unsupported:
         certificates = None
     try:

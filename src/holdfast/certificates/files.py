@@ -18,12 +18,13 @@ from holdfast.documents import check_digest, digest, encode
 from holdfast.errors import InvalidInput, MissingExtra, Obstacle, Unsupported
 from holdfast.files import read_json, write_together
 from holdfast.graph.capture import capture, weights_hash
+from holdfast.graph.single import with_two_logits
 from holdfast.types import norm_name
 
 if TYPE_CHECKING:
     from holdfast_check import Report
 
-FORMAT = "holdfast.certificates/2"
+FORMAT = "holdfast.certificates/3"
 _PER_ROW = ("radius", "margin", "predicted", "labels", "reason", "method")
 _NORMS = {1.0: "1", 2.0: "2", math.inf: "inf"}
 
@@ -129,7 +130,8 @@ def describes(path: Path, model: nn.Module) -> bool:
         return True
     with safe_open(path.with_name(proof["file"]), "pt") as arrays:
         example = arrays.get_slice("inputs")[:1]
-    ops, tensors = lower(capture(model, example))
+    threshold = float.fromhex(document["threshold"])
+    ops, tensors = lower(with_two_logits(capture(model, example), threshold))
     hashes = {name: _hash(tensor) for name, tensor in tensors.items()}
     same = hashes == {entry["name"]: entry["sha256"] for entry in proof["tensors"]}
     return same and ops == proof["graph"]

@@ -84,6 +84,9 @@ DataName = Annotated[
     ),
 ]
 NormName = Annotated[str, Parameter(help="1, 2 or inf")]
+Threshold = Annotated[
+    float, Parameter(help="for a model of one logit: it is class 1 above this, class 0 below")
+]
 Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="print one JSON document and nothing else")
 ]

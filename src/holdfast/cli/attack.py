@@ -12,6 +12,7 @@ from holdfast.cli.app import (
     Json,
     Model,
     NormName,
+    Threshold,
     check_writable,
     load_numbers,
     norm_of,
@@ -20,7 +21,7 @@ from holdfast.cli.app import (
 
 
 @verb
-def attack(
+def attack(  # noqa: PLR0913 - the options of the verb
     model: Model,
     data: DataName,
     *,
@@ -28,6 +29,7 @@ def attack(
     epsilon: Annotated[
         float | None, Parameter(help="any attack within this distance; the nearest by default")
     ] = None,
+    threshold: Threshold = 0.0,
     out: Annotated[Path | None, Parameter(help="file for the attacks and their inputs")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -37,8 +39,9 @@ def attack(
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
     with progress_bar("attacks") as report:
+        asked = {"threshold": threshold, "report": report}
         attacks = holdfast.attack(
-            loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon, report=report
+            loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon, **asked
         )
     if out is not None:
         attacks.save(out)

@@ -11,6 +11,7 @@ from holdfast.cli.app import (
     Json,
     Model,
     NormName,
+    Threshold,
     load,
     norm_of,
     repeat_command,
@@ -31,6 +32,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
     epsilon: Annotated[float | None, Parameter(help="distance of the headline")] = None,
     seconds: Annotated[float, Parameter(help="time for each bracket")] = 5.0,
     step: Annotated[float, Parameter(help="learning rate of the training step")] = 0.01,
+    threshold: Threshold = 0.0,
     training: Annotated[Path | None, Parameter(help="file of a DescentMonitor")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -41,8 +43,9 @@ def audit(  # noqa: PLR0913 - the options of the main job
 
     models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
-    command = repeat_command("audit", asked | {"step": step, "training": training, "out": out})
-    options = AuditOptions(norm_of(norm), epsilon, seconds, step, training, command)
+    asked |= {"step": step, "threshold": threshold or None, "training": training, "out": out}
+    command = repeat_command("audit", asked)
+    options = AuditOptions(norm_of(norm), epsilon, seconds, step, threshold, training, command)
     with stopping_at_once(), progress_bar("audit") as report:
         found = audit_models(models, rows, out, options, report)
     return Answer(found.document, lambda: audit_summary(found), as_json)

@@ -12,6 +12,7 @@ from holdfast.cli.app import (
     Json,
     Model,
     NormName,
+    Threshold,
     check_writable,
     load_numbers,
     norm_of,
@@ -36,6 +37,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     method: Annotated[str, Parameter(help="global, local or auto")] = "auto",
     semantics: Annotated[str, Parameter(help="real, or float32: as executed")] = "real",
     epsilon: Annotated[float, Parameter(help="distance to count certified rows at")] = 0.0,
+    threshold: Threshold = 0.0,
     out: Annotated[Path | None, Parameter(help="file for the certificates")] = None,
     attack: Annotated[
         bool, Parameter(negative=(), help="attack every row, and stop if a certificate is wrong")
@@ -51,7 +53,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
-    options = CertifyOptions(norm_of(norm), method, semantics)
+    options = CertifyOptions(norm_of(norm), method, semantics, threshold)
     options.check_execution(loaded.model, rows.inputs)
     example = example_row(rows.inputs)
     with progress_bar("certificates") as report, captured(loaded.model, example) as graph:
@@ -84,5 +86,6 @@ def _attack(
     from holdfast.attacks.agreement import check_agreement
     from holdfast.attacks.attack import AttackOptions, attack_graph
 
-    attacks = attack_graph(graph, model, rows, AttackOptions(certificates.norm), report)
+    options = AttackOptions(certificates.norm, threshold=certificates.threshold)
+    attacks = attack_graph(graph, model, rows, options, report)
     check_agreement(graph, certificates, attacks)

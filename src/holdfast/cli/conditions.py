@@ -1,12 +1,17 @@
 """`holdfast conditions`."""
 
 import holdfast
-from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load, norm_of, verb
+from holdfast.cli.app import Answer, DataName, Json, Model, NormName, Threshold, load, norm_of, verb
 
 
 @verb
 def conditions(
-    model: Model, data: DataName, *, norm: NormName = "2", as_json: Json = False
+    model: Model,
+    data: DataName,
+    *,
+    norm: NormName = "2",
+    threshold: Threshold = 0.0,
+    as_json: Json = False,
 ) -> Answer:
     """Say whether a certificate about distances makes sense for a model and its data."""
     from holdfast.files import plain
@@ -14,6 +19,7 @@ def conditions(
 
     (loaded,), rows = load([model], data)
     with progress_bar("conditions") as report:
-        found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), report=report)
+        asked = {"threshold": threshold, "report": report}
+        found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), **asked)
     document = {"model": model, "data": data, **plain(found)}
     return Answer(document, lambda: conditions_table(found), as_json)

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 import holdfast
-from holdfast.cli.app import Answer, DataName, Json, Model, check_writable, load, verb
+from holdfast.cli.app import Answer, DataName, Json, Model, Threshold, check_writable, load, verb
 from holdfast.errors import InvalidInput
 
 
@@ -28,6 +28,7 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
         float | None, Parameter(help="distance of a certificate, in the layer's units")
     ] = None,
     eta: Annotated[float | None, Parameter(help="loss change of a certificate")] = None,
+    threshold: Threshold = 0.0,
     out: Annotated[Path | None, Parameter(help="file for all values, row by row")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -42,9 +43,8 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     check_writable(out)
     (loaded,), rows = load([model], data)
     with progress_bar("knowledge continuity"):
-        result = holdfast.knowledge(
-            loaded.model, rows.batches, layer, loss, distance, perturbations=rows.perturbations
-        )
+        more = {"perturbations": rows.perturbations, "threshold": threshold}
+        result = holdfast.knowledge(loaded.model, rows.batches, layer, loss, distance, **more)
     worst = worst_part(result, rows)
     document = {"model": model, "data": data, **rows.treatment, **result.document(), **worst}
     if isinstance(rows, LoadedData):

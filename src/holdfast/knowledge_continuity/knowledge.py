@@ -12,6 +12,7 @@ from holdfast.arguments import check_tensor, shown
 from holdfast.batches import Data, Inputs
 from holdfast.errors import InvalidInput
 from holdfast.gradients import with_gradients
+from holdfast.graph.single import two_logits
 from holdfast.knowledge_continuity.measure import measure_layers
 from holdfast.knowledge_continuity.notes import rounding_note
 from holdfast.knowledge_continuity.options import KnowledgeOptions
@@ -97,7 +98,11 @@ def knowledge(  # noqa: PLR0913 - the signature is the contract's
             rounding = float((rows.roundings[origin] + moved.roundings).mean())
             notes += tuple(rounding_note("perturbations", float(changes.mean()), rounding))
     return dataclasses.replace(
-        result, loss=name_of(loss), perturbed=perturbed, accuracy=_accuracy(rows), notes=notes
+        result,
+        loss=name_of(loss),
+        perturbed=perturbed,
+        accuracy=_accuracy(rows, checked.threshold),
+        notes=notes,
     )
 
 
@@ -108,14 +113,14 @@ def _are_names(layers: object) -> bool:
     return not isinstance(layers, Tensor) and not hasattr(layers, "__array__")
 
 
-def _accuracy(rows: HiddenStates) -> float | None:
-    """Return the share of the rows whose largest output is the label's; None without classes."""
-    outputs, labels = rows.outputs, rows.labels
-    if outputs is None or outputs.ndim != 2 or outputs.shape[1] < 2 or labels.is_floating_point():
+def _accuracy(rows: HiddenStates, threshold: float) -> float | None:
+    """Return the share of the rows whose largest logit is the label's; None without classes."""
+    if rows.outputs is None or rows.labels.is_floating_point():
         return None
-    if not outputs.is_floating_point():
+    logits = two_logits(rows.outputs, threshold)
+    if logits.ndim != 2 or not logits.is_floating_point():
         return None
-    return float((outputs.argmax(1) == labels).double().mean())
+    return float((logits.argmax(1) == rows.labels).double().mean())
 
 
 def _check_perturbations(given: object, n: int) -> tuple[Inputs, Tensor]:

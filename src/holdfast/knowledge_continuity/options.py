@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from holdfast.arguments import check_choice, check_number, check_seed, check_whole
+from holdfast.arguments import check_choice, check_number, check_seed, check_threshold, check_whole
 from holdfast.knowledge_continuity.evidence.edges import Levels, check_levels
 from holdfast.knowledge_continuity.pairs.distance import Distance, resolve_distance
 from holdfast.knowledge_continuity.pairs.kernels import resolve_kernel
@@ -33,6 +33,7 @@ class KnowledgeOptions:
         seed: Of the choice of anchors and of random pairs.
         repeats: What rows are that repeat an anchor or one another: `copies` of one example, which
             certificates count once, or separate `draws` from data with few different examples.
+        threshold: A model of one logit means class 1 where it is above this.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -48,6 +49,7 @@ class KnowledgeOptions:
     grid: Levels | None = None
     seed: int = 0
     repeats: Literal["copies", "draws"] = "copies"
+    threshold: float = 0.0
 
     @classmethod
     def named(cls, options: Mapping[str, Any], **fixed: Any) -> "KnowledgeOptions":
@@ -81,4 +83,5 @@ class KnowledgeOptions:
         if self.grid is not None:
             check_levels(self.grid)
         check_seed(self.seed)
+        object.__setattr__(self, "threshold", check_threshold(self.threshold))
         check_choice("repeats", self.repeats, ("copies", "draws"))

@@ -23,12 +23,13 @@ from holdfast.errors import InvalidInput
 from holdfast.files import plain
 from holdfast.gradients import with_gradients
 from holdfast.graph.forward import logits_in
+from holdfast.graph.single import two_logits
 from holdfast.smoothness.eigen import top_eigenvalue
 from holdfast.smoothness.objective import Evaluation, Loss, Objective
 
 
 def _cross_entropy(outputs: object, labels: Tensor) -> Tensor:
-    logits = logits_in(outputs)
+    logits = two_logits(logits_in(outputs))
     if logits.ndim != 2:
         raise InvalidInput("model", f"outputs of shape {tuple(logits.shape)}", "[N, classes]")
     return functional.cross_entropy(logits, check_classes(labels, len(logits), logits.shape[1]))

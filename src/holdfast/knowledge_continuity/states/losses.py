@@ -15,15 +15,16 @@ from holdfast.arguments import look_up
 from holdfast.errors import InvalidInput
 from holdfast.gradients import with_gradients
 from holdfast.graph.forward import run_function
+from holdfast.graph.single import two_logits
 from holdfast.knowledge_continuity.pairs.distance import name_of
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 
 
-def row_losses(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+def row_losses(loss: Loss, outputs: Tensor, labels: Tensor, threshold: float = 0.0) -> Tensor:
     """Return the loss of each row.
 
-    With logits z, label y and p = softmax(z):
+    With logits z, label y and p = softmax(z), where one logit z counts as the two [0, z]:
 
     * `cross_entropy`: -log p_y, in nats;
     * `zero_one`: 0 if z_y is larger than every other logit, else 1 (a tie counts as wrong);
@@ -32,8 +33,10 @@ def row_losses(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         loss: One of these names, or a callable `(outputs, labels) -> [N]`.
-        outputs: Logits [N, classes]; a callable gets them as they are, whatever their shape.
+        outputs: Logits [N, classes], or one logit, [N] or [N, 1]; a callable gets them as they
+            are, whatever their shape.
         labels: Class indices [N]; a callable gets them as they are.
+        threshold: One logit means class 1 above this, for the losses `zero_one` and `margin`.
 
     Returns:
         Losses [N], float64.
@@ -49,12 +52,13 @@ def row_losses(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
         losses = run_function("loss", loss, outputs, labels)
     else:
         named = look_up("loss", loss, LOSSES)
-        _check_classes(outputs, labels)
-        losses = named(outputs.double(), labels.long())
+        logits = _logits(loss, outputs, threshold)
+        _check_classes(logits, labels)
+        losses = named(logits.double(), labels.long())
     return _checked(losses, len(outputs), name_of(loss))
 
 
-def loss_roundings(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+def loss_roundings(loss: Loss, outputs: Tensor, labels: Tensor, threshold: float = 0.0) -> Tensor:
     """Return what the rounding of its outputs may change in the loss of each row.
 
     Each output is a number of its type, so it may be half a unit in the last place away from what
@@ -66,6 +70,7 @@ def loss_roundings(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
         loss: As for `row_losses`.
         outputs: As for `row_losses`, which has accepted them.
         labels: As for `row_losses`.
+        threshold: As for `row_losses`.
 
     Returns:
         [N] float64, in units of loss. For a callable: the rounding of its own results, in the
@@ -89,10 +94,16 @@ def loss_roundings(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
         with with_gradients():
             z = logits.detach().to(torch.float64, copy=True).requires_grad_()
             chosen = targets.to(torch.int64, copy=True)
-            (slopes,) = torch.autograd.grad(LOSSES[loss](z, chosen).sum(), z)
+            total = LOSSES[loss](_logits(loss, z, threshold), chosen).sum()
+            (slopes,) = torch.autograd.grad(total, z)
         each = (slopes * z.detach()).nan_to_num(0.0, 0.0, 0.0).abs()  # a class at -inf weighs 0
-        moved.append(each.sum(1))
+        moved.append(each.reshape(len(each), -1).sum(1))
     return torch.finfo(outputs.dtype).eps / 2 * torch.cat(moved)
+
+
+def _logits(loss: str, outputs: Tensor, threshold: float) -> Tensor:
+    """Return one logit as two, moved by the threshold where the loss is about the answer alone."""
+    return two_logits(outputs, threshold if loss in ("zero_one", "margin") else 0.0)
 
 
 def _check_classes(outputs: Tensor, labels: Tensor) -> None:

@@ -90,10 +90,10 @@ def collect(
     answered = together, torch.cat(labels)
     return HiddenStates(
         {name: part.whole() for name, part in parts.items()},
-        row_losses(options.loss, *answered),
+        row_losses(options.loss, *answered, options.threshold),
         answered[1],
         identity,
-        loss_roundings(options.loss, *answered),
+        loss_roundings(options.loss, *answered, options.threshold),
         together,
     )
 
