@@ -40,6 +40,13 @@ EXACT = {
     "tanh": mpmath.tanh,
     "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
     "atan": mpmath.atan,
+    "sin": mpmath.sin,
+    "cos": mpmath.cos,
+    "erf": mpmath.erf,
+    "softsign": lambda x: x / (1 + abs(x)),
+    "softshrink": lambda x: mpmath.sign(x) * max(abs(x) - mpmath.mpf(0.3), 0),
+    "tanhshrink": lambda x: x - mpmath.tanh(x),
+    "log1p of relu": lambda x: mpmath.log1p(max(x, 0)),
     "logsigmoid": lambda x: -mpmath.log1p(mpmath.exp(-x)),
     "softplus": lambda x: mpmath.log1p(mpmath.exp(3 * x)) / 3,
 }

@@ -49,11 +49,15 @@ class Sums(nn.Module):
         return torch.minimum(y[:, 0], -y[:, 1]).abs()
 
 
-class Atan(nn.Module):
-    """The one activation here that is no module of torch."""
+class Function(nn.Module):
+    """A function that is no module of torch."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.atan(x)
+        return self.function(x)
 
 
 def _dense(activation: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
@@ -97,7 +101,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "hardtanh": lambda: nn.Hardtanh(-0.5, 0.25),
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
-    "atan": Atan,
+    "atan": lambda: Function(torch.atan),
+    "sin": lambda: Function(torch.sin),
+    "cos": lambda: Function(torch.cos),
+    "erf": lambda: Function(torch.erf),
+    "softsign": nn.Softsign,
+    "softshrink": lambda: nn.Softshrink(0.3),
+    "tanhshrink": nn.Tanhshrink,
+    "log1p of relu": lambda: Function(lambda x: torch.log1p(torch.relu(x))),
     "logsigmoid": nn.LogSigmoid,
     "softplus": lambda: nn.Softplus(beta=3.0),
 }

@@ -56,7 +56,16 @@ def _widen(least: Tensor, most: Tensor, turn: Turn, inside: Tensor) -> tuple[Ten
 
 
 def _holds(turn: Turn, low: Tensor, high: Tensor) -> Tensor:
-    return (low <= turn.where[1]) & (high >= turn.where[0])
+    """Return whether a turn may lie in intervals.
+
+    One that repeats does where low <= w + k p <= high for a whole number k; the quotients by p are
+    correct to 4 roundings, and 8 are allowed for.
+    """
+    if not turn.period:
+        return (low <= turn.where[1]) & (high >= turn.where[0])
+    first, last = (low - turn.where[1]) / turn.period, (high - turn.where[0]) / turn.period
+    room = 8.0 * UNIT * (1.0 + torch.maximum(first.abs(), last.abs()))
+    return (last + room).floor() >= (first - room).ceil()
 
 
 def _values(node: Node, z: Tensor) -> Approximate:
@@ -237,9 +246,14 @@ def lines(node: Node, low: Tensor, high: Tensor) -> Lines:
     below, above = torch.where(finite, below, zero), torch.where(finite, above, zero)
     floor, ceiling = _offset_below(cells, below), -_offset_below(flipped, -above)
     least, most = range_on(node, low, high)
+    lower, upper = finite, finite
+    if node.facts.curve(node.params).curved:  # straight pieces are never better off with constants
+        middle = 0.5 * low + 0.5 * high
+        lower = finite & ~(below * middle + floor < least)
+        upper = finite & ~(above * middle + ceiling > most)
     return Lines(
-        below,
-        torch.where(finite, floor, least).nan_to_num(-inf, inf, -inf),
-        above,
-        torch.where(finite, ceiling, most).nan_to_num(inf, inf, -inf),
+        torch.where(lower, below, zero),
+        torch.where(lower, floor, least).nan_to_num(-inf, inf, -inf),
+        torch.where(upper, above, zero),
+        torch.where(upper, ceiling, most).nan_to_num(inf, inf, -inf),
     )

@@ -178,6 +178,8 @@ def _in_words(node: torch.fx.Node, call: Call, values: Mapping[str, Any]) -> boo
     for source in node.all_input_nodes:
         value, known = source.meta.get("val"), values[source.name]
         if isinstance(value, Tensor) and isinstance(known, Ref) and known.at_one is None:
+            if value.dtype == torch.bool and node.target == torch.ops.aten.where.self:
+                continue  # the condition of a choice
             types.append(value.dtype)
             if call.dtype is not None and value.dtype.itemsize > call.dtype.itemsize:
                 return False

@@ -29,10 +29,13 @@ class Turn:
     Attributes:
         where: Two numbers with the point between them.
         value: Two numbers with the function's value between them.
+        period: The function turns there again after every multiple of it, correct to one rounding;
+            0 for a function that does not repeat.
     """
 
     where: tuple[float, float]
     value: tuple[float, float]
+    period: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,20 @@ def near(where: float, value: float) -> Turn:
     """Enclose a turn given to at least 15 digits."""
     room = 2.0**-40
     return Turn((where - room, where + room), (value - room, value + room))
+
+
+def wave(top: float) -> tuple[Turn, Turn]:
+    """Return all turns of a sine that is 1 at a point given to 15 digits, at most pi away from 0.
+
+    >>> [turn.value for turn in wave(0.0)]
+    [(1.0, 1.0), (-1.0, -1.0)]
+    """
+    places = [near(where, value) for where, value in ((top, 1.0), (top + math.pi, -1.0))]
+    first, second = (
+        Turn(place.where, (value, value), 2.0 * math.pi)
+        for place, value in zip(places, (1.0, -1.0), strict=True)
+    )
+    return first, second
 
 
 def at(where: float, value: float) -> Turn:

@@ -1,10 +1,11 @@
-"""Records of scalar functions: activations.
+"""Records of scalar functions: activations, and others that have a slope on the whole real line.
 
 Slopes over the real line are the extreme values of the derivatives, rounded outward in the last
 digit given. The tests compute every slope and every turn anew with 50 digits, and prove with
 interval arithmetic that there is no other turn.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from math import inf
@@ -23,6 +24,7 @@ from holdfast.ops.curves import (
     flat,
     kinked,
     near,
+    wave,
 )
 from holdfast.ops.record import Kind, Op, Params
 from holdfast.rounding import UNIT, mul_up, up
@@ -81,6 +83,10 @@ def _mish_slope(z: Tensor) -> Tensor:
     square = torch.sigmoid(-z).square()
     whole = 1.0 + square
     return (1.0 - square) / whole + z * torch.sigmoid(z) * 4.0 * square / whole.square()
+
+
+def _erf_slope(z: Tensor) -> Tensor:
+    return torch.exp(-z.square()) * (2.0 / math.sqrt(math.pi))
 
 
 # --- functions with settings --------------------------------------------------------------------
@@ -143,6 +149,13 @@ def _hardtanh_curve(params: Params) -> Curve:
 
 def _hardtanh_slopes(params: Params) -> Slopes:
     return (0.0, 0.0) if params["low"] == params["high"] else (0.0, 1.0)
+
+
+def _softshrink_curve(params: Params) -> Curve:
+    end = params["threshold"]
+    if end == 0.0:
+        return Curve((flat(1.0),))
+    return Curve((flat(1.0, high=-end), flat(0.0, -end, end), flat(1.0, low=end)), (at(0.0, 0.0),))
 
 
 def _softplus(x: Tensor, params: Params) -> Tensor:
@@ -256,12 +269,57 @@ SCALAR: Mapping[str, Op] = {
         ),
         (0.0, 1.0),
     ),
+    "sin": _scalar(
+        lambda x, p: torch.sin(x),
+        Curve((Piece(torch.cos, turns=wave(0.0)),), wave(math.pi / 2), (-1.0, 1.0)),
+        (-1.0, 1.0),
+    ),
+    "cos": _scalar(
+        lambda x, p: torch.cos(x),
+        Curve((Piece(lambda z: -torch.sin(z), turns=wave(-math.pi / 2)),), wave(0.0), (-1.0, 1.0)),
+        (-1.0, 1.0),
+    ),
+    "erf": _scalar(
+        lambda x, p: torch.erf(x),
+        Curve((Piece(_erf_slope, turns=(near(0.0, 1.1283791670955126),)),), (), (-1.0, 1.0)),
+        (0.0, 1.128379168),
+    ),
+    "softsign": _scalar(
+        lambda x, p: F.softsign(x),
+        Curve(
+            (Piece(lambda z: 1.0 / (1.0 + z.abs()).square(), turns=(at(0.0, 1.0),)),),
+            (),
+            (-1.0, 1.0),
+        ),
+        (0.0, 1.0),
+    ),
+    "softshrink": _scalar(
+        lambda x, p: F.softshrink(x, p["threshold"]), _softshrink_curve, (0.0, 1.0)
+    ),
+    "tanhshrink": _scalar(
+        lambda x, p: F.tanhshrink(x),
+        Curve((Piece(lambda z: torch.tanh(z).square(), turns=(at(0.0, 0.0),)),)),
+        (0.0, 1.0),
+    ),
+    # The logarithm of 1 + x where x is at least 0, continued by 0: all that is asked of it.
+    "log1p_relu": _scalar(
+        lambda x, p: torch.log1p(F.relu(x)),
+        Curve(
+            (flat(0.0, high=0.0), Piece(lambda z: 1.0 / (1.0 + z), low=0.0)), (), (0.0, inf)
+        ),
+        (0.0, 1.0),
+    ),
     "logsigmoid": _scalar(
         lambda x, p: F.logsigmoid(x),
         Curve((Piece(lambda z: torch.sigmoid(-z)),), (), (-inf, 0.0)),
         (0.0, 1.0),
     ),
     "softplus": _scalar(_softplus, _softplus_curve, (0.0, 1.0), inflation=_softplus_inflation),
-    "abs": _scalar(lambda x, p: x.abs(), kinked(-1.0), (-1.0, 1.0), exact=True),
+    "abs": _scalar(
+        lambda x, p: x.abs(),
+        dataclasses.replace(kinked(-1.0), limits=(0.0, inf)),
+        (-1.0, 1.0),
+        exact=True,
+    ),
 }
 """The records by name."""

@@ -16,6 +16,7 @@ from holdfast.graph.aten.call import (
     reduce,
     spread,
 )
+from holdfast.graph.aten.patterns import softsign, tanhshrink
 from holdfast.ops.geometry import ConvGeometry
 
 aten = torch.ops.aten
@@ -129,6 +130,8 @@ def _add(sign: float) -> Translate:
             return _add_constant(b, call, left, per_row(right, left), factor)
         if len(left.shape) != len(right.shape):
             return None  # of another rank, a row would line up with the batch
+        if factor == -1 and (whole := tanhshrink(b, call)):
+            return whole
         if factor != 1:
             right = b.emit("scale", [right], call, right.shape, factor=factor)
         terms = [_broadcast(b, call, term) for term in (left, right)]
@@ -185,7 +188,7 @@ def _mul(b: Builder, call: Call) -> Translation:
 def _div(b: Builder, call: Call) -> Translation:
     x, divisor = call.args[:2]
     if not isinstance(x, Ref) or isinstance(divisor, Ref):
-        return None
+        return softsign(b, call)
     divisor = per_row(divisor, x)
     if divisor is None:
         return None

@@ -17,6 +17,7 @@ from holdfast.graph.aten.call import (
     unary,
     with_args,
 )
+from holdfast.graph.aten.patterns import log1p, softshrink
 
 aten = torch.ops.aten
 
@@ -187,6 +188,11 @@ NONLINEAR: Mapping[object, Translate] = {
     aten.tanh.default: unary("tanh"),
     aten.sigmoid.default: unary("sigmoid"),
     aten.atan.default: unary("atan"),
+    aten.sin.default: unary("sin"),
+    aten.cos.default: unary("cos"),
+    aten.erf.default: unary("erf"),
+    aten.log1p.default: log1p,
+    aten.where.self: softshrink,
     aten.log_sigmoid.default: unary("logsigmoid"),
     aten.softplus.default: _softplus,
     aten.abs.default: unary("abs"),
