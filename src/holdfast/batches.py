@@ -1,6 +1,6 @@
 """Inputs and labels as users hand them over, read in one way for every verb."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -99,3 +99,9 @@ def _is_pair(item: object) -> bool:
 def flat_rows(values: Tensor, first: int = 1) -> Tensor:
     """Return all that follows the first dimensions as one, of size 1 where a row is one number."""
     return values.unsqueeze(-1).flatten(first)
+
+
+def groups_last(values: Tensor, dims: Sequence[int]) -> Tensor:
+    """Lay some dimensions of [R, ...], counted from the rows, along one last dimension."""
+    ends = tuple(range(values.dim() - len(dims), values.dim()))
+    return values.movedim(tuple(dims), ends).flatten(ends[0])

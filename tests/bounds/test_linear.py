@@ -24,7 +24,16 @@ from holdfast.rounding import gamma
 from holdfast.sources.demo import GroupSort, demo_data, demo_model
 from holdfast.types import Ball, Region
 
-_CONSTANT = ("softmax", "log softmax", "layer norm", "group norm", "long sort")
+_CONSTANT = (
+    "softmax",
+    "log softmax",
+    "layer norm",
+    "group norm",
+    "rms norm",
+    "lengths",
+    "log sum exp",
+    "long sort",
+)
 """Nets with an operation that only has constant bounds."""
 
 

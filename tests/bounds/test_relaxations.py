@@ -297,6 +297,32 @@ def test_the_derivative_turns_nowhere_else(name: str, bend) -> None:
             assert all(a < b for a, b in itertools.pairwise(bends))
 
 
+@given(st.sampled_from(["sin", "cos"]), st.integers(-(10**15), 10**15), st.integers(-60, 2))
+def test_every_turn_of_a_wave_is_found(name: str, quarter: int, power: int) -> None:
+    """Between two numbers with a turn between them the range reaches it, however far out."""
+    with mpmath.workdps(60):
+        where = float(quarter * mpmath.pi / 2)
+    ends = [math.nextafter(where + s * 2.0**power, s * math.inf) for s in (-1, 1)]
+    low, high = (torch.full((1, 8), end, dtype=torch.float64) for end in ends)
+    sine, cosine = (0, 1, 0, -1)[quarter % 4], (1, 0, -1, 0)[quarter % 4]
+    value, slope = (sine, cosine) if name == "sin" else (cosine, -sine)
+    least, most = (float(end[0, 0]) for end in range_on(node_of(name), low, high))
+    a, b = (float(end[0, 0]) for end in slopes_on(node_of(name), low, high))
+    assert least <= value <= most and a <= slope <= b
+    with mpmath.workdps(60):
+        assert all(least <= EXACT[name](mpmath.mpf(end)) <= most for end in ends)
+
+
+def test_a_wave_turns_nowhere_else() -> None:
+    for k in range(-20, 20):  # from just above a turn of the sine to just below the next
+        low, high = ((k + 0.5) * math.pi + 1e-6, (k + 1.5) * math.pi - 1e-6)
+        ends = [torch.full((1, 8), end, dtype=torch.float64) for end in (low, high)]
+        least, most = range_on(node_of("sin"), *ends)
+        assert float(most.max()) < 1.0 and float(least.min()) > -1.0
+        turns = node_of("sin").facts.curve({}).turns
+        assert not any(bool(relaxations._holds(turn, *ends).any()) for turn in turns)
+
+
 def test_prelu_takes_each_channel_by_itself() -> None:
     module = nn.PReLU(2)
     module.weight.data = torch.tensor([-1.0, 0.5])

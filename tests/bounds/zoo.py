@@ -82,6 +82,11 @@ def _scaled(norm: nn.Module) -> nn.Module:
     return norm
 
 
+def _scaled_weight(norm: nn.Module) -> nn.Module:
+    norm.weight.data = torch.randn_like(norm.weight)
+    return norm
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky": lambda: nn.LeakyReLU(0.2),
@@ -190,6 +195,20 @@ NETS: dict[str, Callable[[], nn.Module]] = {
         nn.Linear(6, 8), _scaled(nn.LayerNorm(8)), nn.ReLU(), nn.Linear(8, 3)
     ),
     "group norm": lambda: _images(_scaled(nn.GroupNorm(2, 2)), nn.ReLU()),
+    "rms norm": lambda: nn.Sequential(
+        nn.Linear(6, 8), _scaled_weight(nn.RMSNorm(8)), nn.ReLU(), nn.Linear(8, 3)
+    ),
+    "lengths": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 3)),
+        Function(lambda x: torch.cat([x.norm(dim=2), (2 * x - 1).norm(dim=1)], 1)),
+        nn.Linear(5, 3),
+        Function(lambda x: x.norm(dim=1, keepdim=True)),
+    ),
+    "log sum exp": lambda: nn.Sequential(
+        nn.Linear(6, 8),
+        nn.Unflatten(1, (2, 4)),
+        Function(lambda x: torch.cat([x.logsumexp(2), (9 * x).logsumexp((1, 2), True)[:, 0]], 1)),
+    ),
     "softmax": lambda: nn.Sequential(nn.Linear(6, 5), nn.Softmax(-1), nn.Linear(5, 3)),
     "log softmax": lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.LogSoftmax(-1)),
 }

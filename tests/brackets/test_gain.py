@@ -50,6 +50,17 @@ MODELS = {
     "leaky": nn.Sequential(nn.LeakyReLU(3.0), nn.PReLU(1, -4.0), nn.Linear(32, 3)),
     "layer norm": nn.Sequential(nn.Linear(32, 6), nn.LayerNorm(6)),
     "group norm": image(nn.GroupNorm(2, 2)),
+    "rms norm": nn.Sequential(nn.Linear(32, 6), nn.RMSNorm(6)),
+    "lengths": function(
+        lambda x: torch.cat([x.norm(dim=1, keepdim=True), x.reshape(-1, 4, 8).norm(dim=2)], 1)
+    ),
+    "lengths of another order": function(
+        lambda x: torch.stack([x.norm(p=p, dim=1) for p in (1, 2, math.inf)], 1)
+    ),
+    "log sum exp": function(lambda x: 5 * x.reshape(-1, 4, 8).logsumexp(2)),
+    "waves": nn.Sequential(nn.Linear(32, 4), function(lambda x: torch.sin(3 * x).cos().erf())),
+    "shrunk": nn.Sequential(nn.Softshrink(0.2), nn.Tanhshrink(), nn.Softsign()),
+    "log1p": function(lambda x: torch.log1p(x.abs())),
     "softmax": nn.Sequential(nn.Linear(32, 5), nn.Softmax(-1)),
     "log softmax": nn.Sequential(nn.Linear(32, 5), nn.LogSoftmax(-1)),
     "arithmetic": function(lambda x: (3 - 2 * x) / 4 + x - x.mean(1, keepdim=True)),
@@ -72,7 +83,7 @@ def prepared(name: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.running_var.uniform_(0.01, 2.0)
             module.weight.data.normal_()
-        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
             module.weight.data.normal_()
     return model.eval()
 

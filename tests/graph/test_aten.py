@@ -1,5 +1,6 @@
 """Translations: every argument of an operation counts, and what has no words is kept as it is."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -67,6 +68,20 @@ TRANSLATED: dict[str, Function] = {
     "prelu": lambda x: F.prelu(x, V),
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
     "softplus": lambda x: F.softplus(x, 2.5, 30),
+    "waves": lambda x: torch.sin(x) + torch.cos(x) + torch.erf(x) + torch.atan(x),
+    "softshrink": lambda x: F.softshrink(x, 0.3),
+    "softshrink by 0": lambda x: F.softshrink(x, 0.0),
+    "softsign": F.softsign,
+    "tanhshrink": F.tanhshrink,
+    "log1p of no negative number": lambda x: torch.log1p(x.abs()) + torch.log1p(x.sigmoid()),
+    "lengths": lambda x: x.norm(dim=(1, -1), keepdim=True) + x.norm(dim=2, keepdim=True),
+    "lengths in l1": lambda x: x.norm(p=1, dim=2),
+    "lengths in linf": lambda x: torch.linalg.vector_norm(x, math.inf, (2, 3)),
+    "lengths by another name": lambda x: torch.linalg.norm(x, dim=(1, 2)),
+    "lengths of lines": lambda x: torch.linalg.norm(x, 1, dim=2, keepdim=True),
+    "log sum exp": lambda x: x.logsumexp((1, 3), True) + x.logsumexp(2, True),
+    "rms norm": lambda x: F.rms_norm(x, (7, 5), None, 0.1),
+    "rms norm by default": lambda x: F.rms_norm(x, (5,), V[:5]),
     "clamp": lambda x: x.clamp(-0.4, 0.2) + x.clamp(max=0.1) - x.clamp(min=0.3),
     "hardtanh": lambda x: F.hardtanh(x, -0.3, 0.8),
     "layer norm": lambda x: F.layer_norm(x, (7, 5), None, None, 0.1),
@@ -82,6 +97,12 @@ OPAQUE: dict[str, Function] = {
     "indices of max": lambda x: x + x.max(1, keepdim=True)[1],
     "integers": lambda x: x.long().float().mean(1, True) + (x > 0).float(),
     "division by zero": lambda x: (x / 0.0).clamp(-1, 1),
+    "nearly softsign": lambda x: x / (1.5 + x.abs()),
+    "another's softsign": lambda x: x.relu() / (1 + x.abs()),
+    "nearly softshrink": lambda x: torch.where(x.abs() > 0.3, x - x.sign() * 0.2, x * 0),
+    "half a softshrink": lambda x: torch.where(x.abs() > 0.3, x - x.sign() * 0.3, x * 0.5),
+    "log1p": lambda x: torch.log1p(x.tanh()),
+    "lengths in l3": lambda x: x.norm(p=3, dim=1),
     "bilinear": lambda x: F.interpolate(x, scale_factor=1.6, mode="bilinear"),
     "nearest exact": lambda x: F.interpolate(x, scale_factor=1.6, mode="nearest-exact"),
     "pad cut around": lambda x: F.pad(x, (-1, 2, 0, 0), mode="circular"),

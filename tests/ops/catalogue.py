@@ -111,6 +111,12 @@ CATALOGUE: dict[str, list[Use]] = {
     "softmax": [one((3, 4), dim=2)],
     "log_softmax": [one((3, 4), dim=1)],
     "layer_norm": [one((3, 4), shape=(4,), weight=draw(4), bias=draw(4, seed=2), eps=1e-5)],
+    "rms_norm": [one((3, 4), shape=(4,), weight=draw(4), bias=None, eps=1e-5)],
+    "vector_norm": [
+        one((3, 4), dims=(2,), keepdim=False),
+        one((3, 4), dims=(1, 2), keepdim=True),
+    ],
+    "logsumexp": [one((3, 4), dims=(1,), keepdim=True)],
     "group_norm": [one((4, 3), groups=2, weight=draw(4), bias=None, eps=1e-3)],
 }
 

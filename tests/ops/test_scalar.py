@@ -56,6 +56,14 @@ def test_no_secant_is_steeper(name: str) -> None:
     assert node.facts.steepest(node.params) == max(abs(low), abs(high))
 
 
+def test_the_slope_of_the_error_function_in_the_origin_to_fifty_digits() -> None:
+    with mpmath.workdps(50):
+        steepest = mpmath.diff(mpmath.erf, 0)
+        assert 0 <= OPS["erf"].steepest({}) - steepest < 1e-9
+        (turn,) = OPS["erf"].curve({}).pieces[0].turns
+        assert turn.value[0] < steepest < turn.value[1]
+
+
 @given(st.lists(st.floats(-4, 4), min_size=1, max_size=3))
 def test_prelu_takes_the_steepest_channel(weight: list[float]) -> None:
     params = {"weight": torch.tensor(weight, dtype=torch.float64)}

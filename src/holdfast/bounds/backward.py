@@ -22,7 +22,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from holdfast.batches import flat_rows
+from holdfast.batches import flat_rows, groups_last
 from holdfast.bounds.interval import Interval
 from holdfast.bounds.relaxations import Lines, lines
 from holdfast.bounds.windows import Coefficients, Windows, conv_adjoint, is_even
@@ -306,7 +306,7 @@ def largest_step(node: Node, x: Interval, result: Interval) -> BackwardStep:
         The step.
     """
     dims: tuple[int, ...] = tuple(node.params["dims"])
-    low, high = _by_group(x.low, dims), _by_group(x.high, dims)
+    low, high = groups_last(x.low, dims), groups_last(x.high, dims)
     counted = node.params.get("rivals", torch.ones(()) > 0)
     low, high = (torch.where(counted, end, torch.full_like(end, -torch.inf)) for end in (low, high))
     chosen = low.argmax(-1, keepdim=True)
@@ -323,19 +323,13 @@ def largest_step(node: Node, x: Interval, result: Interval) -> BackwardStep:
         back = _ungroup(grouped, x.low.shape[1:], dims)
         return Pulled([back], dot(negative, ceiling), _size(rows, magnitude))
 
-    reach = _by_group(x.size(), dims).amax(-1).reshape(-1, *shape)
+    reach = groups_last(x.size(), dims).amax(-1).reshape(-1, *shape)
     magnitude = reach + ceiling.abs()
     return BackwardStep(node.inputs, pull, magnitude, low[0].numel() + 16)
 
 
-def _by_group(values: Tensor, dims: Sequence[int]) -> Tensor:
-    """Lay the reduced dimensions of [R, ...] along one last dimension."""
-    ends = tuple(range(values.dim() - len(dims), values.dim()))
-    return values.movedim(tuple(dims), ends).flatten(ends[0])
-
-
 def _ungroup(values: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tensor:
-    """Undo `_by_group` for [R, K, ..., group]; `dims` count without K."""
+    """Undo `groups_last` for [R, K, ..., group]; `dims` count without K."""
     ends = tuple(range(len(shape) + 2 - len(dims), len(shape) + 2))
     values = values.unflatten(-1, [shape[dim - 1] for dim in dims])
     return values.movedim(ends, tuple(dim + 1 for dim in dims))

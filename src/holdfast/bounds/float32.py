@@ -24,6 +24,7 @@ from holdfast.graph.running import ULPS, Approximate, evaluate_all, offset, sett
 from holdfast.graph.walk import Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.record import Params
+from holdfast.ops.vector import group_size
 from holdfast.ops.wiring import filled
 from holdfast.rounding import UNIT, rows_up, up
 
@@ -81,9 +82,18 @@ def _bends_in_the_origin(node: Node) -> bool:
     return not known.curved and known.breaks == (0.0,)
 
 
-def softmax_rounding(node: Node) -> float:
-    """Return the rounding of any entry of a softmax or its logarithm, per unit of max(1, |x|)."""
-    return 4.0 * gamma32(node.shape[node.params["dim"] - 1] + 64)
+def softmax_rounding(node: Node, shape: Sequence[int]) -> float:
+    """Return the rounding of a softmax, its logarithm, or the logarithm of a sum of exponentials.
+
+    Args:
+        node: One of the three.
+        shape: Of one row of its input.
+
+    Returns:
+        The error of any entry, per unit of max(1, |x|).
+    """
+    summed = group_size({"dims": node.params.get("dims", (node.params.get("dim"),))}, shape)
+    return 4.0 * gamma32(summed + 64)
 
 
 def _when_stored(value: float) -> float:
@@ -318,8 +328,18 @@ def _softmax(node: Node, parts: Sequence[Executed]) -> Found:
     dim = node.params["dim"]
     constant = 0.5 if node.op == "softmax" else 2.0
     worst, widest = (part.amax(dim, keepdim=True) for part in (error, size))
-    total = constant * worst + softmax_rounding(node) * (widest + 1.0)
+    rounding = softmax_rounding(node, error.shape[1:])
+    total = constant * worst + rounding * (widest + 1.0)
     return rows_up(total.expand_as(error), 6), _nothing(error)
+
+
+def _log_sum_exp(node: Node, parts: Sequence[Executed]) -> Found:
+    """As for a softmax, with |J| in linf at most 1."""
+    worst, widest = (
+        part.amax(node.params["dims"], node.params["keepdim"]) for part in parts[0].read
+    )
+    rounding = softmax_rounding(node, parts[0].error.shape[1:])
+    return rows_up(worst + rounding * (widest + 1.0), 6), _nothing(worst)
 
 
 FLOAT32 = Reading(
@@ -339,10 +359,11 @@ FLOAT32 = Reading(
             "sort": _sort,
             "softmax": _softmax,
             "log_softmax": _softmax,
+            "logsumexp": _log_sum_exp,
         },
     ),
     dict.fromkeys(
-        ("layer_norm", "group_norm"),
+        ("layer_norm", "group_norm", "rms_norm", "vector_norm"),
         ("has no bound of its rounding in float32", "use semantics='real'"),
     ),
     constants=True,

@@ -13,7 +13,6 @@ functions within the error that `holdfast.graph.running` states.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -21,15 +20,25 @@ from math import inf
 import torch
 from torch import Tensor
 
+from holdfast.batches import groups_last
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import range_on
+from holdfast.bounds.vector import vector_range
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.running import Approximate, affine
 from holdfast.graph.walk import Env, Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
-from holdfast.ops.geometry import per_channel
-from holdfast.rounding import SMALLEST, UNIT, exponent_of, gamma, next_down, rows_up, scaled
+from holdfast.rounding import (
+    SMALLEST,
+    UNIT,
+    exponent_of,
+    lengths_down,
+    lengths_up,
+    next_down,
+    rows_up,
+    scaled,
+)
 from holdfast.types import Region
 
 _ROOM = 2.0**-500
@@ -242,110 +251,23 @@ def _monotone(node: Node, parts: Sequence[Interval]) -> Interval:
     )
 
 
-def _shares(node: Node, x: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return exponentials of x less their largest possible value, and sums of the others' ones.
-
-    With m the largest upper end, an exponential is at most 1 and within 64 units of roundoff:
-    t e^t <= 1 for t <= 0 bounds what the rounding of x - m does. A sum of n of them is then within
-    gamma_(n + 128) n, and so is what is left when one of them is taken off.
-    """
-    dim = node.params["dim"]
-    largest = x.high.amax(dim, keepdim=True)
-    low, high = torch.exp(x.low - largest), torch.exp(x.high - largest)
-    n = x.low.shape[dim]
-    room = 2.0 * gamma(n + 128) * n
-    fewest = (low.sum(dim, keepdim=True) - low - room).clamp(min=0.0)
-    most = (high.sum(dim, keepdim=True) - high).clamp(min=0.0) + room
-    return (low - 64.0 * UNIT).clamp(min=0.0), high + 64.0 * UNIT, fewest, most, largest
-
-
-def _softmax(node: Node, parts: Sequence[Interval]) -> Interval:
-    """Return e_i / (e_i + sum of the others), which grows in x_i and falls in the others."""
+def _vector(node: Node, parts: Sequence[Interval]) -> Interval:
     (x,) = parts
-    low, high, fewest, most, _ = _shares(node, x)
-    least = (low / (low + most)) * (1.0 - 8.0 * UNIT) - SMALLEST
-    largest = (high / (high + fewest)) * (1.0 + 8.0 * UNIT)
-    return Interval(least.nan_to_num(0.0).clamp(min=0.0), largest.nan_to_num(1.0).clamp(max=1.0))
+    found = Interval(*vector_range(node, x.low, x.high))
+    return found if node.op != "vector_norm" or x.ball is None else _length_in(node, x.ball, found)
 
 
-def _log_softmax(node: Node, parts: Sequence[Interval]) -> Interval:
-    """Return x_i - log(e^x_i + sum of the others), which grows in x_i and falls in the others."""
-    (x,) = parts
-    _, high, fewest, most, largest = _shares(node, x)
-    size = x.size() + largest.abs() + 1024.0
-    room = 256.0 * UNIT * size
-    top = torch.exp(x.low - largest) + 64.0 * UNIT
-    least = x.low - largest - torch.log(top + most) - room
-    bottom = (high - 128.0 * UNIT).clamp(min=0.0)
-    most_likely = x.high - largest - torch.log((bottom + fewest) * (1.0 - 8.0 * UNIT)) + room
-    return Interval(
-        least.nan_to_num(-inf, inf, -inf),
-        most_likely.nan_to_num(0.0, 0.0).clamp(max=0.0),
-    )
-
-
-def _normalisation(node: Node, parts: Sequence[Interval]) -> Interval:
-    (x,) = parts
-    lead = _lead(node, x.low)
-    middle, reach = middle_form(x.low.reshape(*lead, -1), x.high.reshape(*lead, -1))
-    low, high = _standardised(middle, reach, float(node.params["eps"]))
-    return _rescale_channels(node, low.reshape(x.low.shape), high.reshape(x.low.shape))
-
-
-def _lead(node: Node, x: Tensor) -> tuple[int, ...]:
-    """Return the shape in front of the entries that are normalised together."""
-    if node.op == "group_norm":
-        return (len(x), node.params["groups"])
-    return tuple(x.shape[: x.dim() - len(node.params["shape"])])
-
-
-def _standardised(middle: Tensor, reach: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Bound z = (x - mean) / s along the last dimension, s^2 = variance + eps.
-
-    With y = x - mean: y_i moves by at most r_i (1 - 2/d) + sum(r) / d, and sqrt(variance), which is
-    ||y|| / sqrt(d), by at most ||r|| / sqrt(d), since centring is a projection. The rounding of y
-    is at most e = gamma_(d+4) 2 max|x|. Whatever the input, |z_i| <= sqrt(d - 1). A float32 model
-    may round eps to float32: both values are allowed for.
-
-    Returns:
-        Bounds below and above, of the shape of `middle`.
-    """
-    d = middle.shape[-1]
-    relative = 4.0 * gamma(d + 16)
-    y = middle - middle.mean(-1, keepdim=True)
-    error = relative * middle.abs().amax(-1, keepdim=True) + d * SMALLEST
-    total = reach.sum(-1, keepdim=True)
-    moved = reach * (1.0 - 2.0 / d) + total / d + relative * (reach + total) + error
-    spread = y.square().mean(-1, keepdim=True).sqrt()
-    turned = reach.square().mean(-1, keepdim=True).sqrt() + error + _ROOM
-    turned = turned * (1.0 + relative) + relative * spread
-    narrow = torch.tensor(eps, dtype=torch.float32).item()
-    smallest = ((spread - turned).clamp(min=0.0).square() + min(eps, narrow)).sqrt()
-    largest = ((spread + turned).square() + max(eps, narrow)).sqrt()
-    smallest, largest = smallest * (1.0 - 8.0 * UNIT), largest * (1.0 + 8.0 * UNIT)
-    cap = math.sqrt(d - 1) * (1.0 + 4.0 * UNIT)
-
-    def top(ends: Tensor) -> Tensor:
-        ends = -next_down(-ends)
-        quotient = torch.where(ends >= 0, ends / smallest, ends / largest)
-        return (-next_down(-quotient)).nan_to_num(cap, cap, -cap).clamp(-cap, cap)
-
-    return -top(moved - y), top(y + moved)
-
-
-def _rescale_channels(node: Node, low: Tensor, high: Tensor) -> Interval:
-    """Multiply by the weight and add the bias, both per channel."""
-    weight, bias = node.params["weight"], node.params["bias"]
-    grouped = node.op == "group_norm"
-    if weight is not None:
-        weight = per_channel(weight, low.dim()) if grouped else weight
-        ends = low * weight, high * weight
-        low = next_down(torch.minimum(*ends))
-        high = -next_down(-torch.maximum(*ends))
-    if bias is not None:
-        bias = per_channel(bias, low.dim()) if grouped else bias
-        low, high = next_down(low + bias), -next_down(-high - bias)
-    return Interval(low, high)
+def _length_in(node: Node, ball: Spread, known: Interval) -> Interval:
+    """Bound lengths of groups of entries of c + s u once more, by those of c."""
+    # They differ by at most ||s u||_2 <= max(s) ||u||_2, and ||u||_2 <= ||u||_1.
+    dims, shape = node.params["dims"], (-1, *node.shape)
+    scale = groups_last(ball.scale, dims).amax(-1).reshape(shape)
+    error = lengths_up(groups_last(ball.center.error, dims)).reshape(shape)
+    apart = rows_up(error + scale * over(ball.radius, scale), 2)
+    center = groups_last(ball.center.value, dims)
+    low = next_down(lengths_down(center).reshape(shape) - apart)
+    high = -next_down(-lengths_up(center).reshape(shape) - apart)
+    return known.meet(low.nan_to_num(0.0), high.nan_to_num(inf, inf))
 
 
 RULES: dict[str, Rule] = rules(
@@ -355,14 +277,9 @@ RULES: dict[str, Rule] = rules(
         Kind.SUM: _add,
         Kind.SCALAR: _elementwise,
         Kind.CHOICE: _monotone,
+        Kind.VECTOR: _vector,
     },
-    {
-        "constant": _constant,
-        "softmax": _softmax,
-        "log_softmax": _log_softmax,
-        "layer_norm": _normalisation,
-        "group_norm": _normalisation,
-    },
+    {"constant": _constant},
 )
 """How bounds of its inputs become bounds of a node."""
 

@@ -223,11 +223,12 @@ class Growth:
         return self._step(node, flows[0], activation_rounding(node)[0])
 
     def _constant(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
-        if node.op not in ("softmax", "log_softmax"):
+        if node.op not in ("softmax", "log_softmax", "logsumexp"):
             return self._step(node, flows[0], 0.0)
         entries = float(math.prod(node.shape))
         spread = {1.0: entries, 2.0: sqrt_up(entries), math.inf: 1.0}[self.norm]
-        return self._step(node, flows[0], mul_up(softmax_rounding(node), spread))
+        rounding = softmax_rounding(node, self.graph[node.inputs[0]].shape)
+        return self._step(node, flows[0], mul_up(rounding, spread))
 
     def _add(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
         pairs = zip(node.inputs, flows, strict=True)

@@ -17,6 +17,7 @@ from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import Env, Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.geometry import per_channel
+from holdfast.ops.vector import group_size
 from holdfast.rounding import TINY, UNIT, gamma, rows_up
 
 ULPS = 32.0
@@ -163,17 +164,40 @@ def _softmax(node: Node, parts: Sequence[Approximate]) -> Approximate:
     return Approximate(value, rows_up((constant * worst + rounding).expand_as(value), 8))
 
 
+def log_sum_exp(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """Bound a logarithm of sums: |J| in linf is 1, and the sum rounds as that of a softmax."""
+    (x,) = parts
+    dims, keepdim = node.params["dims"], node.params["keepdim"]
+    worst = x.error.amax(dims, keepdim)
+    size = x.value.abs().amax(dims, keepdim).clamp(min=1.0)
+    rounding = gamma(group_size(node.params, _row_shape(x)) + 64) * 4.0 * size
+    return Approximate(execute(node, [x.value]), rows_up(worst + rounding, 8))
+
+
+def _vector_norm(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """An error passes as its own length; the sum of n squares and its root round relatively."""
+    (x,) = parts
+    value, moved = execute(node, [x.value]), execute(node, [x.error])
+    n = group_size(node.params, _row_shape(x))
+    # Squares that underflow lose less than n 2^-1073 together, their root less than this.
+    lost = n**0.5 * 2.0**-535
+    error = moved + gamma(n + 8) * (value + moved) + 2.0 * lost
+    return Approximate(value, rows_up(error, n + 8))
+
+
 def _normalisation(node: Node, parts: Sequence[Approximate]) -> Approximate:
     """Return z = (x - mean) / s with its rounding, for s >= sqrt(eps) and |z| <= sqrt(d).
 
     The centred value errs by at most e = gamma_d 2 max|x|; that moves s by at most the same, so
     z by e (1 + sqrt(d)) / sqrt(eps), and d + 8 relative roundings act on |z|. An error of the
     input passes with the linf constant 2 sqrt(d) / sqrt(eps) of the normalisation. It is computed
-    like that here: torch subtracts large squares for some memory layouts.
+    like that here: torch subtracts large squares for some memory layouts. Where no mean is taken
+    off, the bound is more than there is; of squares that overflow nothing else is known.
     """
     (x,) = parts
     flat, weight, bias = _groups(node, x)
-    centred = flat.value - flat.value.mean(-1, keepdim=True)
+    mean = 0.0 if node.op == "rms_norm" else flat.value.mean(-1, keepdim=True)
+    centred = flat.value - mean
     deviation = (centred.square().mean(-1, keepdim=True) + node.params["eps"]).sqrt()
     value = (centred / deviation).reshape(x.value.shape) * weight + bias
     d = flat.value.shape[-1]
@@ -223,5 +247,8 @@ _RULES: dict[str, Rule] = rules(
         "log_softmax": _softmax,
         "layer_norm": _normalisation,
         "group_norm": _normalisation,
+        "rms_norm": _normalisation,
+        "vector_norm": _vector_norm,
+        "logsumexp": log_sum_exp,
     },
 )

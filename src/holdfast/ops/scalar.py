@@ -304,9 +304,7 @@ SCALAR: Mapping[str, Op] = {
     # The logarithm of 1 + x where x is at least 0, continued by 0: all that is asked of it.
     "log1p_relu": _scalar(
         lambda x, p: torch.log1p(F.relu(x)),
-        Curve(
-            (flat(0.0, high=0.0), Piece(lambda z: 1.0 / (1.0 + z), low=0.0)), (), (0.0, inf)
-        ),
+        Curve((flat(0.0, high=0.0), Piece(lambda z: 1.0 / (1.0 + z), low=0.0)), (), (0.0, inf)),
         (0.0, 1.0),
     ),
     "logsigmoid": _scalar(

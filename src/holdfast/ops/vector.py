@@ -1,10 +1,11 @@
-"""Records of operations that mix entries in a curved way: softmax, normalisations."""
+"""Records of operations that mix entries in a curved way: softmax, normalisations, lengths."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from holdfast.ops.record import Kind, Op, Params, Shape
 from holdfast.rounding import down, mul_up, sqrt_up, up
@@ -28,11 +29,41 @@ def _log_softmax(params: Params, shape: Shape, result: Shape, norm: float) -> fl
     return sqrt_up(float(n)) if norm == 2.0 else 2.0
 
 
+def _vector_norm(params: Params, shape: Shape, result: Shape, norm: float) -> float:
+    """Return 1 in l1 and l2, sqrt(n) in linf for lengths of n entries each.
+
+    | ||x_g|| - ||y_g|| | <= ||d_g|| for every group g of entries, with d = x - y. Squared and added
+    up that is ||d||^2; in l1 the sum of the ||d_g||_2 <= ||d_g||_1 is ||d||_1; in linf
+    ||d_g||_2 <= sqrt(n) max|d_g|, reached where all entries change alike.
+    """
+    return sqrt_up(float(group_size(params, shape))) if norm == math.inf else 1.0
+
+
+def _log_sum_exp(params: Params, shape: Shape, result: Shape, norm: float) -> float:
+    """Return 1: the gradient p of each result is a softmax, at least 0 with sum 1.
+
+    So |p . d_g| is at most max|d_g|, and that is at most ||d_g|| in l2 and l1; groups share no
+    entry.
+    """
+    return 1.0
+
+
+def group_size(params: Params, shape: Shape) -> int:
+    """Return how many entries of a row are reduced to one.
+
+    Args:
+        params: With the reduced dimensions, `dims`, the batch being dimension 0.
+        shape: Of one row.
+    """
+    return math.prod(shape[dim - 1] for dim in params["dims"])
+
+
 def _normalisation(params: Params, entries: int, norm: float) -> float:
     """Return max|gamma| / sqrt(eps), the slope at a constant vector, where the variance is 0.
 
     With z = (x - mean) / s the Jacobian is diag(gamma) P (I - z z^T / d) / s with projections
     P and I - z z^T / d, and s >= sqrt(eps). For l1 and linf the factor sqrt(d) between norms.
+    Without the mean it is diag(gamma) (I - z z^T / d) / s, and |z|^2 <= d: the slope at 0.
     """
     weight, eps = params["weight"], params["eps"]
     # A float32 model rounds eps to float32: the smaller of the two is the safe one.
@@ -46,6 +77,10 @@ def _normalisation(params: Params, entries: int, norm: float) -> float:
 
 def _layer_norm(params: Params, shape: Shape, result: Shape, norm: float) -> float:
     return _normalisation(params, math.prod(params["shape"]), norm)
+
+
+def _rms_norm(inputs: Sequence[Tensor], params: Params) -> Tensor:
+    return F.rms_norm(inputs[0], params["shape"], params["weight"], params["eps"])
 
 
 def _group_norm(params: Params, shape: Shape, result: Shape, norm: float) -> float:
@@ -64,6 +99,15 @@ VECTOR: Mapping[str, Op] = {
         lambda x, p: F.group_norm(x[0], p["groups"], p["weight"], p["bias"], p["eps"]),
         Kind.VECTOR,
         constant=_group_norm,
+    ),
+    "rms_norm": Op(_rms_norm, Kind.VECTOR, constant=_layer_norm),
+    "vector_norm": Op(
+        lambda x, p: torch.linalg.vector_norm(x[0], 2, p["dims"], p["keepdim"]),
+        Kind.VECTOR,
+        constant=_vector_norm,
+    ),
+    "logsumexp": Op(
+        lambda x, p: x[0].logsumexp(p["dims"], p["keepdim"]), Kind.VECTOR, constant=_log_sum_exp
     ),
 }
 """The records by name."""

@@ -13,6 +13,8 @@ from holdfast.graph.aten.call import (
     Translate,
     Translation,
     feature_dim,
+    feature_dims,
+    reduce,
     spread,
     unary,
     with_args,
@@ -155,6 +157,39 @@ def _layer_norm(b: Builder, call: Call) -> Translation:
     return b.emit("layer_norm", [x], call, x.shape, **settings)
 
 
+def _rms_norm(b: Builder, call: Call) -> Translation:
+    x, shape, weight, eps = call.args
+    if len(shape) > len(x.shape) or isinstance(weight, Ref) or call.dtype is None:
+        return None
+    eps = torch.finfo(call.dtype).eps if eps is None else eps  # what torch takes
+    if eps < 0:
+        return None
+    settings = {"shape": tuple(shape), "weight": weight, "bias": None, "eps": eps}
+    return b.emit("rms_norm", [x], call, x.shape, **settings)
+
+
+def _vector_norm(b: Builder, call: Call) -> Translation:
+    """Translate lengths in l2; in l1 and linf they are sums and maxima of absolute values."""
+    x, order, dims, keepdim, _ = call.args
+    dims = feature_dims(x, dims)
+    if dims is None or order not in (1, 2, math.inf):
+        return None
+    settings = {"dims": dims, "keepdim": keepdim}
+    if order == 2:
+        return b.emit("vector_norm", [x], call, call.shape, **settings)
+    sizes = b.emit("abs", [x], call, x.shape)
+    return b.emit("sum" if order == 1 else "amax", [sizes], call, call.shape, **settings)
+
+
+def _norm(b: Builder, call: Call) -> Translation:
+    """Translate `torch.linalg.norm` where it is that of vectors: of one dimension, or in l2."""
+    x, order, dims, keepdim, dtype = call.args
+    if order is not None and (dims is None or len(dims) != 1):
+        return None
+    order = 2 if order is None else order
+    return _vector_norm(b, with_args(call, [x, order, dims, keepdim, dtype]))
+
+
 def _group_norm(b: Builder, call: Call) -> Translation:
     x, groups, weight, bias, eps, _ = call.args  # the last one is about cuDNN
     if isinstance(weight, Ref) or isinstance(bias, Ref) or eps < 0:
@@ -208,5 +243,9 @@ NONLINEAR: Mapping[object, Translate] = {
     aten.log_softmax.int: _softmax("log_softmax"),
     aten.layer_norm.default: _layer_norm,
     aten.group_norm.default: _group_norm,
+    aten.rms_norm.default: _rms_norm,
+    aten.linalg_vector_norm.default: _vector_norm,
+    aten.linalg_norm.default: _norm,
+    aten.logsumexp.default: reduce("logsumexp"),
 }
 """Translations by ATen overload."""
