@@ -30,8 +30,6 @@ _CONSTANT = (
     "layer norm",
     "group norm",
     "rms norm",
-    "lengths",
-    "log sum exp",
     "long sort",
 )
 """Nets with an operation that only has constant bounds."""

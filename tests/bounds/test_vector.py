@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from holdfast.bounds.interval import RULES, Interval
+from holdfast.bounds.vector import convex_lines, vector_range
 from holdfast.graph import running
 from holdfast.graph.ir import Node
 from holdfast.graph.running import Approximate
@@ -80,6 +81,31 @@ def test_no_reduction_leaves_its_bounds(op: str, case: tuple, width: float) -> N
                 truth = REDUCTIONS[op](values)
                 assert low <= truth <= high
                 assert abs(truth - mpmath.mpf(value)) <= mpmath.mpf(error)
+
+
+@pytest.mark.parametrize("op", REDUCTIONS)
+@settings(max_examples=60)
+@given(CASES, st.sampled_from([0.0, 1e-12, 1e-3, 0.3, 3.0]))
+def test_no_reduction_leaves_its_planes(op: str, case: tuple, width: float) -> None:
+    seed, (shape, dims), power, keepdim = case
+    node, x = reduced(op, shape, dims, keepdim), drawn(seed, shape, power)
+    reach = width * drawn(seed + 1, shape, power).abs()
+    low, high = x - reach, x + reach
+    known = convex_lines(node, low, high, vector_range(node, low, high))
+    n = math.prod(shape[d - 1] for d in dims)
+    slopes = [part.reshape(-1, n).tolist() for part in (known.lower_slope, known.upper_slope)]
+    offsets = [part.flatten().tolist() for part in (known.lower_offset, known.upper_offset)]
+    coin = torch.rand(3, *shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    corners = [torch.where(part, low, high) for part in coin]
+    with mpmath.workdps(60):
+        for point in (low, high, x, *corners):
+            for values, *planes in zip(groups(point, dims), *slopes, *offsets, strict=True):
+                below, above, floor, ceiling = planes
+                least, most = (
+                    sum(mpmath.mpf(k) * v for k, v in zip(row, values, strict=True))
+                    for row in (below, above)
+                )
+                assert least + floor <= REDUCTIONS[op](values) <= most + ceiling
 
 
 @pytest.mark.parametrize("op", REDUCTIONS)

@@ -25,6 +25,7 @@ from torch import Tensor
 from holdfast.batches import flat_rows, groups_last
 from holdfast.bounds.interval import Interval
 from holdfast.bounds.relaxations import Lines, lines
+from holdfast.bounds.vector import convex_lines
 from holdfast.bounds.windows import Coefficients, Windows, conv_adjoint, is_even
 from holdfast.graph.ir import Node
 from holdfast.graph.running import factor_underflow
@@ -335,6 +336,29 @@ def _ungroup(values: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tenso
     return values.movedim(ends, tuple(dim + 1 for dim in dims))
 
 
+def convex_step(node: Node, x: Interval, result: Interval) -> BackwardStep:
+    """Read lengths, or logarithms of sums of exponentials, backwards through their planes."""
+    dims = tuple(node.params["dims"])
+    known = convex_lines(node, x.low, x.high, (result.low, result.high))
+    slopes = known.lower_slope, known.upper_slope
+    steepest = torch.maximum(*(slope.abs() for slope in slopes))
+    reach = (steepest * groups_last(x.size(), dims)).sum(-1).reshape(-1, *node.shape)
+    count = x.low[0].numel() + 16
+    magnitude = rows_up(reach + _offsets(known), count)
+
+    def pull(rows: Tensor, _: Tensor | None) -> Pulled:
+        signs = rows.clamp(min=0.0), rows.clamp(max=0.0)
+        moved = sum(
+            part.reshape(*part.shape[:2], *slope.shape[1:-1])[..., None] * slope[:, None]
+            for part, slope in zip(signs, slopes, strict=True)
+        )
+        back = _ungroup(cast(Tensor, moved), x.low.shape[1:], dims)
+        added = dot(signs[0], known.lower_offset) + dot(signs[1], known.upper_offset)
+        return Pulled([back], added, _size(rows, magnitude))
+
+    return BackwardStep(node.inputs, pull, magnitude, count)
+
+
 def constant_step(result: Interval) -> BackwardStep:
     """Read a node without a linear rule backwards: its bounds are all that is known."""
     magnitude = result.size()
@@ -363,6 +387,8 @@ _STEPS: Mapping[str, Callable[..., BackwardStep]] = rules(
     {
         "compare": _compare,
         "amax": lambda node, parts, result, _: largest_step(node, parts[0], result),
+        "vector_norm": lambda node, parts, result, _: convex_step(node, parts[0], result),
+        "logsumexp": lambda node, parts, result, _: convex_step(node, parts[0], result),
     },
 )
 

@@ -1,12 +1,13 @@
-"""Vector operations on boxes: the range of every entry of the result.
+"""Vector operations on boxes: the range of every entry of the result, and planes around it.
 
-Each function here takes a node and the ends of its input's entries, [R, ...], and returns those of
-its result's. What `holdfast.bounds.relaxations` is to functions of one number, this is to
+A function for ranges takes a node and the ends of its input's entries, [R, ...], and returns those
+of its result's. What `holdfast.bounds.relaxations` is to functions of one number, this is to
 operations that mix entries in a curved way.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import inf
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from holdfast.batches import groups_last
 from holdfast.bounds.regions import middle_form
+from holdfast.bounds.relaxations import Lines
 from holdfast.graph.ir import Node
-from holdfast.graph.running import Approximate, log_sum_exp
+from holdfast.graph.running import Approximate, log_sum_exp, vector_norm
 from holdfast.ops.geometry import per_channel
-from holdfast.rounding import SMALLEST, UNIT, gamma, lengths_down, lengths_up, next_down
+from holdfast.rounding import SMALLEST, UNIT, gamma, lengths_down, lengths_up, next_down, rows_up
 
 Ends = tuple[Tensor, Tensor]
 
@@ -185,6 +187,66 @@ def _rescale_channels(node: Node, low: Tensor, high: Tensor) -> Ends:
         bias = per_channel(bias, low.dim()) if grouped else bias
         low, high = next_down(low + bias), -next_down(-high - bias)
     return low, high
+
+
+def convex_lines(node: Node, low: Tensor, high: Tensor, values: Ends) -> Lines:
+    """Return a plane below and a plane above a length, or a logarithm of a sum of exponentials.
+
+    Both functions are convex. Below lies the tangent in the middle c of a box, with the gradient a
+    as computed: of a length <a, z> <= ||z|| for any a no longer than 1, of the logarithm as far as
+    a is the softmax at c. Above, the mean value theorem gives
+
+        f(z) <= f(c) + <a, z - c> + sum_i sup|gradient_i - a_i| r_i,
+
+    of second order in the radii r of the box; or else the upper end of the range, where that is
+    lower in the middle.
+
+    Args:
+        node: `vector_norm` or `logsumexp`.
+        low: [R, ...], float64.
+        high: Same shape, nowhere below `low`.
+        values: The range of the result, [R, ...].
+
+    Returns:
+        The planes; slopes are [R, ..., n], with the entries of each group last.
+    """
+    dims = node.params["dims"]
+    low, high = groups_last(low, dims), groups_last(high, dims)
+    middle, reach = middle_form(low, high)
+    n, last = middle.shape[-1], middle.dim() - 1
+    size = torch.maximum(low.abs(), high.abs()).amax(-1)
+    alone = replace(node, params={"dims": (last,), "keepdim": False})
+    point = Approximate(middle, torch.zeros_like(middle))
+    if node.op == "vector_norm":
+        at = vector_norm(alone, [point])
+        # Shorter than 1, whatever the quotients round.
+        slope = (middle / lengths_up(middle)[..., None]).nan_to_num(0.0) * (1.0 - 8.0 * UNIT)
+        settings = {"shape": (n,), "weight": None, "bias": None, "eps": 0.0}
+        ends = _normalisation(Node("z", "rms_norm", params=settings), low, high)
+        bottom, top = (end / n**0.5 for end in ends)
+        room = 4.0 * gamma(n + 8) * (at.value + size * n**0.5)
+        floor = torch.zeros_like(at.value)
+    else:
+        at = log_sum_exp(alone, [point])
+        slope = middle.softmax(-1)
+        bottom, top = _softmax(Node("z", "softmax", params={"dim": last}), low, high)
+        # Errors of the softmax add up to less than 2 n gamma_(n + 256), as in `_shares`.
+        room = 16.0 * (n + 1) * gamma(n + 256) * size.clamp(min=1.0)
+        floor = at.value - (slope * middle).sum(-1) - at.error - room
+    apart = torch.maximum(top - slope, slope - bottom).clamp(min=0.0) + 16.0 * UNIT
+    rest = rows_up((apart * reach).sum(-1), n + 8) + at.error + room
+    ceiling = at.value - (slope * middle).sum(-1) + rest
+    least, most = (end.reshape(at.value.shape) for end in values)
+    known = size.isfinite() & floor.isfinite()
+    lower = known & ~(floor + (slope * middle).sum(-1) < least)
+    upper = known & (at.value + rest < most)
+    shape = (-1, *node.shape)
+    return Lines(
+        torch.where(lower[..., None], slope, 0.0),
+        torch.where(lower, floor, least).reshape(shape),
+        torch.where(upper[..., None], slope, 0.0),
+        torch.where(upper, ceiling, most).reshape(shape),
+    )
 
 
 _RANGES: Mapping[str, Callable[[Node, Tensor, Tensor], Ends]] = {

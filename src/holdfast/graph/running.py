@@ -174,8 +174,8 @@ def log_sum_exp(node: Node, parts: Sequence[Approximate]) -> Approximate:
     return Approximate(execute(node, [x.value]), rows_up(worst + rounding, 8))
 
 
-def _vector_norm(node: Node, parts: Sequence[Approximate]) -> Approximate:
-    """An error passes as its own length; the sum of n squares and its root round relatively."""
+def vector_norm(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """Bound lengths: an error passes as its own length, and squares, sum and root round."""
     (x,) = parts
     value, moved = execute(node, [x.value]), execute(node, [x.error])
     n = group_size(node.params, _row_shape(x))
@@ -248,7 +248,7 @@ _RULES: dict[str, Rule] = rules(
         "layer_norm": _normalisation,
         "group_norm": _normalisation,
         "rms_norm": _normalisation,
-        "vector_norm": _vector_norm,
+        "vector_norm": vector_norm,
         "logsumexp": log_sum_exp,
     },
 )
