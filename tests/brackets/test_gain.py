@@ -214,9 +214,16 @@ def test_every_op_without_a_constant_is_named_at_once() -> None:
     assert "holdfast.knowledge" in str(refusal.value)
 
 
-def test_layer_norm_without_eps_is_unbounded() -> None:
-    model = nn.LayerNorm(4, eps=0.0).eval()
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_a_normalisation_without_eps_is_unbounded(norm: type[nn.Module]) -> None:
+    model = norm(4, eps=0.0).eval()
     assert gain_upper(holdfast.capture(model, torch.randn(1, 4)), 2) == math.inf
+
+
+def test_logarithms_of_what_may_be_negative_are_refused_with_a_way_on() -> None:
+    graph = holdfast.capture(function(lambda x: torch.log1p(x.tanh())), torch.zeros(1, 3))
+    with pytest.raises(Unsupported, match=r"log1p.*pole.*torch\.log1p\(torch\.relu"):
+        gain_upper(graph, 2)
 
 
 def test_gains_of_single_layers() -> None:

@@ -55,6 +55,7 @@ MODELS = {
     "norms": nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3)),
     "group": nn.Sequential(nn.Unflatten(1, (2, 3)), nn.GroupNorm(2, 2), nn.Flatten(), nn.ELU(2.0)),
     "batch": nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Softplus(0.1), nn.Softmax(-1)),
+    "shrunk": nn.Sequential(nn.Linear(6, 8), nn.RMSNorm(8), nn.Softshrink(0.2), nn.Softsign()),
     "residual": Residual(nn.Linear(6, 6), nn.SiLU(), nn.Linear(6, 6), nn.LogSoftmax(-1)),
     "pool": nn.Sequential(
         nn.Unflatten(1, (1, 6)),

@@ -28,6 +28,11 @@ _ADVICE = dict.fromkeys(
 ) | {
     "exp": ("has no global Lipschitz constant", "bound it on a region, or use holdfast.knowledge"),
     "rsqrt": ("has no global Lipschitz constant", "add a bound away from zero"),
+    "log1p": (
+        "has no global Lipschitz constant (a pole at -1)",
+        "apply it to what is nowhere below 0, as in torch.log1p(torch.relu(x))",
+    ),
+    "tan": ("has no global Lipschitz constant (poles)", "leave it out of the certified part"),
     "round": ("jumps: no Lipschitz constant", "leave it out of the certified part"),
     "sign": ("jumps: no Lipschitz constant", "leave it out of the certified part"),
     "argmax": ("jumps: no Lipschitz constant", "certify the logits before it"),
