@@ -173,6 +173,29 @@ def test_fifty_digits(name: str, low: float, size: float, power: int, shares: li
                 assert a * (z - low) <= truth - at_low <= b * (z - low)
 
 
+@pytest.mark.parametrize("name", EXACT)
+@given(st.floats(-10, 10), st.integers(-30, 30), st.integers(-17, 1), st.lists(st.floats(0, 1)))
+def test_two_hundred_digits_at_every_scale(
+    name: str, low: float, power: int, size: int, shares: list[float]
+) -> None:
+    low *= 10.0**power
+    node, high = node_of(name), low + abs(low) * 10.0**size
+    ends = [torch.full((1, 8), end, dtype=torch.float64) for end in (low, high)]
+    found = lines(node, *ends)
+    parts = (*range_on(node, *ends), *slopes_on(node, *ends))
+    parts += (found.lower_slope, found.lower_offset, found.upper_slope, found.upper_offset)
+    least, most, a, b, k, c, m, d = (float(part[0, 0]) for part in parts)
+    with mpmath.workdps(200):
+        at_low = EXACT[name](mpmath.mpf(low))
+        for share in (0.0, 0.25, 0.5, 1.0, *shares):
+            z = mpmath.mpf(min(max(low + share * (high - low), low), high))
+            truth = EXACT[name](z)
+            assert least <= truth <= most
+            assert mpmath.mpf(k) * z + c <= truth <= mpmath.mpf(m) * z + d
+            if z - low > 1e-50:  # nearer, 200 digits cancel
+                assert a * (z - low) <= truth - at_low <= b * (z - low)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_lines_are_close_where_the_function_is_nearly_straight(name: str) -> None:
     node = node_of(name)
