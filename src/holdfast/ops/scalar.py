@@ -152,7 +152,7 @@ def _hardtanh_slopes(params: Params) -> Slopes:
 
 
 def _softshrink_curve(params: Params) -> Curve:
-    end = params["threshold"]
+    end = params["limit"]
     if end == 0.0:
         return Curve((flat(1.0),))
     return Curve((flat(1.0, high=-end), flat(0.0, -end, end), flat(1.0, low=end)), (at(0.0, 0.0),))
@@ -293,9 +293,7 @@ SCALAR: Mapping[str, Op] = {
         ),
         (0.0, 1.0),
     ),
-    "softshrink": _scalar(
-        lambda x, p: F.softshrink(x, p["threshold"]), _softshrink_curve, (0.0, 1.0)
-    ),
+    "softshrink": _scalar(lambda x, p: F.softshrink(x, p["limit"]), _softshrink_curve, (0.0, 1.0)),
     "tanhshrink": _scalar(
         lambda x, p: F.tanhshrink(x),
         Curve((Piece(lambda z: torch.tanh(z).square(), turns=(at(0.0, 0.0),)),)),

@@ -50,7 +50,7 @@ def softshrink(b: Builder, call: Call) -> Translation:
     if not whole or threshold < 0:
         return None
     x = Ref(name, call.shape, beyond.perturbed)
-    return b.emit("softshrink", [x], call, call.shape, threshold=float(threshold))
+    return b.emit("softshrink", [x], call, call.shape, limit=float(threshold))
 
 
 def log1p(b: Builder, call: Call) -> Translation:
