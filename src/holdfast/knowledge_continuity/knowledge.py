@@ -120,6 +120,8 @@ def _accuracy(rows: HiddenStates, threshold: float) -> float | None:
     logits = two_logits(rows.outputs, threshold)
     if logits.ndim != 2 or not logits.is_floating_point():
         return None
+    if not bool(((rows.labels >= 0) & (rows.labels < logits.shape[1])).all()):
+        return None  # numbers that name other things than these classes
     return float((logits.argmax(1) == rows.labels).double().mean())
 
 
