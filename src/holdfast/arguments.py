@@ -73,7 +73,7 @@ def user_code(argument: str, got: str, wanted: str) -> Iterator[None]:
 
 
 def check_model(model: object) -> nn.Module:
-    """Return the model.
+    """Return the model: for a wrapper that computes the same, such as `torch.compile`, its inside.
 
     Raises:
         InvalidInput: When it is no module, or tensors are made without values at present.
@@ -83,7 +83,9 @@ def check_model(model: object) -> nn.Module:
         raise InvalidInput("model", shown(model), wanted)
     if torch.get_default_device().type == "meta":
         raise InvalidInput("torch.get_default_device()", "meta", "a device with values")
-    return model
+    within = {"DataParallel": "module", "OptimizedModule": "_orig_mod"}  # of torch.compile
+    inner = getattr(model, within.get(type(model).__name__.removeprefix("Distributed"), ""), None)
+    return model if inner is None else check_model(inner)
 
 
 def check_norm(norm: object) -> float:

@@ -103,7 +103,7 @@ OPAQUE: dict[str, Function] = {
     "half a softshrink": lambda x: torch.where(x.abs() > 0.3, x - x.sign() * 0.3, x * 0.5),
     "log1p": lambda x: torch.log1p(x.tanh()),
     "lengths in l3": lambda x: x.norm(p=3, dim=1),
-    "bilinear": lambda x: F.interpolate(x, scale_factor=1.6, mode="bilinear"),
+    "bilinear": lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"),
     "nearest exact": lambda x: F.interpolate(x, scale_factor=1.6, mode="nearest-exact"),
     "pad cut around": lambda x: F.pad(x, (-1, 2, 0, 0), mode="circular"),
 }

@@ -98,7 +98,7 @@ CATALOGUE: dict[str, list[Use]] = {
     "cos": [one((8,))],
     "erf": [one((8,))],
     "softsign": [one((8,))],
-    "softshrink": [one((8,), limit=0.3), one((8,), limit=0.0)],
+    "softshrink": [one((8,), limit=limit) for limit in (0.3, 1.5, 0.0)],
     "tanhshrink": [one((8,))],
     "log1p_relu": [one((8,))],
     "logsigmoid": [one((8,))],

@@ -77,7 +77,8 @@ def audit(
         InvalidInput: When data or `out` are not usable.
         InternalError: When an attack lies inside a certified ball, which must never be.
     """
-    name = type(check_model(model)).__name__
+    model = check_model(model)
+    name = type(model).__name__
     loaded = LoadedModel(model, name, name)
     return audit_models([loaded], _given(data), out, options or AuditOptions(), report)
 

@@ -33,9 +33,6 @@ _ADVICE = dict.fromkeys(
         "apply it to what is nowhere below 0, as in torch.log1p(torch.relu(x))",
     ),
     "tan": ("has no global Lipschitz constant (poles)", "leave it out of the certified part"),
-    "round": ("jumps: no Lipschitz constant", "leave it out of the certified part"),
-    "sign": ("jumps: no Lipschitz constant", "leave it out of the certified part"),
-    "argmax": ("jumps: no Lipschitz constant", "certify the logits before it"),
 }
 """Why an operation has no gain, and how to go on."""
 

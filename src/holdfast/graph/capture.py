@@ -80,7 +80,7 @@ def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
 def _captured(model: nn.Module, example: Tensor | dict[str, Tensor]) -> Iterator[Graph]:
     check_subnormals("capture")
     tensors = tuple(example.values()) if isinstance(example, dict) else (example,)
-    obstacles = [*training_modes(model), *_weights(model)]
+    obstacles = [*scripted(model), *training_modes(model), *_weights(model)]
     if obstacles:
         raise Unsupported("capture", obstacles)
     fingerprint = weights_hash(model)
@@ -127,6 +127,16 @@ def check_unchanged(graph: Graph, model: nn.Module) -> None:
 def _state(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and buffer, those outside the state dict included."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def scripted(model: nn.Module) -> list[Obstacle]:
+    """Return the modules of TorchScript, whose operations and layers cannot be seen."""
+    advice = "give the module that it was made from, before torch.jit.trace or torch.jit.script"
+    return [
+        Obstacle(path, type(module).__name__, "TorchScript: its operations cannot be seen", advice)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.jit.ScriptModule)
+    ][:1]
 
 
 def training_modes(model: nn.Module) -> list[Obstacle]:
@@ -222,10 +232,14 @@ def _limits(program: torch.export.ExportedProgram) -> list[str]:
     """
     guards: list[str] = getattr(program, "_guards_code", None) or []
     found = [re.sub(r"L\['\w+'\]\.size\(\)\[0\]", "rows", guard) for guard in guards]
+    # Other sizes have ranges too, such as the number of entries that a mask lets through.
+    given = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
+    shapes = [value.shape for value in given if isinstance(value, Tensor)]
+    rows = [s[0].node.expr for s in shapes if s and isinstance(s[0], torch.SymInt)]
     ranges = [
         f"{limits.lower} to {limits.upper} rows"
-        for limits in program.range_constraints.values()
-        if limits.lower > 2 or limits.upper < 2**31
+        for symbol, limits in program.range_constraints.items()
+        if symbol in rows and (limits.lower > 2 or limits.upper < 2**31)
     ]
     # Of several inputs it is noted that they have the same number of rows.
     return [guard for guard in found if guard != "rows == rows"] or ranges

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import Obstacle, Unsupported
-from holdfast.graph.aten import TRANSLATIONS, Builder, Call, Ref, opaque
+from holdfast.graph.aten import BY_SHAPE, TRANSLATIONS, Builder, Call, Ref, opaque
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.layers import GraphLayers
 
@@ -145,16 +145,27 @@ def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any], path: str)
     if isinstance(value, torch.SymInt):
         return _as_size(b, opaque(b, call, args, kwargs), value)
     branches = isinstance(node.target, torch._ops.HigherOrderOperator)
+    if node.target in BY_SHAPE and isinstance(args[0], Ref) and args[0].in_rows:
+        like = torch.zeros(1, *args[0].shape, dtype=node.args[0].meta["val"].dtype)
+        if all(ref.at_one is not None for ref in refs[1:]):
+            return _unmoved(
+                b, opaque(b, call, args, kwargs), _fold(node, [like, *args[1:]], kwargs)
+            )
     if not branches and all(ref.at_one is not None for ref in refs):
         folded = _fold(node, args, kwargs)
-        kept = opaque(b, call, args, kwargs) if refs else None
-        return folded if kept is None else dataclasses.replace(kept, at_one=folded)
+        return _unmoved(b, opaque(b, call, args, kwargs), folded) if refs else folded
     in_rows = shape is not None or isinstance(value, list | tuple)
     if in_rows and all(ref.in_rows for ref in refs) and _in_words(node, call, values):
         result = TRANSLATIONS[node.target](b, call)
         if result is not None and not _lacks(node, result):
             return result
     return dataclasses.replace(opaque(b, call, args, kwargs), in_rows=shape is not None)
+
+
+def _unmoved(b: Builder, ref: Ref, at_one: object) -> Ref:
+    """Return a node as what no entry of the input reaches, with its value for one row."""
+    b.nodes[ref.node] = dataclasses.replace(b.nodes[ref.node], perturbed=False)
+    return dataclasses.replace(ref, perturbed=False, at_one=at_one)
 
 
 def _constants(item: object) -> object:
@@ -170,23 +181,28 @@ def _in_words(node: torch.fx.Node, call: Call, values: Mapping[str, Any]) -> boo
     """Return whether the vocabulary may have words for a call.
 
     It speaks of float32 and float64, of results that are not narrower than what they are computed
-    from (that rounds: a step, no smooth map), and of numbers that do not follow the batch.
+    from (that rounds: a step, no smooth map), of conditions, and of numbers that do not follow the
+    batch.
     """
     if node.target not in TRANSLATIONS:
         return False
+    schema: Any = getattr(node.target, "_schema", None)
+    arguments = list(schema.arguments) if schema else []
+    conditions = [
+        item
+        for item, argument in zip(node.args, arguments, strict=False)
+        if argument.name in ("condition", "mask")
+    ]
     types = [item for item in call.args if isinstance(item, torch.dtype)]
     for source in node.all_input_nodes:
         value, known = source.meta.get("val"), values[source.name]
-        if isinstance(value, Tensor) and isinstance(known, Ref) and known.at_one is None:
-            if value.dtype == torch.bool and node.target == torch.ops.aten.where.self:
-                continue  # the condition of a choice
+        moves = isinstance(known, Ref) and known.at_one is None and source not in conditions
+        if isinstance(value, Tensor) and moves:
             types.append(value.dtype)
             if call.dtype is not None and value.dtype.itemsize > call.dtype.itemsize:
                 return False
-    schema: Any = getattr(node.target, "_schema", None)
-    kinds = [str(argument.type) for argument in schema.arguments] if schema else []
-    for kind, item in zip(kinds, call.args, strict=False):
-        if kind in ("number", "float") and isinstance(item, Ref):
+    for argument, item in zip(arguments, call.args, strict=False):
+        if str(argument.type) in ("number", "float") and isinstance(item, Ref):
             return False
     return all(kind in (torch.float32, torch.float64) for kind in types)
 
@@ -239,12 +255,12 @@ def _as_size(b: Builder, ref: Ref, value: torch.SymInt) -> Ref:
     Only what is linear in the number of rows shows at a few of them what it is at all of them;
     anything else (a quotient, say) is not folded into constants.
     """
-    b.nodes[ref.node] = dataclasses.replace(b.nodes[ref.node], perturbed=False)
+    ref = _unmoved(b, ref, None)
     expression = value.node.expr
     symbols = expression.free_symbols
     if not all(expression.is_polynomial(s) and expression.diff(s).is_number for s in symbols):
-        return Ref(ref.node, (), False, in_rows=False)
-    return Ref(ref.node, (), False, int(expression.subs(dict.fromkeys(symbols, 1))))
+        return dataclasses.replace(ref, in_rows=False)
+    return dataclasses.replace(ref, at_one=int(expression.subs(dict.fromkeys(symbols, 1))))
 
 
 def _row_shape(b: Builder, value: object) -> tuple[int, ...] | None:
@@ -253,9 +269,8 @@ def _row_shape(b: Builder, value: object) -> tuple[int, ...] | None:
         return None
     first, *rest = value.shape
     follows_batch = isinstance(first, torch.SymInt) and first.node.expr in b.batch
-    if not follows_batch or any(isinstance(size, torch.SymInt) for size in rest):
-        return None
-    return tuple(rest)
+    sizes = [s.node.maybe_as_int() if isinstance(s, torch.SymInt) else s for s in rest]
+    return tuple(sizes) if follows_batch and None not in sizes else None
 
 
 def _source(node: torch.fx.Node) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from holdfast.errors import Unsupported
 from holdfast.graph.ir import Graph, Node
+from holdfast.graph.reasons import key, reason
 from holdfast.ops import OPS
 
 V = TypeVar("V")
@@ -45,21 +46,6 @@ def uncovered(graph: Graph, reading: Reading) -> tuple[Node, ...]:
     )
 
 
-_STEP = (
-    "rounds to a narrower type: a step function",
-    "give the rows in the type that the model computes in, for example inputs.float()",
-)
-_ADVICE = {
-    "to": _STEP,
-    "_to_copy": _STEP,
-    "softplus": (
-        "torch switches to the identity above its threshold, a jump that this precision shows",
-        "raise its threshold: 20 hides the jump in float32, 40 in float64",
-    ),
-}
-"""What is true of an operation whatever is asked of it."""
-
-
 def check_covered(graph: Graph, reading: Reading) -> None:
     """Refuse a graph that the reading does not cover.
 
@@ -69,16 +55,13 @@ def check_covered(graph: Graph, reading: Reading) -> None:
     missing = uncovered(graph, reading)
     if missing:
         default = (f"no rule in {reading.name}", "use holdfast.knowledge, which needs none")
-        advice = {**_ADVICE, **reading.advice}
         raise Unsupported(
             reading.name,
-            [node.obstacle(*advice.get(_key(node), default)) for node in missing],
+            [
+                node.obstacle(*(reason(graph, node) or reading.advice.get(key(node), default)))
+                for node in missing
+            ],
         )
-
-
-def _key(node: Node) -> str:
-    """Return the name under which advice is filed: without the ATen overload."""
-    return node.title.removeprefix("aten.").split(".")[0]
 
 
 def read(graph: Graph, reading: Reading[V], lifted: Mapping[str, V]) -> Env[V]:

@@ -10,13 +10,25 @@ from typing import Any
 
 from holdfast.graph.aten.affine import AFFINE
 from holdfast.graph.aten.call import Builder, Call, Ref, Translate
+from holdfast.graph.aten.choices import CHOICES
+from holdfast.graph.aten.contract import CONTRACTIONS
+from holdfast.graph.aten.extremes import EXTREMES
+from holdfast.graph.aten.indexing import BY_SHAPE, INDEXING
 from holdfast.graph.aten.nonlinear import NONLINEAR
 from holdfast.graph.aten.wiring import WIRING
 from holdfast.graph.walk import Slot
 
-__all__ = ["TRANSLATIONS", "Builder", "Call", "Ref", "opaque"]
+__all__ = ["BY_SHAPE", "TRANSLATIONS", "Builder", "Call", "Ref", "opaque"]
 
-TRANSLATIONS: Mapping[object, Translate] = {**AFFINE, **WIRING, **NONLINEAR}
+TRANSLATIONS: Mapping[object, Translate] = {
+    **AFFINE,
+    **CONTRACTIONS,
+    **WIRING,
+    **INDEXING,
+    **NONLINEAR,
+    **CHOICES,
+    **EXTREMES,
+}
 """Translations by ATen overload."""
 
 
@@ -37,8 +49,11 @@ def opaque(b: Builder, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any
         "call": call.target,
         "args": [slot(item) for item in args],
         "kwargs": {name: slot(item) for name, item in kwargs.items()},
+        "dtype": call.dtype,
     }
-    return b.emit("aten", inputs, call, call.shape, **settings)
+    ref = b.emit("aten", inputs, call, call.shape, **settings)
+    b.outside[ref.node] = call
+    return ref
 
 
 def _name(target: object) -> str:

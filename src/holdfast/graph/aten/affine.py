@@ -11,11 +11,13 @@ from holdfast.graph.aten.call import (
     Ref,
     Translate,
     Translation,
+    broadcast,
     feature_dim,
     per_row,
     reduce,
     spread,
 )
+from holdfast.graph.aten.contract import outer
 from holdfast.graph.aten.patterns import softsign, tanhshrink
 from holdfast.ops.geometry import ConvGeometry
 
@@ -43,15 +45,6 @@ def _addmm(b: Builder, call: Call) -> Translation:
     if (beta, alpha) != (1, 1) or bias.shape != weight.shape[1:]:
         return None
     return b.emit("linear", [x], call, call.shape, weight=weight.T, bias=bias)
-
-
-def _matmul(b: Builder, call: Call) -> Translation:
-    x, weight = call.args
-    if not (isinstance(x, Ref) and isinstance(weight, Tensor) and weight.dim() == 2):
-        return None
-    if not x.shape:
-        return None
-    return b.emit("linear", [x], call, call.shape, weight=weight.T, bias=None)
 
 
 def _conv(b: Builder, call: Call) -> Translation:
@@ -127,48 +120,50 @@ def _add(sign: float) -> Translate:
         if isinstance(right, Ref) and right.at_one is not None:
             return None
         if not isinstance(right, Ref):
-            return _add_constant(b, call, left, per_row(right, left), factor)
-        if len(left.shape) != len(right.shape):
-            return None  # of another rank, a row would line up with the batch
-        if factor == -1 and (whole := tanhshrink(b, call)):
-            return whole
-        if factor != 1:
-            right = b.emit("scale", [right], call, right.shape, factor=factor)
-        terms = [_broadcast(b, call, term) for term in (left, right)]
-        return b.emit("add", terms, call, call.shape)
+            return _add_constant(b, call, left, right, factor)
+        return _sum(b, call, left, right, factor)
 
     return translate
 
 
-def _add_constant(
-    b: Builder, call: Call, x: Ref, offset: Tensor | float | None, factor: float
-) -> Translation:
-    """Emit x + factor * offset; a product that rounds is left to nodes that carry its error."""
-    if offset is None:
+def _sum(b: Builder, call: Call, left: Ref, right: Ref, factor: float) -> Translation:
+    """Emit left + factor * right."""
+    if factor == -1 and (whole := tanhshrink(b, call)):
+        return whole
+    first, second = broadcast(b, call, left), broadcast(b, call, right)
+    if first is None or second is None:
+        return None
+    if factor != 1:
+        second = b.emit("scale", [second], call, call.shape, factor=factor)
+    return b.emit("add", [first, second], call, call.shape)
+
+
+def _constant(value: object, call: Call) -> Tensor | float | None:
+    """Return a constant operand that broadcasts along the batch, or None; a mask is 0 and 1."""
+    return per_row(value, Ref("", call.shape))
+
+
+def _add_constant(b: Builder, call: Call, x: Ref, value: object, factor: float) -> Translation:
+    """Emit x + factor * value; a product that rounds is left to nodes that carry its error."""
+    offset, wide = _constant(value, call), broadcast(b, call, x)
+    if offset is None or wide is None:
         return None
     if abs(factor) == 1:
-        return b.emit("shift", [x], call, x.shape, offset=offset * factor)
+        return b.emit("shift", [wide], call, call.shape, offset=offset * factor)
     if not isinstance(offset, Tensor):
         return None
-    constant = b.constant(offset.expand(1, *x.shape), call)
-    scaled = b.emit("scale", [constant], call, x.shape, factor=factor)
-    return b.emit("add", [x, scaled], call, x.shape)
+    constant = b.constant(offset.expand(1, *call.shape), call)
+    scaled = b.emit("scale", [constant], call, call.shape, factor=factor)
+    return b.emit("add", [wide, scaled], call, call.shape)
 
 
-def _broadcast(b: Builder, call: Call, ref: Ref) -> Ref:
-    """Repeat the entries of a row so that it has the shape of the call's result."""
-    if ref.shape == call.shape:
-        return ref
-    return b.emit("expand", [ref], call, call.shape, shape=call.shape)
-
-
-def _affine(b: Builder, call: Call, x: Ref, factor: float, offset: object) -> Translation:
-    """Emit offset + factor * x."""
-    constant = per_row(offset, x)
-    if constant is None:
+def _affine(b: Builder, call: Call, x: Ref, factor: float, value: object) -> Translation:
+    """Emit value + factor * x."""
+    offset, wide = _constant(value, call), broadcast(b, call, x)
+    if offset is None or wide is None:
         return None
-    scaled = x if factor == 1 else b.emit("scale", [x], call, x.shape, factor=factor)
-    return b.emit("shift", [scaled], call, x.shape, offset=constant)
+    scaled = wide if factor == 1 else b.emit("scale", [wide], call, call.shape, factor=factor)
+    return b.emit("shift", [scaled], call, call.shape, offset=offset)
 
 
 def _rsub(b: Builder, call: Call) -> Translation:
@@ -181,16 +176,19 @@ def _mul(b: Builder, call: Call) -> Translation:
     x, factor = (left, right) if isinstance(left, Ref) else (right, left)
     if isinstance(factor, Ref):
         return None
-    factor = per_row(factor, x)
-    return None if factor is None else b.emit("scale", [x], call, x.shape, factor=factor)
+    factor = _constant(factor, call)
+    if isinstance(factor, Tensor) and call.shape != x.shape:
+        narrow = factor.to(call.dtype)  # of whole numbers
+        return outer(b, call, x, narrow) if torch.equal(narrow.double(), factor.double()) else None
+    return None if factor is None else b.emit("scale", [x], call, call.shape, factor=factor)
 
 
 def _div(b: Builder, call: Call) -> Translation:
     x, divisor = call.args[:2]
     if not isinstance(x, Ref) or isinstance(divisor, Ref):
         return softsign(b, call)
-    divisor = per_row(divisor, x)
-    if divisor is None:
+    divisor, wide = _constant(divisor, call), broadcast(b, call, x)
+    if divisor is None or wide is None:
         return None
     number = torch.as_tensor(divisor, dtype=torch.float64)
     if bool((number == 0).any()):
@@ -198,8 +196,8 @@ def _div(b: Builder, call: Call) -> Translation:
     factor = 1.0 / divisor
     powers = bool((number.frexp().mantissa.abs() == 0.5).all())  # of two: the factor is exact
     if powers and bool(torch.as_tensor(factor).isfinite().all()):  # not beyond the largest number
-        return b.emit("scale", [x], call, x.shape, factor=factor)
-    return b.emit("divide", [x], call, x.shape, divisor=divisor)
+        return b.emit("scale", [wide], call, call.shape, factor=factor)
+    return b.emit("divide", [wide], call, call.shape, divisor=divisor)
 
 
 def _cumsum(b: Builder, call: Call) -> Translation:
@@ -243,8 +241,6 @@ def _adaptive_avg_pool(rank: int) -> Translate:
 AFFINE: Mapping[object, Translate] = {
     aten.linear.default: _linear,
     aten.addmm.default: _addmm,
-    aten.mm.default: _matmul,
-    aten.matmul.default: _matmul,
     aten.conv1d.default: _conv,
     aten.conv1d.padding: _conv,
     aten.conv2d.default: _conv,
@@ -267,7 +263,6 @@ AFFINE: Mapping[object, Translate] = {
     aten.mean.dim: reduce("mean"),
     aten.sum.dim_IntList: reduce("sum"),
     aten.cumsum.default: _cumsum,
-    aten.amax.default: reduce("amax"),
     aten.avg_pool1d.default: _avg_pool(1),
     aten.avg_pool2d.default: _avg_pool(2),
     aten.avg_pool3d.default: _avg_pool(3),

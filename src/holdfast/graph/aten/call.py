@@ -1,7 +1,7 @@
 """One ATen call, and the builder that its translation adds nodes to."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,10 +58,12 @@ class Builder:
     Attributes:
         nodes: By name.
         batch: What `torch.export` calls the number of rows.
+        outside: The calls outside the vocabulary, by the node that executes each.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     batch: set[object] = field(default_factory=set)
+    outside: dict[str, Call] = field(default_factory=dict)
 
     def emit(
         self,
@@ -143,9 +145,61 @@ def per_row(value: object, ref: Ref) -> Tensor | float | None:
     if value.dim() > rank or (value.dim() == rank and value.shape[0] != 1):
         return None
     target = torch.Size(ref.shape)
-    if value.dim() and torch.broadcast_shapes(value.shape[-(rank - 1) :], target) != target:
-        return None
-    return value
+    sizes = value.shape[1:] if value.dim() == rank else value.shape
+    return value if torch.broadcast_shapes(sizes, target) == target else None
+
+
+def broadcast(b: Builder, call: Call, ref: Ref) -> Ref | None:
+    """Repeat the entries of a row so that it has the shape of the call's result, if it can."""
+    if ref.shape == call.shape:
+        return ref
+    if len(ref.shape) != len(call.shape):
+        return None  # of another rank, a row would line up with the batch
+    return b.emit("expand", [ref], call, call.shape, shape=call.shape)
+
+
+def spread_constant(value: Tensor | float, call: Call) -> Tensor | None:
+    """Return a constant operand with all entries of one row of the call's result, [1, *shape]."""
+    tensor = torch.as_tensor(value, dtype=call.dtype)
+    tensor = per_row(tensor, Ref("", call.shape))
+    return None if tensor is None else tensor.expand(1, *call.shape)
+
+
+def alike(b: Builder, left: object, right: object, call: Call, depth: int = 6) -> bool:
+    """Return whether two operands of a call are the same value: one node, or the same arithmetic.
+
+    `where(2 * x > y, 2 * x, y)` computes 2 * x twice. A depth of 6 sees through what people write
+    inside a condition, and bounds the work where graphs branch.
+    """
+    if isinstance(left, Ref) and isinstance(right, Ref):
+        first, second = b.nodes[left.node], b.nodes[right.node]
+        if first is second:
+            return True
+        if (
+            depth == 0
+            or first.op in ("input", "constant")
+            or (first.op, first.shape, len(first.inputs))
+            != (second.op, second.shape, len(second.inputs))
+            or not _equal(first.params, second.params)
+        ):
+            return False
+        pairs = zip(first.inputs, second.inputs, strict=True)
+        return all(alike(b, Ref(one), Ref(other), call, depth - 1) for one, other in pairs)
+    if isinstance(left, Ref) or isinstance(right, Ref) or call.dtype is None:
+        return False
+    numbers = [spread_constant(value, call) for value in (left, right)]
+    return all(n is not None for n in numbers) and torch.equal(*numbers)
+
+
+def _equal(left: object, right: object) -> bool:
+    """Return whether settings of two nodes agree."""
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(_equal(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    return type(left) is type(right) and left == right
 
 
 def spread(value: int | Sequence[int], rank: int) -> tuple[int, ...]:

@@ -31,28 +31,6 @@ def tanhshrink(b: Builder, call: Call) -> Translation:
     return b.emit("tanhshrink", [x], call, x.shape) if whole else None
 
 
-def softshrink(b: Builder, call: Call) -> Translation:
-    """Translate x - sign(x) t where |x| > t, and 0 x elsewhere."""
-    if not all(isinstance(item, Ref) for item in call.args):
-        return None
-    condition, beyond, within = (b.nodes[item.node] for item in call.args)
-    if condition.title != "aten.gt.Scalar" or beyond.op != "add" or len(beyond.inputs) != 2:
-        return None
-    name, subtracted = beyond.inputs
-    negative = b.nodes[subtracted]
-    threshold = condition.params["args"][1]
-    whole = (
-        _is_of("abs", b.nodes[condition.inputs[0]], name)
-        and _is_of("scale", within, name)
-        and _is_number(within.params["factor"], 0.0)
-        and _is_scaled_sign(b, negative, -1.0, threshold, name)
-    )
-    if not whole or threshold < 0:
-        return None
-    x = Ref(name, call.shape, beyond.perturbed)
-    return b.emit("softshrink", [x], call, call.shape, limit=float(threshold))
-
-
 def log1p(b: Builder, call: Call) -> Translation:
     """Translate log(1 + x) of a scalar function that is nowhere below 0."""
     (x,) = call.args
@@ -70,15 +48,3 @@ def _is_of(op: str, node: Node, name: str) -> bool:
 def _is_number(setting: object, wanted: float) -> bool:
     """Return whether a setting is one number for all entries, and the wanted one."""
     return isinstance(setting, int | float) and setting == wanted
-
-
-def _is_scaled_sign(b: Builder, node: Node, sign: float, factor: object, name: str) -> bool:
-    """Return whether a node is a sign times a factor times the sign of a given node."""
-    if node.op != "scale" or not _is_number(node.params["factor"], sign):
-        return False
-    inner = b.nodes[node.inputs[0]]
-    if inner.op != "scale" or not isinstance(factor, int | float):
-        return False
-    signs = b.nodes[inner.inputs[0]]
-    is_sign = signs.title == "aten.sign.default" and signs.inputs == (name,)
-    return is_sign and _is_number(inner.params["factor"], factor)

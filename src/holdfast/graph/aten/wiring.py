@@ -278,6 +278,7 @@ WIRING: Mapping[object, Translate] = {
     aten.contiguous.default: _same,
     aten.alias.default: _same,
     aten.detach.default: _same,
+    aten.nan_to_num.default: _same,  # finite numbers stay, and no others are spoken of
     aten.to.dtype: _cast,
     aten._to_copy.default: _cast,
     operator.getitem: _getitem,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from holdfast.arguments import check_model, known_names, shown, user_code
 from holdfast.batches import Data, Inputs, read_batches, rows_at
-from holdfast.errors import InvalidInput, Obstacle, Unsupported
-from holdfast.graph.capture import training_modes
+from holdfast.errors import InvalidInput, Unsupported
+from holdfast.graph.capture import scripted, training_modes
 from holdfast.graph.forward import logits_in, run_function, run_model
 from holdfast.graph.layers import first_tensor, layer_results, module_path
 from holdfast.knowledge_continuity.options import KnowledgeOptions
@@ -68,7 +68,8 @@ def collect(
         Unsupported: When a module is in training mode that makes its output depend on chance.
         InvalidInput: When a layer does not exist or is not run, or its output is no tensor.
     """
-    if obstacles := [*training_modes(check_model(model)), *_scripted(model)]:
+    model = check_model(model)
+    if obstacles := [*training_modes(model), *scripted(model)]:
         raise Unsupported("knowledge continuity", obstacles)
     pool = options.pooling if callable(options.pooling) else POOLING[options.pooling]
     names = None if layers is None else _names(layers)
@@ -109,16 +110,6 @@ def _names(layers: object) -> tuple[str, ...]:
         return tuple(names)
     wanted = "a sequence of module paths, at least one, or None"
     raise InvalidInput("layers", shown(layers), wanted)
-
-
-def _scripted(model: nn.Module) -> list[Obstacle]:
-    """Return the modules that take no hooks, so that what they return is not seen."""
-    advice = "measure the module that it was made from"
-    return [
-        Obstacle(path, type(module).__name__, "TorchScript, which takes no hooks", advice)
-        for path, module in model.named_modules()
-        if isinstance(module, torch.jit.ScriptModule)
-    ]
 
 
 def default_layers(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
