@@ -63,17 +63,19 @@ def reason(graph: Graph, node: Node) -> tuple[str, str] | None:
         return "jumps: no Lipschitz constant", _LEAVE
     moving = [source for source in node.inputs if graph[source].perturbed]
     if name in _PRODUCTS and len(moving) == 1:
-        if name == "div" and node.inputs[-1] == moving[0]:
-            return (
-                "divides by a value that moves",
-                "bound it on a region, or use holdfast.knowledge",
-            )
-        why = "no rule for this product of what moves and what does not"
-        return why, "use torch.einsum, or constants that broadcast along the batch"
+        return _product(node, moving[0])
     if name in ("where", "masked_fill"):
         kinds = [graph[source].params.get("dtype") for source in moving]
         return _CONDITION if torch.bool in kinds else _FILL
     return _ADVICE.get(name)
+
+
+def _product(node: Node, moving: str) -> tuple[str, str]:
+    """Return why a product or quotient in which one value moves has no words."""
+    if key(node) == "div" and node.inputs[-1] == moving:
+        return "divides by a value that moves", "bound it on a region, or use holdfast.knowledge"
+    why = "no rule for this product of what moves and what does not"
+    return why, "use torch.einsum, or constants that broadcast along the batch"
 
 
 def _by_type(graph: Graph, node: Node) -> tuple[str, str] | None:
@@ -94,7 +96,7 @@ def _by_type(graph: Graph, node: Node) -> tuple[str, str] | None:
         return "continues with whole numbers, which jump where the input moves", _LEAVE
     if _whole(kind):
         return "rounds to whole numbers: a step function", _LEAVE
-    return f"rounds to {_name(kind)}: a step function", _STEP
+    return f"rounds to {_name(kind)}, a narrower type: a step function", _STEP
 
 
 def _whole(kind: torch.dtype | None) -> bool:
