@@ -155,11 +155,15 @@ CHOSEN: Mapping[str, Case] = {
     "median": Case(lambda x: x.median(-1).values, 1.0),
     "stable sort": Case(lambda x: torch.sort(x, stable=True, dim=1, descending=True)[0], 1.0),
     "threshold": Case(lambda x: F.threshold(x, 0.2, 0.2), 1.0),
+    "leaky by a mean": Case(lambda x: F.rrelu(x, 0.25, 0.5), 1.0),
     "softshrink": Case(lambda x: F.softshrink(x, 0.3), 1.0),
     "l1 norm": Case(lambda x: x.norm(p=1, dim=1), math.sqrt(3)),
     "linf norm": Case(lambda x: torch.linalg.vector_norm(x, math.inf, (1, 2), keepdim=True), 1.0),
     "least size": Case(lambda x: torch.linalg.vector_norm(x, -math.inf, -1), 1.0),
     "pool with places": Case(lambda x: F.max_pool2d(x[:, None], 2, return_indices=True)[0], 1.0),
+    "pool of lines with places": Case(
+        lambda x: F.max_pool1d(x, 3, 1, return_indices=True)[0], SQRT2
+    ),
     "adaptive pool": Case(lambda x: F.adaptive_max_pool1d(x, 2), 1.0),
     "adaptive pool of images": Case(lambda x: F.adaptive_max_pool2d(x[:, None], (1, 4)), 1.0),
 }

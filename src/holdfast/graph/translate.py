@@ -93,7 +93,7 @@ def _draws(node: torch.fx.Node) -> bool:
     names = [argument.name for argument in schema.arguments] if schema else []
     given = dict(zip(names, _complete(node, node.args, node.kwargs), strict=False))
     kept = 0 in (given.get("dropout_p"), given.get("dropout"))
-    return not kept and given.get("train") is not False
+    return not kept and False not in (given.get("train"), given.get("training"))
 
 
 def _placeholders(program: torch.export.ExportedProgram) -> dict[str, object]:

@@ -201,6 +201,7 @@ EXTREMES: Mapping[object, Translate] = {
     aten.max_pool1d.default: _max_pool(1),
     aten.max_pool2d.default: _max_pool(2),
     aten.max_pool3d.default: _max_pool(3),
+    aten.max_pool1d_with_indices.default: _max_pool(1, several=True),
     aten.max_pool2d_with_indices.default: _max_pool(2, several=True),
     aten.max_pool3d_with_indices.default: _max_pool(3, several=True),
     aten.adaptive_max_pool1d.default: _adaptive_max_pool(1),

@@ -26,6 +26,13 @@ def _leaky_relu(b: Builder, call: Call) -> Translation:
     return b.emit("leaky_relu", [x], call, x.shape, negative_slope=float(slope))
 
 
+def _rrelu(b: Builder, call: Call) -> Translation:
+    """Take the mean of the two slopes, as torch does outside training."""
+    x, low, high, training, _ = call.args
+    slope = (float(low) + float(high)) / 2
+    return None if training else b.emit("leaky_relu", [x], call, x.shape, negative_slope=slope)
+
+
 def _prelu(b: Builder, call: Call) -> Translation:
     x, weight = call.args
     if not isinstance(weight, Tensor):
@@ -116,6 +123,7 @@ def _instance_norm(b: Builder, call: Call) -> Translation:
 NONLINEAR: Mapping[object, Translate] = {
     aten.relu.default: unary("relu"),
     aten.leaky_relu.default: _leaky_relu,
+    aten.rrelu.default: _rrelu,
     aten.prelu.default: _prelu,
     aten.elu.default: _elu,
     aten.celu.default: _celu,
