@@ -235,7 +235,8 @@ def _limits(program: torch.export.ExportedProgram) -> list[str]:
     # Other sizes have ranges too, such as the number of entries that a mask lets through.
     given = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
     shapes = [value.shape for value in given if isinstance(value, Tensor)]
-    rows = [s[0].node.expr for s in shapes if s and isinstance(s[0], torch.SymInt)]
+    firsts = [shape[0] for shape in shapes if shape]
+    rows = [size.node.expr for size in firsts if isinstance(size, torch.SymInt)]
     ranges = [
         f"{limits.lower} to {limits.upper} rows"
         for symbol, limits in program.range_constraints.items()

@@ -146,7 +146,7 @@ def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any], path: str)
         return _as_size(b, opaque(b, call, args, kwargs), value)
     branches = isinstance(node.target, torch._ops.HigherOrderOperator)
     if node.target in BY_SHAPE and isinstance(args[0], Ref) and args[0].in_rows:
-        like = torch.zeros(1, *args[0].shape, dtype=node.args[0].meta["val"].dtype)
+        like = torch.zeros(1, *args[0].shape, dtype=node.all_input_nodes[0].meta["val"].dtype)
         if all(ref.at_one is not None for ref in refs[1:]):
             return _unmoved(
                 b, opaque(b, call, args, kwargs), _fold(node, [like, *args[1:]], kwargs)

@@ -158,11 +158,10 @@ def broadcast(b: Builder, call: Call, ref: Ref) -> Ref | None:
     return b.emit("expand", [ref], call, call.shape, shape=call.shape)
 
 
-def spread_constant(value: Tensor | float, call: Call) -> Tensor | None:
+def spread_constant(value: Any, call: Call) -> Tensor | None:
     """Return a constant operand with all entries of one row of the call's result, [1, *shape]."""
-    tensor = torch.as_tensor(value, dtype=call.dtype)
-    tensor = per_row(tensor, Ref("", call.shape))
-    return None if tensor is None else tensor.expand(1, *call.shape)
+    row = per_row(torch.as_tensor(value, dtype=call.dtype), Ref("", call.shape))
+    return row.expand(1, *call.shape) if isinstance(row, Tensor) else None
 
 
 def alike(b: Builder, left: object, right: object, call: Call, depth: int = 6) -> bool:
@@ -172,23 +171,22 @@ def alike(b: Builder, left: object, right: object, call: Call, depth: int = 6) -
     inside a condition, and bounds the work where graphs branch.
     """
     if isinstance(left, Ref) and isinstance(right, Ref):
-        first, second = b.nodes[left.node], b.nodes[right.node]
-        if first is second:
+        one, other = b.nodes[left.node], b.nodes[right.node]
+        if one is other:
             return True
         if (
             depth == 0
-            or first.op in ("input", "constant")
-            or (first.op, first.shape, len(first.inputs))
-            != (second.op, second.shape, len(second.inputs))
-            or not _equal(first.params, second.params)
+            or one.op in ("input", "constant")
+            or (one.op, one.shape, len(one.inputs)) != (other.op, other.shape, len(other.inputs))
+            or not _equal(one.params, other.params)
         ):
             return False
-        pairs = zip(first.inputs, second.inputs, strict=True)
-        return all(alike(b, Ref(one), Ref(other), call, depth - 1) for one, other in pairs)
+        pairs = zip(one.inputs, other.inputs, strict=True)
+        return all(alike(b, Ref(name), Ref(twin), call, depth - 1) for name, twin in pairs)
     if isinstance(left, Ref) or isinstance(right, Ref) or call.dtype is None:
         return False
-    numbers = [spread_constant(value, call) for value in (left, right)]
-    return all(n is not None for n in numbers) and torch.equal(*numbers)
+    first, second = (spread_constant(value, call) for value in (left, right))
+    return first is not None and second is not None and torch.equal(first, second)
 
 
 def _equal(left: object, right: object) -> bool:

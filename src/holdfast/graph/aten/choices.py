@@ -90,7 +90,7 @@ def _compared(b: Builder, left: Ref, right: Ref) -> Ref | None:
 
 def _extreme(index: int) -> Translate:
     """Translate a minimum (0) or a maximum (1) of two."""
-    return lambda b, call: _larger(b, call, *call.args[:2], index)
+    return lambda b, call: _larger(b, call, call.args[0], call.args[1], index)
 
 
 def _clamp(b: Builder, call: Call) -> Translation:

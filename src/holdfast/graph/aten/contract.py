@@ -7,6 +7,7 @@ permutations and reshapes: the stored numbers stay the coefficients, so that not
 import math
 import string
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def _permuted(b: Builder, call: Call, x: Ref, names: Sequence[str], order: Seque
 
 def _contract(
     b: Builder, call: Call, x: Ref, constant: Tensor, names: tuple[str, str, str]
-) -> Translation:
+) -> Ref | None:
     """Emit the sum over all products whose dimensions are named as in `torch.einsum`.
 
     Args:
@@ -123,22 +124,14 @@ def _multiply(
     return result, [*shared, *new, *kept]
 
 
-def _one_moves(operands: Sequence[object]) -> bool:
-    return sum(isinstance(item, Ref) for item in operands) == 1 and all(
-        isinstance(item, Ref | Tensor) for item in operands
-    )
-
-
 def _product(
     b: Builder, call: Call, operands: Sequence[object], names: Sequence[str]
 ) -> Translation:
     """Emit a product of two operands one of which moves; names are theirs and the result's."""
-    if not _one_moves(operands):
-        return None
     (x, constant), (first, second, out) = operands, names
     if isinstance(constant, Ref):
         x, constant, first, second = constant, x, second, first
-    if constant.dtype != call.dtype:
+    if not isinstance(x, Ref) or not isinstance(constant, Tensor) or constant.dtype != call.dtype:
         return None
     return _contract(b, call, x, constant, (first, second, out))
 
@@ -152,7 +145,7 @@ def outer(b: Builder, call: Call, x: Ref, constant: Tensor) -> Translation:
     return _contract(b, call, x, constant, (names, fixed, names))
 
 
-def _rank(operand: object) -> int:
+def _rank(operand: Any) -> int:
     return len(operand.shape) + isinstance(operand, Ref)
 
 
@@ -216,10 +209,13 @@ def _resize(target: torch._ops.OpOverload, rank: int) -> Translate:
     # in 256ths, are they the function that is meant, and the products of up to three of them exact.
 
     def translate(b: Builder, call: Call) -> Translation:
-        x, _, corners, factors = call.args
-        if len(x.shape) != rank + 1:
+        given, _, corners, factors = call.args
+        if len(given.shape) != rank + 1:
             return None
+        x: Ref | None = given
         for axis in range(1, rank + 1):
+            if x is None:
+                return None
             length, size = x.shape[axis], call.shape[axis]
             basis, factor = torch.eye(length).reshape(length, 1, length), None
             if factors is not None:

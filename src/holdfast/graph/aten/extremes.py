@@ -37,13 +37,13 @@ def _least(b: Builder, call: Call, x: Ref, dims: tuple[int, ...], keepdim: bool)
     return b.emit("scale", [largest], call, largest.shape, factor=-1.0)
 
 
-def _amax(b: Builder, call: Call) -> Translation:
+def _amax(b: Builder, call: Call) -> Ref | None:
     x, dims, keepdim = call.args
     found = feature_dims(x, dims)
     return None if found is None else _reduced(b, call, x, found, keepdim)
 
 
-def _amin(b: Builder, call: Call) -> Translation:
+def _amin(b: Builder, call: Call) -> Ref | None:
     x, dims, keepdim = call.args
     found = feature_dims(x, dims)
     return None if found is None else _least(b, call, x, found, keepdim)
