@@ -19,6 +19,7 @@ FLOORS = {
     "threads": 0,
     "batches": 0,
     "versions": 0,
+    "wrappers": 0,
     "ops": 1,
     "graph": 2,
     "norms": 3,

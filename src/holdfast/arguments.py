@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import HoldfastError, HoldfastWarning, InvalidInput, one_line
 from holdfast.gradients import with_gradients
+from holdfast.wrappers import unwrapped
 
 Entry = TypeVar("Entry")
 
@@ -73,7 +74,7 @@ def user_code(argument: str, got: str, wanted: str) -> Iterator[None]:
 
 
 def check_model(model: object) -> nn.Module:
-    """Return the model: for a wrapper that computes the same, such as `torch.compile`, its inside.
+    """Return the model, without wrappers that compute the same, such as that of `torch.compile`.
 
     Raises:
         InvalidInput: When it is no module, or tensors are made without values at present.
@@ -83,9 +84,7 @@ def check_model(model: object) -> nn.Module:
         raise InvalidInput("model", shown(model), wanted)
     if torch.get_default_device().type == "meta":
         raise InvalidInput("torch.get_default_device()", "meta", "a device with values")
-    within = {"DataParallel": "module", "OptimizedModule": "_orig_mod"}  # of torch.compile
-    inner = getattr(model, within.get(type(model).__name__.removeprefix("Distributed"), ""), None)
-    return model if inner is None else check_model(inner)
+    return unwrapped(model)
 
 
 def check_norm(norm: object) -> float:
@@ -145,11 +144,10 @@ def check_whole(
     argument: str, value: object, wanted: str, least: float = -math.inf, most: float = math.inf
 ) -> int:
     """Return a whole number from the least to the most that will do; see `check_number`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    typed = int(value) if isinstance(value, numbers.Integral) else None
+    if typed is None or isinstance(value, bool) or not least <= typed <= most:
         raise InvalidInput(argument, shown(value), wanted)
-    if not least <= int(value) <= most:
-        raise InvalidInput(argument, shown(value), wanted)
-    return int(value)
+    return typed
 
 
 def check_threshold(threshold: object) -> float:

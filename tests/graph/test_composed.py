@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import holdfast
+from holdfast.arguments import check_model
 from holdfast.brackets.gain import gain_upper
 from holdfast.errors import Unsupported
 from holdfast.graph.capture import capture
@@ -193,7 +194,7 @@ CONTRACTED: Mapping[str, Case] = {
     "no arrow": Case(lambda x: torch.einsum("bij,kj", x, C), None),
     "outer": Case(lambda x: torch.einsum("bij,k->bijk", x, V), float(V.norm())),
     "alone": Case(lambda x: torch.einsum("bij->bj", x), math.sqrt(3)),
-    "tensordot": Case(lambda x: torch.tensordot(x, C, ([-1], [1])), norm2(C)),
+    "tensordot": Case(lambda x: torch.tensordot(x, C, cast(Any, ([-1], [1]))), norm2(C)),
     "twice as wide": Case(lambda x: F.interpolate(x, scale_factor=2, mode="linear"), None),
     "twice as large": Case(
         lambda x: F.interpolate(x[:, None], scale_factor=(4, 2), mode="bilinear"), None
@@ -339,14 +340,33 @@ def test_a_wrapper_is_its_model() -> None:
     x = numbers(2, 4)
     plain = capture(net, x)
     for wrapped in (nn.DataParallel(net), torch.compile(net), torch.compile(nn.DataParallel(net))):
-        graph = capture(wrapped, x)
+        graph = capture(cast(nn.Module, wrapped), x)
         assert (graph.fingerprint, graph.layers) == (plain.fingerprint, plain.layers)
-    measured = holdfast.knowledge(torch.compile(net), (x, torch.tensor([0, 1])))
+    compiled = cast(nn.Module, torch.compile(net))
+    measured = holdfast.knowledge(compiled, (x, torch.tensor([0, 1])))
     assert list(measured.layers) == list(holdfast.knowledge(net, (x, torch.tensor([0, 1]))).layers)
+
+
+def test_a_wrapper_that_computes_something_else_stays() -> None:
+    net, x = nn.Sequential(nn.Linear(4, 3)).eval(), numbers(2, 4)
+    hooked = nn.DataParallel(net)
+    hooked.register_forward_hook(lambda *call: call[-1].neg())
+
+    class DataParallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2.0 * self.module(x)
+
+    exact = 2.0 * net(x)
+    assert torch.allclose(run(capture(DataParallel().eval(), x), x), exact)
+    assert check_model(hooked) is hooked
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_torchscript_is_refused_with_the_way_on() -> None:
     net, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval(), numbers(2, 4)
     with pytest.raises(Unsupported, match=r"TorchScript: .* give the module that it was made from"):
-        capture(torch.jit.trace(net, x), x)
+        capture(cast(nn.Module, torch.jit.trace(net, x)), x)

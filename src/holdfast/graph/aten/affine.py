@@ -130,11 +130,11 @@ def _sum(b: Builder, call: Call, left: Ref, right: Ref, factor: float) -> Transl
     """Emit left + factor * right."""
     if factor == -1 and (whole := tanhshrink(b, call)):
         return whole
+    if factor != 1:
+        right = b.emit("scale", [right], call, right.shape, factor=factor)
     first, second = broadcast(b, call, left), broadcast(b, call, right)
     if first is None or second is None:
         return None
-    if factor != 1:
-        second = b.emit("scale", [second], call, call.shape, factor=factor)
     return b.emit("add", [first, second], call, call.shape)
 
 

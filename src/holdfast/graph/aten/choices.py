@@ -55,18 +55,26 @@ def _larger(b: Builder, call: Call, left: object, right: object, index: int = 1)
 
 def _bounded(b: Builder, call: Call, x: Ref, bound: Any, index: int) -> Translation:
     """Emit the larger (1) or smaller (0) of a node and a constant."""
-    bound, idle = spread_constant(bound, call), -math.inf if index == 1 else math.inf
-    if bound is None or not bool((bound.isfinite() | (bound == idle).all()).all()):
+    bounds, idle = spread_constant(bound, call), -math.inf if index == 1 else math.inf
+    if bounds is None or not bool((bounds.isfinite() | (bounds == idle).all()).all()):
         return None
-    first = float(bound.flatten()[0])
-    if not bool((bound == first).all()):
-        return _end(b, call, x, b.constant(bound.contiguous(), call), index)
+    first = _single(bound, bounds)
+    if first is None:
+        return _end(b, call, x, b.constant(bounds.contiguous(), call), index)
     if first == idle:
         return x
     if (index, first) == (1, 0.0):
         return b.emit("relu", [x], call, x.shape)
     low, high = (first, math.inf) if index == 1 else (-math.inf, first)
     return b.emit("hardtanh", [x], call, x.shape, low=low, high=high)
+
+
+def _single(written: object, spread: Tensor) -> float | None:
+    """Return the one number that a constant is, as it is written; None for several numbers."""
+    first = spread.flatten()[0]
+    if not bool((spread == first).all()):
+        return None
+    return float(written) if isinstance(written, int | float) else float(first)
 
 
 def _end(b: Builder, call: Call, left: Ref, right: Ref, index: int) -> Ref:
@@ -146,9 +154,8 @@ def _bent(
     if not isinstance(x, Ref) or isinstance(level, Ref) or x.shape != call.shape:
         return None
     levels = spread_constant(level, call)
-    if levels is None or levels.unique().numel() != 1:
+    if levels is None or (limit := _single(level, levels)) is None:
         return None
-    limit = float(levels.flatten()[0])
     inner = b.nodes[x.node]
     if inner.op == "abs" and 0.0 <= limit < math.inf:
         source = Ref(inner.inputs[0], x.shape)
