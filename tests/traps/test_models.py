@@ -77,6 +77,7 @@ def test_layer_norm_is_steepest_at_a_constant_row(center: float) -> None:
     [
         (nn.GroupNorm(1, 2, eps=2.0**-16), ()),
         (nn.GroupNorm(1, 1, eps=2.0**-16), (1, 2)),
+        (nn.InstanceNorm1d(1, eps=2.0**-16), (1, 2)),
     ],
 )
 def test_other_normalisations_are_as_steep(norm: nn.Module, shape: tuple) -> None:
@@ -95,10 +96,11 @@ def test_a_root_mean_square_is_steepest_in_the_origin() -> None:
 
 
 def test_a_normalisation_without_a_rule_is_refused() -> None:
-    """Trap 6: nothing is claimed about InstanceNorm."""
-    model = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.InstanceNorm1d(1), nn.Flatten()).eval()
+    """Trap 6: nothing is claimed about LocalResponseNorm, which divides by a power of sums."""
+    norm = nn.LocalResponseNorm(2)
+    model = nn.Sequential(nn.Unflatten(1, (2, 1)), norm, nn.Flatten()).eval()
     for method in ("auto", "local"):
-        with pytest.raises(Unsupported, match=r"instance_norm.*no rule"):
+        with pytest.raises(Unsupported, match=r"aten\.div"):
             holdfast.certify(model, torch.ones(1, 2), torch.tensor([0]), method=method)
 
 
