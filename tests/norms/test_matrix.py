@@ -128,6 +128,18 @@ def test_complex_stacks_give_the_largest() -> None:
     assert true < spectral_upper(stack) <= true * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_large_stacks_in_blocks(dtype: torch.dtype) -> None:
+    """The matrix with the largest norm is found among many, also where another looks larger."""
+    generator = torch.Generator().manual_seed(0)
+    stack = torch.randn(5, 130, 150, generator=generator, dtype=dtype)
+    stack[3] *= 1.01
+    true = float(torch.linalg.matrix_norm(stack, 2).max())
+    assert true < spectral_upper(stack) <= true * (1 + 1e-9)
+    assert true < spectral_upper(stack, floor=0.5 * true) <= true * (1 + 1e-9)
+    assert 2.0 * true <= spectral_upper(stack, floor=2.0 * true) <= 2.0 * true * (1 + 1e-9)
+
+
 def test_power_iteration_would_have_been_too_small() -> None:
     """Trap U1/U2: a start vector orthogonal to the top direction never finds it."""
     matrix = torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64))

@@ -53,7 +53,10 @@ def conv_upper(weight: Tensor, geometry: ConvGeometry, size: Sequence[int]) -> f
     exponent = exponent_of(weight)
     kernel = scaled(weight.double(), -exponent)
     groups = kernel.reshape(geometry.groups, -1, *weight.shape[1:])
-    norm = max(_symbol_upper(group, _best_grid(group, axes)) for group in groups)
+    if kernel[0, 0].numel() == 1:  # one matrix for all pixels that are read
+        norm = max(spectral_upper(group.flatten(1)) for group in groups)
+    else:
+        norm = max(_symbol_upper(group, _best_grid(group, axes)) for group in groups)
     return mul_up(ldexp_up(norm, exponent), sqrt_up(float(copies)))
 
 
@@ -204,8 +207,9 @@ def _frequencies(kernel: Tensor, axes: Sequence[_Axis]) -> Iterator[Tensor]:
 
 def _symbol_upper(kernel: Tensor, axes: Sequence[_Axis]) -> float:
     """Bound the largest singular value of the symbol [out, in * phases] over all frequencies."""
-    parts = _frequencies(kernel, axes)
-    worst = max(spectral_upper(_symbol(kernel, axes, part)) for part in parts)
+    worst = 0.0
+    for part in _frequencies(kernel, axes):
+        worst = max(worst, spectral_upper(_symbol(kernel, axes, part), floor=worst))
     return up(worst + _symbol_error(kernel, axes))
 
 

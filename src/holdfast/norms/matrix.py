@@ -15,45 +15,49 @@ from holdfast.rounding import (
     TINY,
     UNIT,
     exponent_of,
-    frobenius_up,
     gamma,
     ldexp_up,
     mul_up,
     scaled,
     sqrt_up,
-    sum_up,
     up,
 )
 
 
-def spectral_upper(matrices: Tensor) -> float:
+def spectral_upper(matrices: Tensor, floor: float = 0.0) -> float:
     """Return a proved upper bound of the largest spectral norm of a stack of matrices.
 
     Args:
         matrices: Shape [..., m, n], float64 or complex128; their entries are taken as exact.
+        floor: A norm below this need not be told from it, which is faster.
 
     Returns:
-        A number at least as large as every spectral norm, typically 1e-11 above the largest.
-        Infinity where an entry is not finite.
+        A number at least as large as every spectral norm, typically 1e-11 above the largest or
+        above `floor`. Infinity where an entry is not finite.
     """
     if matrices.numel() == 0:
         return 0.0
     stack = matrices.reshape(-1, *matrices.shape[-2:])
     if stack.shape[-2] > stack.shape[-1]:
-        stack = stack.mH
-    largest = float(stack.abs().max())
-    if not math.isfinite(largest):
+        stack = stack.mH.resolve_conj()
+    exponent = exponent_of(_parts(stack))
+    if not bool(_parts(stack).isfinite().all()):
         return math.inf
-    if largest == 0.0:
+    if not bool(_parts(stack).any()):
         return 0.0
     # A power of two keeps the entries exact but for underflow, and squares in range.
-    exponent = exponent_of(stack)
     lost = mul_up(math.sqrt(2.0 * stack[0].numel()), 2.0 * TINY)
-    bound = up(sqrt_up(_gram_upper(scaled(stack, -exponent))) + lost)
-    return ldexp_up(bound, exponent)
+    stack = scaled(stack, -exponent) if abs(exponent) > 200 else stack * 2.0**-exponent
+    known = min(ldexp_up(floor, -exponent), 1e150)
+    return ldexp_up(up(sqrt_up(_gram_upper(stack, known * known)) + lost), exponent)
 
 
-def _gram_upper(stack: Tensor) -> float:
+def _parts(stack: Tensor) -> Tensor:
+    """Return real and imaginary parts side by side: torch is slow at magnitudes."""
+    return torch.view_as_real(stack) if stack.is_complex() else stack
+
+
+def _gram_upper(stack: Tensor, floor: float) -> float:
     """Return an upper bound of the largest eigenvalue of A A^H over a stack of matrices [k, m, n].
 
     Entries are of magnitude at most 1 (or sqrt(2) where complex).
@@ -61,37 +65,111 @@ def _gram_upper(stack: Tensor) -> float:
     m, n = stack.shape[-2:]
     # A complex product is four real ones and a sum of each pair.
     per_term = 4 if stack.is_complex() else 1
-    gram = stack @ stack.mH
-    size = max(sum_up(matrix.abs().square()) for matrix in stack) + m * n * TINY
+    gram = _lower_product(stack)
+    size = up(float(_squares_up(stack).max()))
+    if size <= floor:
+        return size  # the square of the Frobenius norm is a bound as well
     product_error = up(gamma(per_term * (n + 2)) * size) + per_term * m * n * TINY
-    try:
-        guess = max(float(torch.linalg.eigvalsh(gram)[..., -1].max()), 0.0)
-    except torch.linalg.LinAlgError:
+    guess = _largest_eigenvalue(stack, gram, floor)
+    if not math.isfinite(guess):
         return size
     step = max(product_error, per_term * m * UNIT * guess, n * m * TINY)
-    identity = torch.eye(m, dtype=gram.dtype)
+    worst, pending = 0.0, gram
     # Multiples of the rounding error: c is raised until the factorisation succeeds.
-    for slack in (4.0, 64.0, 1e4, 1e7):
+    slack = 4.0
+    while slack < 1e8:
         c = guess + slack * step
-        shifted = c * identity - gram
+        shifted = -pending
+        shifted.diagonal(dim1=-2, dim2=-1).add_(c)
         factor, failed = torch.linalg.cholesky_ex(shifted)
-        if not bool(failed.any()):
-            return up(c + up(_residual_upper(shifted, factor) + product_error))
-    return size  # the square of the Frobenius norm is a bound as well
+        done = failed == 0
+        if bool(done.all()):
+            return max(worst, up(c + up(_residual_upper(shifted, factor) + product_error)))
+        if bool(done.any()):
+            residual = _residual_upper(shifted[done], factor[done])
+            worst = max(worst, up(c + up(residual + product_error)))
+        pending = pending[~done]
+        # The guess comes from some of the matrices: others may have larger eigenvalues.
+        larger = float(_eigenvalues(pending).max())
+        slack = slack if larger > guess else 30.0 * slack
+        guess = max(guess, larger)
+    return size
+
+
+def _eigenvalues(gram: Tensor) -> Tensor:
+    """Return the largest eigenvalue of each matrix in floating point; NaN where there is none."""
+    try:
+        return torch.linalg.eigvalsh(gram)[..., -1]
+    except torch.linalg.LinAlgError:
+        return torch.full(gram.shape[:1], math.nan, dtype=torch.float64)
+
+
+def _largest_eigenvalue(stack: Tensor, gram: Tensor, floor: float) -> float:
+    """Guess the largest eigenvalue of A A^H from those matrices that power iteration favours.
+
+    Args:
+        stack: A, [k, m, n].
+        gram: A A^H, lower triangles.
+        floor: A smaller one need not be known.
+
+    Returns:
+        The guess, at least `floor`.
+    """
+    few = 2
+    if len(gram) > few and gram.shape[-1] >= 32:
+        short = stack.to(torch.complex64 if stack.is_complex() else torch.float32)
+        generator = torch.Generator().manual_seed(0)
+        vector = torch.randn(gram.shape[-1], 1, generator=generator).to(short.dtype)
+        vector, length = vector.expand(len(gram), -1, 1), torch.ones(())
+        for _ in range(8):  # enough to tell peaks from valleys
+            vector = short @ (vector.mH @ short).mH  # conjugates vectors, never the matrices
+            length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+            vector = vector / length.clamp(min=1e-30)
+        if float(length.max()) < 0.9 * floor:
+            return floor
+        gram = gram[length.flatten().topk(few).indices]
+    return max(float(_eigenvalues(gram).max()), floor)
+
+
+def _blocks(m: int) -> list[tuple[int, int]]:
+    """Cut so many rows into blocks, (first, last): products are taken below the diagonal alone."""
+    size = 128  # large enough for full speed
+    return [(first, min(first + size, m)) for first in range(0, m, size)]
+
+
+def _lower_product(rows: Tensor) -> Tensor:
+    """Return A A^H below and on the diagonal, [k, m, m]; what is above is arbitrary."""
+    product = rows.new_zeros(len(rows), rows.shape[-2], rows.shape[-2])
+    for first, last in _blocks(rows.shape[-2]):
+        torch.matmul(rows[:, first:last], rows[:, :last].mH, out=product[:, first:last, :last])
+    return product
+
+
+def _squares_up(part: Tensor) -> Tensor:
+    """Return upper bounds of the sums of squares of entries around 1 or below, [k]."""
+    parts = _parts(part).flatten(1)
+    count = parts.shape[1]
+    return parts.square().sum(1) * (1.0 + 2.0 * gamma(count + 2)) + count * TINY
 
 
 def _residual_upper(shifted: Tensor, factor: Tensor) -> float:
-    """Return a bound of the 2-norm of c I - G - L L^H, where `shifted` is c I - G as computed."""
+    """Return a bound of the 2-norm of c I - G - L L^H over a stack; lower triangles are read."""
     m = factor.shape[-1]
     per_term = 4 if factor.is_complex() else 1
-    rest = shifted - factor @ factor.mH
-    worst = 0.0
-    for residual, lower, target in zip(rest, factor, shifted, strict=True):
-        rounding = gamma(per_term * (m + 2)) * sum_up(lower.abs().square())
-        rounding += 2.0 * UNIT * (frobenius_up(target) + frobenius_up(residual))
-        underflow = per_term * m * m * (m + 1) * TINY
-        worst = max(worst, up(frobenius_up(residual) + 2.0 * rounding) + underflow)
-    return worst
+    factor = factor.tril()
+    of_target = of_residual = torch.zeros(len(factor), dtype=torch.float64)
+    for first, last in _blocks(m):
+        target = shifted[:, first:last, :last]
+        rest = target - factor[:, first:last, :last] @ factor[:, :last, :last].mH
+        rest[:, :, first:].tril_()
+        # Twice what is below the diagonal bounds the whole.
+        of_residual = of_residual + 2.0 * _squares_up(rest)
+        of_target = of_target + 2.0 * _squares_up(target)
+    lengths = [(squares * (1.0 + 2.0 * gamma(m))).sqrt() for squares in (of_target, of_residual)]
+    of_factor = _squares_up(factor)
+    rounding = gamma(per_term * (m + 2)) * of_factor + 2.0 * UNIT * (lengths[0] + lengths[1])
+    underflow = per_term * m * m * (m + 1) * TINY
+    return up(up(float((lengths[1] * (1.0 + 4.0 * UNIT) + 2.0 * rounding).max())) + underflow)
 
 
 def row_sums_upper(matrix: Tensor) -> float:
