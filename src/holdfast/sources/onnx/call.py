@@ -7,12 +7,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from holdfast.graph.walk import Slot, fill_slots
-from holdfast.sources.onnx.layers import LAYERS, Static
-from holdfast.sources.onnx.rows import RowValue
+from holdfast.sources.onnx.images import IMAGES
+from holdfast.sources.onnx.layers import LAYERS
+from holdfast.sources.onnx.rows import RowValue, Static
 from holdfast.sources.onnx.scalar import SCALAR
+from holdfast.sources.onnx.windows import WINDOWS
 from holdfast.sources.onnx.wiring import WIRING
 
-OPERATORS: Mapping[str, Callable[..., RowValue | list[RowValue]]] = {**LAYERS, **SCALAR, **WIRING}
+OPERATORS: Mapping[str, Callable[..., RowValue | list[RowValue]]] = {
+    **LAYERS,
+    **WINDOWS,
+    **IMAGES,
+    **SCALAR,
+    **WIRING,
+}
 """Functions by operator; `Constant`, `Shape` and `Size` are read, not run."""
 
 

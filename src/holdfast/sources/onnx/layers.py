@@ -1,11 +1,10 @@
-"""ONNX layers: products with weights, convolutions, pools and normalisations.
+"""ONNX layers: products with weights, and normalisations.
 
 The names of a function's parameters are those of the operator's attributes; its positional ones
 are the operator's inputs in order. `Static` marks inputs that must be known from the file alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +20,6 @@ from holdfast.sources.onnx.rows import (
     renewed,
     settle,
 )
-
-Static = Annotated[Any, "known from the file alone"]
-
 
 # --- products ---------------------------------------------------------------------------------
 
@@ -89,213 +85,6 @@ def _raised(x: Operand, rank: int) -> Tensor:
     full = x.free() if isinstance(x, RowValue) else x.unsqueeze(0)
     missing = rank - (full.dim() - 1)
     return full.reshape(full.shape[0], *[1] * missing, *full.shape[1:]) if missing else full
-
-
-# --- convolutions and pools -------------------------------------------------------------------
-
-
-def window_pads(
-    x: RowValue,
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-    auto_pad: str,
-    pads: Sequence[int] | None,
-) -> list[tuple[int, int]]:
-    """Return (before, after) per spatial axis, `auto_pad` resolved.
-
-    Raises:
-        ValueError: When the padding is not one of the known kinds.
-    """
-    rank = len(kernel)
-    if len(x.shape) != rank + 2 or not len(strides) == len(dilations) == rank:
-        raise ValueError(f"a window of {rank} axes on a value of shape {list(x.shape)}")
-    if auto_pad in ("NOTSET", "VALID"):
-        flat = list(pads) if pads and auto_pad == "NOTSET" else [0] * 2 * rank
-        if len(flat) != 2 * rank or min(flat, default=0) < 0:
-            raise ValueError(f"pads {flat}")
-        return list(zip(flat[:rank], flat[rank:], strict=True))
-    if auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
-        raise ValueError(f"auto_pad {auto_pad!r}")
-    found = []
-    for size, k, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
-        total = max(0, (-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size)
-        less, more = total // 2, total - total // 2
-        found.append((less, more) if auto_pad == "SAME_UPPER" else (more, less))
-    return found
-
-
-def flat_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
-    """Return paddings as `torch.nn.functional.pad` takes them: last axis first."""
-    return [amount for pair in reversed(pads) for amount in pair]
-
-
-def conv(  # noqa: PLR0913 - the attributes of the operator
-    x: RowValue,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    kernel_shape: list[int] | None = None,
-    strides: list[int] | None = None,
-    pads: list[int] | None = None,
-    dilations: list[int] | None = None,
-    group: int = 1,
-    auto_pad: str = "NOTSET",
-) -> RowValue:
-    """Convolve in one, two or three dimensions.
-
-    Returns:
-        [N, channels, ...].
-
-    Raises:
-        ValueError: When `kernel_shape` is not that of the weight.
-    """
-    kernel, rank = list(weight.shape[2:]), weight.dim() - 2
-    if kernel_shape is not None and kernel_shape != kernel:
-        raise ValueError(f"kernel_shape {kernel_shape} of a weight of shape {list(weight.shape)}")
-    steps, spread = strides or [1] * rank, dilations or [1] * rank
-    amounts = window_pads(x, kernel, steps, spread, auto_pad, pads)
-    function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    if all(before == after for before, after in amounts):
-        padding = [before for before, _ in amounts]
-        return per_image(lambda t: function(t, weight, bias, steps, padding, spread, group), x)
-    flat = flat_pads(amounts)
-    return per_image(lambda t: function(F.pad(t, flat), weight, bias, steps, 0, spread, group), x)
-
-
-def conv_transpose(  # noqa: PLR0913 - the attributes of the operator
-    x: RowValue,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    kernel_shape: list[int] | None = None,
-    strides: list[int] | None = None,
-    pads: list[int] | None = None,
-    dilations: list[int] | None = None,
-    output_padding: list[int] | None = None,
-    group: int = 1,
-    auto_pad: str = "NOTSET",
-) -> RowValue:
-    """Convolve transposed; padding that is not symmetric is cropped afterwards.
-
-    Returns:
-        [N, channels, ...].
-
-    Raises:
-        ValueError: For `auto_pad` other than none, or a shape that does not fit.
-    """
-    kernel, rank = list(weight.shape[2:]), weight.dim() - 2
-    if auto_pad != "NOTSET" or (kernel_shape is not None and kernel_shape != kernel):
-        raise ValueError(f"auto_pad {auto_pad!r} with kernel_shape {kernel_shape}")
-    steps, spread = strides or [1] * rank, dilations or [1] * rank
-    more = output_padding or [0] * rank
-    amounts = window_pads(x, kernel, steps, spread, auto_pad, pads)
-    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
-    same = all(before == after for before, after in amounts)
-    padding = [before for before, _ in amounts] if same else [0] * rank
-
-    def layer(t: Tensor) -> Tensor:
-        result = function(t, weight, bias, steps, padding, more, group, spread)
-        if same:
-            return result
-        for axis, (before, after) in enumerate(amounts, 2):
-            result = result.narrow(axis, before, result.shape[axis] - before - after)
-        return result
-
-    return per_image(layer, x)
-
-
-def max_pool(  # noqa: PLR0913 - the attributes of the operator
-    x: RowValue,
-    *,
-    kernel_shape: list[int],
-    strides: list[int] | None = None,
-    pads: list[int] | None = None,
-    dilations: list[int] | None = None,
-    ceil_mode: int = 0,
-    storage_order: int = 0,
-    auto_pad: str = "NOTSET",
-) -> RowValue:
-    """Return the largest entry of every window."""
-    rank = len(kernel_shape)
-    steps, spread = strides or [1] * rank, dilations or [1] * rank
-    amounts = window_pads(x, kernel_shape, steps, spread, auto_pad, pads)
-    function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel_shape, spread, strict=True)]
-    padding, ceil = _ends(x, reach, steps, amounts, bool(ceil_mode))
-    return per_image(lambda t: function(t, kernel_shape, steps, padding, spread, ceil), x)
-
-
-def average_pool(  # noqa: PLR0913 - the attributes of the operator
-    x: RowValue,
-    *,
-    kernel_shape: list[int],
-    strides: list[int] | None = None,
-    pads: list[int] | None = None,
-    dilations: list[int] | None = None,
-    ceil_mode: int = 0,
-    count_include_pad: int = 0,
-    auto_pad: str = "NOTSET",
-) -> RowValue:
-    """Return the mean of every window.
-
-    Raises:
-        ValueError: For dilation, or padding that counts and ends with a part of a window.
-    """
-    rank = len(kernel_shape)
-    steps = strides or [1] * rank
-    if any(d != 1 for d in dilations or []):
-        raise ValueError("a dilated average")
-    amounts = window_pads(x, kernel_shape, steps, [1] * rank, auto_pad, pads)
-    function = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
-    if count_include_pad and any(after or before for before, after in amounts):
-        if ceil_mode:
-            raise ValueError("padding that counts, with ceil_mode")
-        flat = flat_pads(amounts)
-        return per_image(lambda t: function(F.pad(t, flat), kernel_shape, steps), x)
-    padding, ceil = _ends(x, kernel_shape, steps, amounts, bool(ceil_mode))
-    return per_image(lambda t: function(t, kernel_shape, steps, padding, ceil, False), x)
-
-
-def _ends(
-    x: RowValue,
-    reach: Sequence[int],
-    strides: Sequence[int],
-    amounts: Sequence[tuple[int, int]],
-    ceil: bool,
-) -> tuple[list[int], bool]:
-    """Return symmetric padding and the rounding that give the same windows.
-
-    A window that hangs over the end takes the entries that are there, which is what more padding
-    after than before asks for.
-
-    Raises:
-        ValueError: When there is no such padding.
-    """
-    padding = [before for before, _ in amounts]
-    if all(before == after for before, after in amounts):
-        return padding, ceil
-    wanted, got = [], []
-    for size, k, stride, (before, after) in zip(x.shape[2:], reach, strides, amounts, strict=True):
-        wanted.append((size + before + after - k) // stride + 1)
-        ends = -(-(size + 2 * before - k) // stride) + 1
-        # As torch does it: no window starts beyond the end.
-        got.append(ends - 1 if (ends - 1) * stride >= size + before else ends)
-    if ceil or wanted != got:
-        raise ValueError(f"pads {amounts} of a pool, not the same before and after")
-    return padding, True
-
-
-def global_average_pool(x: RowValue) -> RowValue:
-    """Return the mean of every channel."""
-    moved, dims = along(x, range(2, len(x.shape)))
-    return renewed(moved, moved.tensor.mean(dims, keepdim=True))
-
-
-def global_max_pool(x: RowValue) -> RowValue:
-    """Return the largest entry of every channel."""
-    moved, dims = along(x, range(2, len(x.shape)))
-    return renewed(moved, moved.tensor.amax(dims, keepdim=True))
 
 
 # --- normalisations ---------------------------------------------------------------------------
@@ -392,12 +181,6 @@ def softmax(function: Callable[..., Tensor]) -> Callable[..., RowValue]:
 LAYERS: Mapping[str, Callable[..., RowValue]] = {
     "Gemm": gemm,
     "MatMul": matmul,
-    "Conv": conv,
-    "ConvTranspose": conv_transpose,
-    "MaxPool": max_pool,
-    "AveragePool": average_pool,
-    "GlobalAveragePool": global_average_pool,
-    "GlobalMaxPool": global_max_pool,
     "BatchNormalization": batch_norm,
     "LayerNormalization": layer_norm,
     "GroupNormalization": group_norm,

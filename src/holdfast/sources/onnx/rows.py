@@ -7,7 +7,7 @@ of its own: what the file says of one row is done to each row alone, so no opera
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -98,11 +98,17 @@ def renewed(x: RowValue, tensor: Tensor) -> RowValue:
 
 
 Operand = RowValue | Tensor
+Static = Annotated[Any, "known from the file alone"]
 
 
 def shape_of(x: Operand) -> tuple[int, ...]:
     """Return the shape that the file sees."""
     return x.shape if isinstance(x, RowValue) else tuple(x.shape)
+
+
+def listed(value: Static) -> list[Any]:
+    """Return a static input as a list: a single number stands for a list of one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def combined(function: Callable[..., Any], *operands: Operand) -> RowValue:

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from holdfast.sources.onnx.layers import Static
-from holdfast.sources.onnx.rows import Operand, RowValue, along, combined, renewed
+from holdfast.sources.onnx.rows import Operand, RowValue, Static, along, combined, renewed
 
 
 def plain(function: Callable[[Tensor], Tensor]) -> Callable[..., RowValue]:

@@ -2,19 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from holdfast.sources.onnx.layers import Static, flat_pads
 from holdfast.sources.onnx.rows import (
     Operand,
     RowValue,
+    Static,
     along,
     counted,
+    listed,
     renewed,
     reshaped,
     settle,
@@ -25,7 +24,7 @@ from holdfast.sources.onnx.rows import (
 
 def reshape(x: RowValue, shape: Static, *, allowzero: int = 0) -> RowValue:
     """Return x in another shape; 0 keeps an axis, -1 takes what is left."""
-    wanted = [int(size) for size in _list(shape)]
+    wanted = [int(size) for size in listed(shape)]
     sizes = [
         x.shape[axis] if size == 0 and not allowzero else size for axis, size in enumerate(wanted)
     ]
@@ -33,10 +32,6 @@ def reshape(x: RowValue, shape: Static, *, allowzero: int = 0) -> RowValue:
         known = math.prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = math.prod(x.shape) // max(known, 1)
     return reshaped(x, sizes)
-
-
-def _list(value: Static) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def flatten(x: RowValue, *, axis: int = 1) -> RowValue:
@@ -48,15 +43,15 @@ def flatten(x: RowValue, *, axis: int = 1) -> RowValue:
 def squeeze(x: RowValue, axes: Static = None) -> RowValue:
     """Return x without axes of size one."""
     rank = len(x.shape)
-    named = None if axes is None else counted(_list(axes), rank)
+    named = None if axes is None else counted(listed(axes), rank)
     dropped = {axis for axis, size in enumerate(x.shape) if size == 1} if named is None else named
     return reshaped(x, [size for axis, size in enumerate(x.shape) if axis not in dropped])
 
 
 def unsqueeze(x: RowValue, axes: Static) -> RowValue:
     """Return x with more axes of size one."""
-    rank = len(x.shape) + len(_list(axes))
-    new = counted(_list(axes), rank)
+    rank = len(x.shape) + len(listed(axes))
+    new = counted(listed(axes), rank)
     sizes = iter(x.shape)
     return reshaped(x, [1 if axis in new else next(sizes) for axis in range(rank)])
 
@@ -99,9 +94,9 @@ def slice_(
     Raises:
         ValueError: For a step that is not positive.
     """
-    first, last = _list(starts), _list(ends)
-    named = list(range(len(first))) if axes is None else _list(axes)
-    strides = [1] * len(first) if steps is None else _list(steps)
+    first, last = listed(starts), listed(ends)
+    named = list(range(len(first))) if axes is None else listed(axes)
+    strides = [1] * len(first) if steps is None else listed(steps)
     if min(strides, default=1) < 1:
         raise ValueError(f"steps {strides}")
     moved, dims = along(x, named)
@@ -126,10 +121,10 @@ def split(
     """
     moved, (dim,) = along(x, [axis])
     size = moved.tensor.shape[dim]
-    if {num_outputs or outputs, len(_list(split)) or outputs} != {outputs}:
+    if {num_outputs or outputs, len(listed(split)) or outputs} != {outputs}:
         raise ValueError(f"another number of parts than the {outputs} outputs")
     each = -(-size // outputs)
-    sizes = _list(split) or [min(each, size - start) for start in range(0, size, each)]
+    sizes = listed(split) or [min(each, size - start) for start in range(0, size, each)]
     return [renewed(moved, part) for part in moved.tensor.split(sizes, dim)]
 
 
@@ -153,98 +148,16 @@ def gather(x: RowValue, indices: Static, *, axis: int = 0) -> RowValue:
 
 def expand(x: RowValue, shape: Static) -> RowValue:
     """Return x repeated along axes of size one."""
-    wide = torch.broadcast_shapes(x.shape, tuple(_list(shape)))
+    wide = torch.broadcast_shapes(x.shape, tuple(listed(shape)))
     batched, row = stored_shape(wide)
     longer = reshaped(x, (1,) * (len(wide) - len(x.shape)) + x.shape)
     tensor = longer.tensor if longer.batched == batched else longer.free()
     return RowValue(tensor.expand(tensor.shape[0], *row), batched)
 
 
-def pad(
-    x: RowValue,
-    pads: Static,
-    value: Static = None,
-    axes: Static = None,
-    *,
-    mode: str = "constant",
-) -> RowValue:
-    """Return x with a margin.
-
-    Raises:
-        ValueError: For a negative margin, or a mode that is not known.
-    """
-    modes = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
-    amounts, rank = _list(pads), len(x.shape)
-    named = list(range(rank)) if axes is None else counted(_list(axes), rank)
-    if len(amounts) != 2 * len(named) or min(amounts, default=0) < 0 or mode not in modes:
-        raise ValueError(f"pads {amounts} of axes {named}, mode {mode!r}")
-    pairs = dict(
-        zip(named, zip(amounts[: len(named)], amounts[len(named) :], strict=True), strict=True)
-    )
-    padded = [axis for axis in named if any(pairs[axis])]
-    if not padded:
-        return x
-    moved, _ = along(x, padded)
-    every = [pairs.get(axis, (0, 0)) for axis in range(min(padded), rank)]
-    flat = flat_pads(every)
-    if mode == "constant":
-        return renewed(moved, F.pad(moved.tensor, flat, value=float(value or 0.0)))
-    return renewed(moved, F.pad(moved.tensor, flat, modes[mode]))
-
-
-def resize(  # noqa: PLR0913 - the attributes of the operator
-    x: RowValue,
-    roi: Tensor | None = None,
-    scales: Static = None,
-    sizes: Static = None,
-    *,
-    mode: str = "nearest",
-    coordinate_transformation_mode: str = "half_pixel",
-    nearest_mode: str = "round_prefer_floor",
-    cubic_coeff_a: float = -0.75,
-    exclude_outside: int = 0,
-    extrapolation_value: float = 0.0,
-) -> RowValue:
-    """Return images enlarged by a whole factor, each pixel repeated.
-
-    Raises:
-        ValueError: For another way or another factor.
-    """
-    wanted = [int(size) for size in _list(sizes)] or [
-        math.floor(size * factor) for size, factor in zip(x.shape, _list(scales), strict=True)
-    ]
-    # For a whole factor, each of the usual roundings repeats every pixel that many times.
-    known = {("half_pixel", "round_prefer_floor"), ("asymmetric", "floor")}
-    whole = all(new % old == 0 for new, old in zip(wanted, x.shape, strict=True))
-    how = (coordinate_transformation_mode, nearest_mode)
-    if mode != "nearest" or not whole or wanted[:2] != list(x.shape[:2]) or how not in known:
-        raise ValueError(f"mode {mode!r}, {how} from {list(x.shape)} to {wanted}")
-    return RowValue(F.interpolate(x.tensor, wanted[2:]), True) if x.batched else _no_batch(x)
-
-
-def upsample(x: RowValue, scales: Static, *, mode: str = "nearest") -> RowValue:
-    """Return images enlarged by a whole factor: `Resize` before opset 10."""
-    return resize(x, None, scales, mode=mode)
-
-
-def _no_batch(x: RowValue) -> RowValue:
-    raise ValueError(f"images of shape {list(x.shape)}, wanted one a row")
-
-
-def depth_to_space(x: RowValue, *, blocksize: int, mode: str = "DCR") -> RowValue:
-    """Return images with channels moved into pixels.
-
-    Raises:
-        ValueError: For another order of channels than that of `pixel_shuffle`.
-    """
-    if mode != "CRD" or not x.batched:
-        raise ValueError(f"mode {mode!r} of a value of shape {list(x.shape)}")
-    return RowValue(F.pixel_shuffle(x.tensor, blocksize), True)
-
-
 def constant_of_shape(shape: Static, *, value: Tensor | None = None) -> RowValue:
     """Return a constant of a shape."""
-    fill, sizes = torch.zeros(1) if value is None else value.reshape(1), _list(shape)
+    fill, sizes = torch.zeros(1) if value is None else value.reshape(1), listed(shape)
     return settle(fill.reshape(1, *[1] * len(sizes)).expand(1, *sizes))
 
 
@@ -259,10 +172,6 @@ WIRING: Mapping[str, Callable[..., RowValue | list[RowValue]]] = {
     "Split": split,
     "Gather": gather,
     "Expand": expand,
-    "Pad": pad,
-    "Resize": resize,
-    "Upsample": upsample,
-    "DepthToSpace": depth_to_space,
     "ConstantOfShape": constant_of_shape,
 }
 """Functions by operator."""
