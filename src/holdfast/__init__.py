@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from holdfast.knowledge_continuity.result import Knowledge as Knowledge
     from holdfast.smoothness.descent import descent as descent
     from holdfast.smoothness.monitor import DescentMonitor as DescentMonitor
+    from holdfast.sources.models import load_model as load_model
     from holdfast.types import Ball as Ball
     from holdfast.types import Box as Box
     from holdfast.types import Estimate as Estimate
@@ -59,6 +60,7 @@ _HOME = {
     "descent": "holdfast.smoothness.descent",
     "knowledge": "holdfast.knowledge_continuity.knowledge",
     "lipschitz": "holdfast.brackets.lipschitz",
+    "load_model": "holdfast.sources.models",
 }
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "descent",
     "knowledge",
     "lipschitz",
+    "load_model",
 ]
 
 

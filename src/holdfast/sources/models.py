@@ -54,10 +54,18 @@ class LoadedModel:
 
 
 def load_model(spec: str) -> LoadedModel:
-    """Load a model named on the command line.
+    """Load a model by name, as the command line does.
+
+    >>> loaded = load_model("demo:digits-plain")
+    >>> loaded.model(torch.zeros(2, 64)).shape
+    torch.Size([2, 10])
+    >>> load_model("net.onnx")
+    Traceback (most recent call last):
+    holdfast.errors.InvalidInput: model: got 'net.onnx', wanted demo:NAME, onnx:PATH, ...
 
     Args:
-        spec: `demo:NAME`; `onnx:PATH`; `torch:PATH`, an exported program;
+        spec: `demo:NAME`; `onnx:PATH`, with `?output=NAME` where the file has several outputs;
+            `torch:PATH`, an exported program;
             `hf:FOLDER`, a classifier saved by Hugging Face transformers, read from safetensors
             without network; or
             `module:package.file:factory`, a function without arguments that returns a module,
@@ -67,19 +75,20 @@ def load_model(spec: str) -> LoadedModel:
             in the units before it.
 
     Returns:
-        The model.
+        The model in eval mode and where it came from; verbs take its `model`.
 
     Raises:
         InvalidInput: When there is no such model, or it cannot be loaded.
+        MissingExtra: When it needs a library that is not installed.
         Unsupported: When a file holds what cannot be read, with all the reasons.
     """
     kind, _, rest = spec.partition(":")
     if kind not in _LOADERS or not rest:
         raise InvalidInput("model", repr(spec), MODEL_FORMS)
-    known = ("weights", "mean", "std") if kind == "module" else ("mean", "std")
-    target, options = split_query("model", rest, known)
-    loaded = _LOADERS[kind](spec, target, options.pop("weights", None))
-    units = options
+    load, own = _LOADERS[kind]
+    target, options = split_query("model", rest, (*own, "mean", "std"))
+    units = {key: options[key] for key in ("mean", "std") if key in options}
+    loaded = load(spec, target, *(options.get(key) for key in own))
     if not units:
         return loaded
     if len(units) < 2:
@@ -89,23 +98,23 @@ def load_model(spec: str) -> LoadedModel:
     return dataclasses.replace(loaded, model=model, description=said.strip(), units=units)
 
 
-def _from_demo(spec: str, name: str, weights: str | None) -> LoadedModel:
+def _from_demo(spec: str, name: str) -> LoadedModel:
     return LoadedModel(demo_model(name), spec, name, DEMO_MODELS[name])
 
 
-def _from_onnx(spec: str, target: str, weights: str | None) -> LoadedModel:
+def _from_onnx(spec: str, target: str, output: str | None) -> LoadedModel:
     path = Path(target)
-    model, shape = build(read_onnx(path))
+    model, shape = build(read_onnx(path, output))
     return LoadedModel(model, spec, path.stem, f"Read from {target}.", shape)
 
 
-def _from_exported(spec: str, target: str, weights: str | None) -> LoadedModel:
+def _from_exported(spec: str, target: str) -> LoadedModel:
     path = Path(target)
     model, shape = read_exported(path)
     return LoadedModel(model, spec, path.stem, f"Read from {target}.", shape)
 
 
-def _from_folder(spec: str, target: str, weights: str | None) -> LoadedModel:
+def _from_folder(spec: str, target: str) -> LoadedModel:
     """Return the sequence classifier in a folder of Hugging Face transformers.
 
     Raises:
@@ -180,13 +189,14 @@ def _from_module(spec: str, target: str, weights: str | None) -> LoadedModel:
     return LoadedModel(model, spec, factory_name, description + ".", weights=file)
 
 
-_LOADERS: Mapping[str, Callable[[str, str, str | None], LoadedModel]] = {
-    "demo": _from_demo,
-    "onnx": _from_onnx,
-    "torch": _from_exported,
-    "hf": _from_folder,
-    "module": _from_module,
+_LOADERS: Mapping[str, tuple[Callable[..., LoadedModel], tuple[str, ...]]] = {
+    "demo": (_from_demo, ()),
+    "onnx": (_from_onnx, ("output",)),
+    "torch": (_from_exported, ()),
+    "hf": (_from_folder, ()),
+    "module": (_from_module, ("weights",)),
 }
+"""How each kind of model is loaded, and the options that it has of its own."""
 
 
 def _factory(module_name: str, name: str):

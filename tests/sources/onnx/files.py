@@ -67,9 +67,11 @@ def save(model: onnx.ModelProto, folder: Path, name: str = "net.onnx") -> Path:
     return path
 
 
-def truth(path: Path, rows: np.ndarray) -> np.ndarray:
+def truth(path: Path, rows: np.ndarray, optimised: bool = True) -> np.ndarray:
     """Return what onnxruntime makes of every row alone, [N, ...]."""
     options = onnxruntime.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     (entry,) = session.get_inputs()

@@ -30,7 +30,7 @@ def ints(*values: int) -> np.ndarray:
 IMAGE = (1, 3, 6, 5)
 UNARY = """
     Relu LeakyRelu Elu Celu Selu Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Mish
-    Erf Exp Abs Neg Identity Floor Ceil
+    Erf Exp Abs Neg Identity Floor Ceil Sin Cos Tan Atan
 """
 CASES = {
     **{op: Case(op, (1, 4, 3), opset=18) for op in UNARY.split()},
@@ -57,6 +57,17 @@ CASES = {
     "MatMul left": Case("MatMul", (1, 4, 2), (w(3, 4), "x")),
     "MatMul left vector": Case("MatMul", (4,), (w(3, 4), "x")),
     "MatMul heads": Case("MatMul", (1, 2, 3, 4), ("x", w(2, 4, 5))),
+    "MatMul vector right": Case("MatMul", ("n", 3, 4), ("x", w(4))),
+    "MatMul vector times heads": Case("MatMul", (4,), ("x", w(2, 4, 5))),
+    "MatMul heads times vector": Case("MatMul", (4,), (w(2, 5, 4), "x")),
+    "MatMul row left": Case("MatMul", (1, 3, 4), (w(3), "x")),
+    "Einsum": Case("Einsum", (1, 4), ("x", w(4, 3)), {"equation": "bi, ij -> bj"}),
+    "Einsum left": Case("Einsum", (1, 4, 2), (w(3, 4), "x"), {"equation": "ij,bjk->bik"}),
+    "Einsum heads": Case("Einsum", (1, 3, 4), ("x", w(4, 2, 5)), {"equation": "bth,hnd->bntd"}),
+    "Einsum dots": Case("Einsum", (1, 2, 3, 4), ("x", w(4, 5)), {"equation": "...i,ij"}),
+    "Einsum one": Case("Einsum", (1, 3, 4), attributes={"equation": "bij->bji"}),
+    "Einsum no arrow": Case("Einsum", (1, 4), ("x", w(4, 3)), {"equation": "ci,ia"}),
+    "Einsum itself": Case("Einsum", (1, 3, 4), ("x", "x"), {"equation": "bij,bkj->bik"}),
     "MatMul itself": Case("MatMul", (1, 2, 3, 3), ("x", "x")),
     "Conv": Case("Conv", IMAGE, ("x", w(4, 3, 3, 3), w(4)), {"pads": [1, 1, 1, 1]}),
     "Conv open": Case("Conv", ("n", 3, 6, 5), ("x", w(4, 3, 3, 3)), {"strides": [2, 1]}),
@@ -78,6 +89,34 @@ CASES = {
         IMAGE,
         ("x", w(3, 2, 3, 3)),
         {"pads": [1, 1, 1, 1], "strides": [2, 2], "output_padding": [1, 1]},
+    ),
+    "ConvTranspose shape": Case(
+        "ConvTranspose",
+        IMAGE,
+        ("x", w(3, 2, 3, 3)),
+        {"strides": [2, 2], "output_shape": [12, 10]},
+    ),
+    "ConvTranspose shape upper": Case(
+        "ConvTranspose",
+        IMAGE,
+        ("x", w(3, 2, 4, 3), w(2)),
+        {"strides": [2, 2], "output_shape": [11, 10], "auto_pad": "SAME_UPPER"},
+    ),
+    "ConvTranspose same": Case(
+        "ConvTranspose", IMAGE, ("x", w(3, 2, 3, 3)), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}
+    ),
+    "MaxPool after": Case(
+        "MaxPool", IMAGE, attributes={"kernel_shape": [2, 2], "pads": [0, 1, 1, 0]}
+    ),
+    "MaxPool before": Case(
+        "MaxPool",
+        IMAGE,
+        attributes={"kernel_shape": [3, 2], "pads": [1, 1, 0, 0], "strides": [2, 2]},
+    ),
+    "MaxPool spread": Case(
+        "MaxPool",
+        IMAGE,
+        attributes={"kernel_shape": [2, 2], "pads": [1, 0, 0, 0], "dilations": [2, 1]},
     ),
     "MaxPool": Case("MaxPool", IMAGE, attributes={"kernel_shape": [2, 2], "strides": [2, 2]}),
     "MaxPool pads": Case(
@@ -103,6 +142,14 @@ CASES = {
     ),
     "MaxPool 1d": Case("MaxPool", (1, 2, 7), attributes={"kernel_shape": [3], "strides": [2]}),
     "AveragePool": Case("AveragePool", IMAGE, attributes={"kernel_shape": [2, 2]}),
+    "AveragePool after": Case(
+        "AveragePool", IMAGE, attributes={"kernel_shape": [2, 2], "pads": [0, 0, 1, 1]}
+    ),
+    "AveragePool before": Case(
+        "AveragePool",
+        IMAGE,
+        attributes={"kernel_shape": [3, 2], "pads": [1, 1, 0, 0], "strides": [2, 3]},
+    ),
     "AveragePool pads": Case(
         "AveragePool", IMAGE, attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     ),
@@ -130,6 +177,9 @@ CASES = {
         "GroupNormalization", (1, 4, 3, 3), ("x", w(4), w(4)), {"num_groups": 2}, 21
     ),
     "InstanceNormalization": Case("InstanceNormalization", IMAGE, ("x", w(3), w(3))),
+    "LRN": Case("LRN", IMAGE, attributes={"size": 3, "alpha": 0.3, "bias": 2.0}),
+    "LpNormalization": Case("LpNormalization", (1, 3, 4)),
+    "LpNormalization 1": Case("LpNormalization", (1, 3, 4), attributes={"axis": 1, "p": 1}),
     "Softmax": Case("Softmax", (1, 3, 4)),
     "Softmax 1": Case("Softmax", (1, 3, 4), attributes={"axis": 1}),
     "Softmax 11": Case("Softmax", (1, 3, 4), opset=11),
@@ -150,6 +200,14 @@ CASES = {
     "Concat": Case("Concat", (1, 2, 3), ("x", "x", w(1, 4, 3)), {"axis": 1}),
     "Concat rows": Case("Concat", (1, 3), ("x", w(2, 3)), {"axis": 0}),
     "Slice": Case("Slice", (1, 6, 5), ("x", ints(1, -4), ints(-1, 2**60), ints(1, 2), ints(2, 1))),
+    "Slice back": Case(
+        "Slice", (1, 6, 5), ("x", ints(-1, 4), ints(-(2**60), 0), ints(1, 2), ints(-2, -1))
+    ),
+    "Tile": Case("Tile", (1, 2, 3), ("x", ints(1, 3, 2))),
+    "Tile rows": Case("Tile", (1, 3), ("x", ints(4, 1))),
+    "TopK": Case("TopK", (1, 6, 2), ("x", ints(3)), {"axis": 1}, outputs=2),
+    "TopK least": Case("TopK", ("n", 6), ("x", ints(2)), {"largest": 0}, outputs=2),
+    "CumSum": Case("CumSum", (1, 4, 3), ("x", np.int64(1))),
     "Slice 9": Case("Slice", (1, 6), attributes={"starts": [1], "ends": [4], "axes": [1]}, opset=9),
     "Split": Case("Split", (1, 6), ("x", ints(2, 4)), {"axis": 1}, outputs=2),
     "Split even": Case("Split", (1, 6), attributes={"axis": 1}, outputs=3),
@@ -166,6 +224,21 @@ CASES = {
     "Pad reflect": Case("Pad", IMAGE, ("x", ints(0, 0, 1, 2, 0, 0, 1, 2)), {"mode": "reflect"}),
     "Pad edge": Case("Pad", IMAGE, ("x", ints(0, 0, 1, 2, 0, 0, 1, 2)), {"mode": "edge"}),
     "Pad 10": Case("Pad", (1, 4), attributes={"pads": [0, 1, 0, 2], "value": 1.5}, opset=10),
+    "Pad negative": Case("Pad", IMAGE, ("x", ints(0, 0, -1, 2, 0, 0, -2, -1), np.float32(0.5))),
+    "Pad only cuts": Case("Pad", IMAGE, ("x", ints(0, 0, -1, 0, 0, -1, 0, -2))),
+    "Resize linear": Case(
+        "Resize", IMAGE, ("x", "", np.array([1, 1, 2, 2], np.float32)), {"mode": "linear"}
+    ),
+    "Resize corners": Case(
+        "Resize",
+        IMAGE,
+        ("x", "", "", ints(1, 3, 9, 7)),
+        {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+    ),
+    "Resize smaller": Case("Resize", IMAGE, ("x", "", "", ints(1, 3, 4, 7)), {"mode": "linear"}),
+    "Resize line": Case(
+        "Resize", (1, 3, 8), ("x", "", np.array([1, 1, 1.5], np.float32)), {"mode": "linear"}
+    ),
     "Resize": Case(
         "Resize",
         IMAGE,
@@ -175,6 +248,8 @@ CASES = {
     "Resize sizes": Case("Resize", IMAGE, ("x", "", "", ints(1, 3, 12, 15))),
     "Upsample": Case("Upsample", IMAGE, ("x", np.array([1, 1, 2, 2], np.float32)), opset=9),
     "DepthToSpace": Case("DepthToSpace", (1, 8, 2, 3), attributes={"blocksize": 2, "mode": "CRD"}),
+    "DepthToSpace DCR": Case("DepthToSpace", (1, 12, 2, 3), attributes={"blocksize": 2}),
+    "SpaceToDepth": Case("SpaceToDepth", (1, 2, 4, 6), attributes={"blocksize": 2}),
     "Add": Case("Add", IMAGE, ("x", w(3, 1, 1))),
     "Add wide": Case("Add", (1, 3), ("x", w(2, 1))),
     "Add itself": Case("Add", (1, 3), ("x", "x")),
@@ -183,6 +258,7 @@ CASES = {
     "Div": Case("Div", (1, 4, 3), ("x", np.abs(w(1, 1, 3)) + 0.1)),
     "Pow": Case("Pow", (1, 3), ("x", np.float32(2))),
     "Sum": Case("Sum", (1, 3), ("x", w(1, 3), "x")),
+    "Mean": Case("Mean", (1, 3), ("x", w(1, 3), "x")),
     "Max": Case("Max", (1, 3), ("x", np.zeros(3, np.float32))),
     "Min": Case("Min", (1, 3), ("x", w(3))),
     "ReduceMean": Case("ReduceMean", IMAGE, attributes={"axes": [2, 3], "keepdims": 0}),
@@ -190,10 +266,16 @@ CASES = {
     "ReduceMean all": Case("ReduceMean", IMAGE, attributes={"keepdims": 0}),
     "ReduceSum": Case("ReduceSum", (1, 4, 3), ("x", ints(1)), {"keepdims": 0}),
     "ReduceMax": Case("ReduceMax", (1, 4, 3), attributes={"axes": [2]}),
+    "ReduceL1": Case("ReduceL1", (1, 4, 3), attributes={"axes": [1]}),
+    "ReduceL2": Case("ReduceL2", (1, 4, 3), attributes={"axes": [2], "keepdims": 0}),
+    "ReduceL2 18": Case("ReduceL2", IMAGE, ("x", ints(-1, 1)), opset=18),
+    "ReduceSumSquare": Case("ReduceSumSquare", (1, 4, 3), attributes={"axes": [1]}),
+    "ReduceLogSumExp": Case("ReduceLogSumExp", (1, 4, 3), attributes={"axes": [-1]}),
     "ReduceMin": Case("ReduceMin", (1, 4, 3), attributes={"axes": [1], "keepdims": 0}),
 }
 POSITIVE = {op: Case(op, (1, 4)) for op in ("Log", "Sqrt", "Reciprocal")}
-ONLY_FOLDED = {"ConstantOfShape", "Equal", "Less", "Greater", "And", "Or", "Not", "Where"}
+COMPARED = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not"}
+ONLY_FOLDED = {"ConstantOfShape", "Where", *COMPARED}
 
 
 def test_every_operator_has_a_case():
@@ -243,12 +325,32 @@ BAD = {
     "an index": Case("Gather", (1, 4), ("x", ints(4)), {"axis": 1}),
     "slopes": Case("PRelu", (1, 3, 3), ("x", w(1, 1, 3))),
     "an axis": Case("Softmax", (1, 4), attributes={"axis": 7}),
-    "a step": Case("Slice", (1, 4), ("x", ints(3), ints(0), ints(1), ints(-1))),
+    "a step": Case("Slice", (1, 4), ("x", ints(3), ints(0), ints(1), ints(0))),
+    "an equation": Case("Einsum", (1, 4), ("x", w(4, 3)), {"equation": "bi->bi"}),
+    "no order": Case("TopK", (1, 4), ("x", ints(2)), {"sorted": 0}, outputs=2),
+    "too much is cut": Case("Pad", (1, 4), ("x", ints(0, -3, 0, -2))),
+    "too large": Case("ConvTranspose", IMAGE, ("x", w(3, 2, 3, 3)), {"output_shape": [90, 90]}),
+    "an even window": Case("LRN", IMAGE, attributes={"size": 2}),
+    "running backwards": Case("CumSum", (1, 4), ("x", np.int64(1)), {"reverse": 1}),
+    "repeats": Case("Tile", (1, 4), ("x", ints(2))),
+    "rounded activations": Case(
+        "DequantizeLinear", (1, 4), ("x", np.float32(0.1), np.float32(0.0))
+    ),
     "a cast": Case("Cast", (1, 4), attributes={"to": 7}),
     "far too much": Case("Expand", (1, 4), ("x", ints(2**40, 1, 4))),
-    "a padding": Case("MaxPool", IMAGE, attributes={"kernel_shape": [2, 2], "pads": [0, 1, 1, 0]}),
+    "a padding": Case(
+        "MaxPool",
+        IMAGE,
+        attributes={"kernel_shape": [2, 2], "pads": [0, 1, 1, 0], "ceil_mode": 1},
+    ),
     "interpolation": Case(
-        "Resize", IMAGE, ("x", "", np.array([1, 1, 2, 2], np.float32)), {"mode": "linear"}
+        "Resize", IMAGE, ("x", "", np.array([1, 1, 2, 2], np.float32)), {"mode": "cubic"}
+    ),
+    "line from the corner": Case(
+        "Resize",
+        IMAGE,
+        ("x", "", np.array([1, 1, 2, 2], np.float32)),
+        {"mode": "linear", "coordinate_transformation_mode": "asymmetric"},
     ),
 }
 

@@ -12,12 +12,20 @@ from holdfast.errors import Obstacle, Unsupported
 from holdfast.files import reason
 from holdfast.graph.walk import Slot
 from holdfast.sources.onnx.call import OPERATORS, OnnxCall, Value, make_call
-from holdfast.sources.onnx.rows import RowValue, settle, shape_of, stored_shape
+from holdfast.sources.onnx.rows import RowValue, counted, settle, shape_of, stored_shape
 from holdfast.sources.sizes import Budget, activations
 from holdfast.sources.wired import Wire, Wired, module_name
 
 WHAT = "ONNX model"
-_READ = ("Constant", "Shape", "Size")
+_READ = ("Constant", "Shape", "Size", "DequantizeLinear")
+
+_JUMPS = frozenset(
+    (
+        *("Sign", "Round", "ArgMax", "ArgMin", "OneHot", "Hardmax", "NonZero", "ThresholdedRelu"),
+        *("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"),
+        *("QLinearConv", "QLinearMatMul", "Unique", "Bernoulli", "NonMaxSuppression"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class OnnxGraph:
         entry: Name of the one input.
         dtype: Of the input.
         shape: Of the input; None where a size is not fixed.
-        result: Name of the one output.
+        result: Name of the output, or of another value that a node gives.
         opset: Version of the operators.
     """
 
@@ -112,9 +120,9 @@ def build(graph: OnnxGraph) -> tuple[Wired, tuple[int, ...]]:
     Raises:
         Unsupported: With every operator that is not known and every node that cannot be built.
     """
-    unknown = [*_unknown(graph)]
-    if unknown:
-        raise Unsupported(WHAT, unknown)
+    not_known = [*_unknown(graph)]
+    if not_known:
+        raise Unsupported(WHAT, not_known)
     module = _module(graph, 1)
     _, row = stored_shape(graph.shape_for(1))
     if graph.shape[0] is None:
@@ -125,7 +133,11 @@ def build(graph: OnnxGraph) -> tuple[Wired, tuple[int, ...]]:
 def _unknown(graph: OnnxGraph) -> Iterator[Obstacle]:
     for node in graph.nodes:
         if node.op not in OPERATORS and node.op not in _READ:
-            advice = "export the model with plain operators, or load it with module:"
+            if node.op in _JUMPS:
+                why = "its value jumps, so that no distance on the input bounds its change"
+                yield node.obstacle(why, f"end the model before it: ?output={node.inputs[0]}")
+                continue
+            advice = "export the model with plain operators, as torch:, or load it with module:"
             yield node.obstacle("this operator is not known", advice)
 
 
@@ -144,12 +156,19 @@ def _module(graph: OnnxGraph, batch: int) -> Wired:
         except Exception as problem:  # a hostile file can break any operation, in any way
             plan.failed.update(node.outputs)
             plan.obstacles.append(node.obstacle(reason(problem)))
-    if not plan.obstacles and not isinstance(plan.values.get(graph.result), RowValue):
-        why = f"the output {graph.result!r} does not depend on the input"
-        plan.obstacles.append(Obstacle("", "output", why))
+    if not plan.obstacles:
+        plan.obstacles.extend(_of_result(graph.result, plan.values.get(graph.result)))
     if plan.obstacles:
         raise Unsupported(WHAT, plan.obstacles)
     return Wired(graph.entry, plan.steps, graph.result).eval()
+
+
+def _of_result(name: str, value: Value) -> Iterator[Obstacle]:
+    if not isinstance(value, RowValue):
+        yield Obstacle("", "output", f"the output {name!r} does not depend on the input")
+    elif not value.tensor.is_floating_point():
+        why = f"the output {name!r} is of whole numbers or conditions, which jump"
+        yield Obstacle("", "output", why, "choose another one with ?output=NAME")
 
 
 def _add(plan: _Plan, node: OnnxNode, opset: int) -> None:
@@ -210,6 +229,8 @@ def _read(node: OnnxNode, values: Sequence[Value]) -> Tensor:
             raise ValueError(f"attributes {list(node.attributes)}")
         kind = torch.float32 if "float" in name else torch.int64
         return value if isinstance(value, Tensor) else torch.tensor(value, dtype=kind)
+    if node.op == "DequantizeLinear":
+        return _dequantised(values, **node.attributes)
     (value,) = values
     if value is None:
         raise ValueError("no input")
@@ -219,6 +240,30 @@ def _read(node: OnnxNode, values: Sequence[Value]) -> Tensor:
     rank = len(shape)
     start, end = (node.attributes.get(key, rest) for key, rest in (("start", 0), ("end", rank)))
     return torch.tensor(shape[start:end], dtype=torch.int64)
+
+
+def _dequantised(
+    values: Sequence[Value], axis: int = 1, block_size: int = 0, output_dtype: int = 0
+) -> Tensor:
+    """Return weights that are stored as whole numbers with a scale.
+
+    Raises:
+        ValueError: When they move, or are stored in another way.
+    """
+    stored, scale, *rest = (value for value in values if value is not None)
+    if isinstance(stored, RowValue):
+        raise ValueError("whole numbers that move: the model rounds its values, and jumps")
+    zero = rest[0] if rest else torch.zeros(1, dtype=torch.int64)
+    if not isinstance(scale, Tensor) or not isinstance(zero, Tensor) or block_size:
+        raise ValueError("a scale that moves, or one for every block")
+    if scale.dtype not in (torch.float32, torch.float64) or output_dtype not in (0, 1):
+        raise ValueError(f"a scale of {scale.dtype}, to ONNX type {output_dtype}")
+    sizes = [1] * stored.dim()
+    if scale.numel() > 1:
+        (place,) = counted([axis], stored.dim())
+        sizes[place] = stored.shape[place]
+    whole = stored.long() - zero.long().reshape(sizes if zero.numel() > 1 else [1] * stored.dim())
+    return whole.to(scale.dtype) * scale.reshape(sizes)
 
 
 def _check_rows_alone(graph: OnnxGraph, module: Wired, row: tuple[int, ...]) -> None:

@@ -1,7 +1,7 @@
 """Reading an ONNX file: sizes first, data from elsewhere only from beside it, nothing that runs."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from holdfast.sources.files import check_count, read_beside
 from holdfast.sources.onnx.build import WHAT, OnnxGraph, OnnxNode
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 _TYPES: Mapping[int, type[np.generic]] = {
     1: np.float32,
@@ -31,19 +31,23 @@ _TYPES: Mapping[int, type[np.generic]] = {
 """Element types of ONNX tensors that are read."""
 
 
-def read_onnx(path: Path) -> OnnxGraph:
+def read_onnx(path: Path, output: str | None = None) -> OnnxGraph:
     """Read the graph of an ONNX file.
 
     Args:
         path: The file.
+        output: Which of its outputs, or another value in it: the model ends there. Needed only
+            where it has several outputs.
 
     Returns:
         The graph, its constants decoded.
 
     Raises:
         MissingExtra: When the `onnx` package is not installed.
-        InvalidInput: When the file is not an ONNX model, or its data lies elsewhere.
-        Unsupported: When it has several inputs or outputs, or kinds of content that are not read.
+        InvalidInput: When the file is not an ONNX model, its data lies elsewhere, or it has no
+            such value.
+        Unsupported: When it has several inputs, several outputs and none is chosen, or kinds of
+            content that are not read.
     """
     try:
         import onnx
@@ -59,14 +63,14 @@ def read_onnx(path: Path) -> OnnxGraph:
     if not model.graph.node:
         raise InvalidInput("model", f"{str(path)!r}, which has no operators", wanted)
     try:
-        return _decode(model, path)
+        return _decode(model, path, output)
     except (InvalidInput, Unsupported):
         raise
     except Exception as problem:  # a damaged file can break its reader anywhere
         raise InvalidInput("model", f"{str(path)!r} ({reason(problem)})", wanted) from problem
 
 
-def _decode(model: "ModelProto", path: Path) -> OnnxGraph:
+def _decode(model: "ModelProto", path: Path, output: str | None) -> OnnxGraph:
     graph = model.graph
     check_count("nodes", len(graph.node))
     check_count("constants", len(graph.initializer))
@@ -77,18 +81,37 @@ def _decode(model: "ModelProto", path: Path) -> OnnxGraph:
     check_once("value", [*{each.name for each in (*graph.input, *graph.initializer)}, *written])
     opsets = {each.version for each in model.opset_import if each.domain in _OWN}
     opset = opsets.pop() if len(opsets) == 1 else 0
-    obstacles = [*_obstacles(model, opset)]
+    results = [each.name for each in graph.output]
+    if output is not None and output not in (*results, *written):
+        wanted = f"an output ({', '.join(results)}) or another value in the file"
+        raise InvalidInput("model", f"?output={output}", wanted)
+    results = results if output is None else [output]
+    nodes = _needed(graph, results)
+    obstacles = [*_obstacles(model, opset, nodes)]
     constants = _constants(graph, path)
     inputs = [each for each in graph.input if each.name not in constants]
-    for kind, found in (("input", inputs), ("output", list(graph.output))):
-        if len(found) != 1:
-            names = ", ".join(each.name for each in found)
-            obstacles.append(Obstacle("", kind, f"{len(found)} of them ({names}), wanted one"))
+    for kind, names, advice in (
+        ("input", [each.name for each in inputs], "store all but one in the file, as initialisers"),
+        ("output", results, "choose one with ?output=NAME"),
+    ):
+        if len(names) != 1:
+            why = f"{len(names)} of them ({', '.join(names)}), wanted one"
+            obstacles.append(Obstacle("", kind, why, advice))
     if obstacles:
         raise Unsupported(WHAT, obstacles)
-    dtype, shape = _input_type(inputs[0])
-    nodes = tuple(_node(each, path) for each in graph.node)
-    return OnnxGraph(nodes, constants, inputs[0].name, dtype, shape, graph.output[0].name, opset)
+    dtype, shape = _input_type(inputs[0], nodes)
+    decoded = tuple(_node(each, path) for each in nodes)
+    return OnnxGraph(decoded, constants, inputs[0].name, dtype, shape, results[0], opset)
+
+
+def _needed(graph: "GraphProto", results: Sequence[str]) -> "list[NodeProto]":
+    """Return the nodes that values depend on, in order."""
+    read, found = {*results}, []
+    for node in reversed(graph.node):
+        if read.intersection(node.output):
+            read.update(filter(None, node.input))
+            found.append(node)
+    return found[::-1]
 
 
 _OWN = ("", "ai.onnx")
@@ -109,7 +132,7 @@ def _constants(graph: "GraphProto", path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _obstacles(model: "ModelProto", opset: int) -> Iterator[Obstacle]:
+def _obstacles(model: "ModelProto", opset: int, nodes: "Sequence[NodeProto]") -> Iterator[Obstacle]:
     """Yield what a file holds that is not read."""
     graph: GraphProto = model.graph
     if not 7 <= opset <= 26:
@@ -121,28 +144,39 @@ def _obstacles(model: "ModelProto", opset: int) -> Iterator[Obstacle]:
         yield Obstacle("", "sparse constants", "are not read", "store them densely")
     if any(each.quant_parameter_tensor_names for each in graph.quantization_annotation):
         yield Obstacle("", "quantisation", "the model is quantised")
-    for node in graph.node:
+    for node in nodes:
         if node.domain not in _OWN:
             yield Obstacle(node.name, node.op_type, f"an operator of {node.domain!r}")
 
 
-def _input_type(value: "ValueInfoProto") -> tuple[torch.dtype, tuple[int | None, ...]]:
+def _input_type(
+    value: "ValueInfoProto", nodes: "Sequence[NodeProto]"
+) -> tuple[torch.dtype, tuple[int | None, ...]]:
     """Return type and shape of the input, with None for a batch left open.
+
+    Bytes and other whole numbers that the model casts at once are read as what it casts them to:
+    the model is the same function, and takes all that lies between as well.
 
     Raises:
         Unsupported: When it is not floating point, or more than the batch is left open.
     """
     kind = value.type.tensor_type
     types = {1: torch.float32, 11: torch.float64}
-    if kind.elem_type not in types:
-        why = "not float32 or float64"
-        raise Unsupported(WHAT, [Obstacle(value.name, "input", why, "cast it in the model")])
+    elem = kind.elem_type
+    if elem in _TYPES and np.issubdtype(_TYPES[elem], np.integer):
+        readers = [node for node in nodes if value.name in node.input]
+        to = {a.i for node in readers for a in node.attribute if a.name == "to"}
+        if len(to) == 1 and all(node.op_type == "Cast" for node in readers):
+            (elem,) = to
+    if elem not in types:
+        why, advice = "not float32 or float64", "cast it in the model, before any other operator"
+        raise Unsupported(WHAT, [Obstacle(value.name, "input", why, advice)])
     sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
     if not sizes or None in sizes[1:] or sizes == [None]:
         shown = [dim.dim_param or dim.dim_value for dim in kind.shape.dim]
         why, advice = f"its shape {shown} is not fixed", "export it with every size but the batch"
         raise Unsupported(WHAT, [Obstacle(value.name, "input", why, advice)])
-    return types[kind.elem_type], tuple(sizes)
+    return types[elem], tuple(sizes)
 
 
 def _node(node: Any, path: Path) -> OnnxNode:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,15 +19,15 @@ def pad(
     *,
     mode: str = "constant",
 ) -> RowValue:
-    """Return x with a margin.
+    """Return x with a margin; a negative one cuts off.
 
     Raises:
-        ValueError: For a negative margin, or a mode that is not known.
+        ValueError: For a mode that is not known, or a cut that leaves nothing.
     """
     modes = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
     amounts, rank = listed(pads), len(x.shape)
     named = list(range(rank)) if axes is None else counted(listed(axes), rank)
-    if len(amounts) != 2 * len(named) or min(amounts, default=0) < 0 or mode not in modes:
+    if len(amounts) != 2 * len(named) or mode not in modes:
         raise ValueError(f"pads {amounts} of axes {named}, mode {mode!r}")
     pairs = dict(
         zip(named, zip(amounts[: len(named)], amounts[len(named) :], strict=True), strict=True)
@@ -34,12 +35,19 @@ def pad(
     padded = [axis for axis in named if any(pairs[axis])]
     if not padded:
         return x
-    moved, _ = along(x, padded)
+    moved, dims = along(x, padded)
+    tensor = moved.tensor
+    for axis, dim in zip(padded, dims, strict=True):
+        before, after = (max(-amount, 0) for amount in pairs[axis])
+        tensor = tensor.narrow(dim, before, tensor.shape[dim] - before - after)
+        pairs[axis] = (max(pairs[axis][0], 0), max(pairs[axis][1], 0))
     every = [pairs.get(axis, (0, 0)) for axis in range(min(padded), rank)]
     flat = flat_pads(every)
+    if not any(flat):
+        return renewed(moved, tensor)
     if mode == "constant":
-        return renewed(moved, F.pad(moved.tensor, flat, value=float(value or 0.0)))
-    return renewed(moved, F.pad(moved.tensor, flat, modes[mode]))
+        return renewed(moved, F.pad(tensor, flat, value=float(value or 0.0)))
+    return renewed(moved, F.pad(tensor, flat, modes[mode]))
 
 
 def resize(  # noqa: PLR0913 - the attributes of the operator
@@ -55,21 +63,32 @@ def resize(  # noqa: PLR0913 - the attributes of the operator
     exclude_outside: int = 0,
     extrapolation_value: float = 0.0,
 ) -> RowValue:
-    """Return images enlarged by a whole factor, each pixel repeated.
+    """Return images of another size, by the nearest pixel or on the line between two.
 
     Raises:
-        ValueError: For another way or another factor.
+        ValueError: For another way, or along other axes than those of pixels.
     """
-    wanted = [int(size) for size in listed(sizes)] or [
+    old = x.shape[2:]
+    new = [int(size) for size in listed(sizes)] or [
         math.floor(size * factor) for size, factor in zip(x.shape, listed(scales), strict=True)
     ]
-    # For a whole factor, each of the usual roundings repeats every pixel that many times.
-    known = {("half_pixel", "round_prefer_floor"), ("asymmetric", "floor")}
-    whole = all(new % old == 0 for new, old in zip(wanted, x.shape, strict=True))
-    how = (coordinate_transformation_mode, nearest_mode)
-    if mode != "nearest" or not whole or wanted[:2] != list(x.shape[:2]) or how not in known:
-        raise ValueError(f"mode {mode!r}, {how} from {list(x.shape)} to {wanted}")
-    return RowValue(F.interpolate(x.tensor, wanted[2:]), True) if x.batched else _no_batch(x)
+    if not x.batched or new[:2] != list(x.shape[:2]) or len(new) != len(x.shape):
+        raise ValueError(f"from {list(x.shape)} to {new}, wanted images of another size")
+    ratios = [Fraction(a, b) for a, b in zip(new[2:], old, strict=True)]
+    given = [Fraction(factor) for factor in listed(scales)[2:]]
+    how = coordinate_transformation_mode
+    if mode == "linear":
+        if (given and given != ratios) or how not in ("half_pixel", "align_corners"):
+            raise ValueError(f"mode 'linear' with {how!r}, from {list(x.shape)} to {new}")
+        way = ("linear", "bilinear", "trilinear")[len(old) - 1]
+        corners = how == "align_corners"
+        return RowValue(F.interpolate(x.tensor, new[2:], mode=way, align_corners=corners), True)
+    # For a whole factor, each of these roundings repeats every pixel that many times.
+    whole = all(ratio.denominator == 1 for ratio in ratios) and given in ([], ratios)
+    repeats = {("half_pixel", "round_prefer_floor"), ("asymmetric", "floor")}
+    if mode != "nearest" or (how, nearest_mode) not in repeats or not whole:
+        raise ValueError(f"mode {mode!r}, {how!r}, {nearest_mode!r} from {list(x.shape)} to {new}")
+    return RowValue(F.interpolate(x.tensor, new[2:]), True)
 
 
 def upsample(x: RowValue, scales: Static, *, mode: str = "nearest") -> RowValue:
@@ -77,19 +96,32 @@ def upsample(x: RowValue, scales: Static, *, mode: str = "nearest") -> RowValue:
     return resize(x, None, scales, mode=mode)
 
 
-def _no_batch(x: RowValue) -> RowValue:
-    raise ValueError(f"images of shape {list(x.shape)}, wanted one a row")
-
-
 def depth_to_space(x: RowValue, *, blocksize: int, mode: str = "DCR") -> RowValue:
     """Return images with channels moved into pixels.
 
     Raises:
-        ValueError: For another order of channels than that of `pixel_shuffle`.
+        ValueError: For an order of channels that is not known, or a value that is no image.
     """
-    if mode != "CRD" or not x.batched:
+    if mode not in ("CRD", "DCR") or not x.batched:
         raise ValueError(f"mode {mode!r} of a value of shape {list(x.shape)}")
-    return RowValue(F.pixel_shuffle(x.tensor, blocksize), True)
+    if mode == "CRD":
+        return RowValue(F.pixel_shuffle(x.tensor, blocksize), True)
+    blocks = x.tensor.unflatten(1, (blocksize, blocksize, -1))
+    turned = blocks.permute(0, 3, 4, 1, 5, 2)
+    return RowValue(turned.flatten(4, 5).flatten(2, 3), True)
+
+
+def space_to_depth(x: RowValue, *, blocksize: int) -> RowValue:
+    """Return images with blocks of pixels moved into channels, the block's place first.
+
+    Raises:
+        ValueError: For a value that is no image of whole blocks.
+    """
+    if not x.batched or len(x.shape) != 4 or any(size % blocksize for size in x.shape[2:]):
+        raise ValueError(f"blocks of {blocksize} of a value of shape {list(x.shape)}")
+    blocks = x.tensor.unflatten(3, (-1, blocksize)).unflatten(2, (-1, blocksize))
+    turned = blocks.permute(0, 3, 5, 1, 2, 4)
+    return RowValue(turned.flatten(1, 3), True)
 
 
 IMAGES: Mapping[str, Callable[..., RowValue]] = {
@@ -97,5 +129,6 @@ IMAGES: Mapping[str, Callable[..., RowValue]] = {
     "Resize": resize,
     "Upsample": upsample,
     "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
 }
 """Functions by operator."""

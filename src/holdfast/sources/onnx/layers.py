@@ -4,6 +4,7 @@ The names of a function's parameters are those of the operator's attributes; its
 are the operator's inputs in order. `Static` marks inputs that must be known from the file alone.
 """
 
+import string
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,7 +19,9 @@ from holdfast.sources.onnx.rows import (
     counted,
     per_image,
     renewed,
+    reshaped,
     settle,
+    shape_of,
 )
 
 # --- products ---------------------------------------------------------------------------------
@@ -61,11 +64,7 @@ def _turned(x: Operand) -> Operand:
 
 
 def matmul(a: Operand, b: Operand) -> RowValue:
-    """Return the product, broadcast over leading axes as in NumPy.
-
-    Raises:
-        ValueError: For a vector where only matrices are handled.
-    """
+    """Return the product, broadcast over leading axes as in NumPy."""
     if isinstance(a, RowValue) and isinstance(b, Tensor) and b.dim() == 2:
         return RowValue(F.linear(a.tensor, b.T), a.batched)
     if isinstance(a, Tensor) and isinstance(b, RowValue) and a.dim() == 2:
@@ -73,11 +72,19 @@ def matmul(a: Operand, b: Operand) -> RowValue:
             return RowValue(F.linear(b.tensor, a), b.batched)
         turned = b.free().transpose(-1, -2)
         return settle(F.linear(turned, a).transpose(-1, -2))
-    ranks = [len(x.shape) if isinstance(x, RowValue) else x.dim() for x in (a, b)]
-    if min(ranks) < 2:
-        raise ValueError("a product with a vector on this side")
-    left, right = (_raised(x, max(ranks)) for x in (a, b))
+    if len(shape_of(a)) == 1:  # a row, and the axis of one goes again
+        product = matmul(_matrix(a, (1, *shape_of(a))), b)
+        return reshaped(product, (*product.shape[:-2], product.shape[-1]))
+    if len(shape_of(b)) == 1:
+        product = matmul(a, _matrix(b, (*shape_of(b), 1)))
+        return reshaped(product, product.shape[:-1])
+    rank = max(len(shape_of(a)), len(shape_of(b)))
+    left, right = (_raised(x, rank) for x in (a, b))
     return settle(torch.matmul(left, right))
+
+
+def _matrix(vector: Operand, shape: tuple[int, ...]) -> Operand:
+    return reshaped(vector, shape) if isinstance(vector, RowValue) else vector.reshape(shape)
 
 
 def _raised(x: Operand, rank: int) -> Tensor:
@@ -85,6 +92,28 @@ def _raised(x: Operand, rank: int) -> Tensor:
     full = x.free() if isinstance(x, RowValue) else x.unsqueeze(0)
     missing = rank - (full.dim() - 1)
     return full.reshape(full.shape[0], *[1] * missing, *full.shape[1:]) if missing else full
+
+
+def einsum(*operands: Operand, equation: str) -> RowValue:
+    """Return the sum of products that the letters say; every row has its own.
+
+    Raises:
+        ValueError: When the equation is not one for these operands, or has no letter to spare.
+    """
+    inputs, arrow, result = "".join(equation.split()).partition("->")
+    terms = inputs.split(",")
+    if not arrow:  # NumPy's rule: what stands once, in the order of the alphabet
+        letters = inputs.replace(",", "").replace(".", "")
+        dots = "..." if "..." in inputs else ""
+        result = dots + "".join(sorted(c for c in {*letters} if letters.count(c) == 1))
+    spare = {*string.ascii_letters} - {*equation}
+    if len(terms) != len(operands) or not spare:
+        raise ValueError(f"equation {equation!r} of {len(operands)} inputs")
+    row = min(spare)
+    moving = [isinstance(x, RowValue) for x in operands]
+    terms = [row + term if moves else term for term, moves in zip(terms, moving, strict=True)]
+    tensors = [x.free() if isinstance(x, RowValue) else x for x in operands]
+    return settle(torch.einsum(f"{','.join(terms)}->{row}{result}", *tensors))
 
 
 # --- normalisations ---------------------------------------------------------------------------
@@ -162,6 +191,29 @@ def instance_norm(x: RowValue, weight: Tensor, bias: Tensor, *, epsilon: float =
     return per_image(lambda t: F.group_norm(t, groups, weight, bias, epsilon), x)
 
 
+def lp_normalization(x: RowValue, *, axis: int = -1, p: int = 2) -> RowValue:
+    """Divide by the length along an axis."""
+    moved, (dim,) = along(x, [axis])
+    length = torch.linalg.vector_norm(moved.tensor, p, dim, keepdim=True)
+    return renewed(moved, moved.tensor / length)
+
+
+def local_response_norm(
+    x: RowValue, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
+) -> RowValue:
+    """Divide every channel by a power of the squares of its neighbours.
+
+    Returns:
+        RowValue of the same shape.
+
+    Raises:
+        ValueError: For an even number of neighbours, where torch takes other ones.
+    """
+    if size % 2 == 0:
+        raise ValueError(f"size {size}, wanted an odd one")
+    return per_image(lambda t: F.local_response_norm(t, size, alpha, beta, bias), x)
+
+
 def softmax(function: Callable[..., Tensor]) -> Callable[..., RowValue]:
     """Return softmax or its logarithm, along one axis or, before opset 13, all from one on."""
 
@@ -181,10 +233,13 @@ def softmax(function: Callable[..., Tensor]) -> Callable[..., RowValue]:
 LAYERS: Mapping[str, Callable[..., RowValue]] = {
     "Gemm": gemm,
     "MatMul": matmul,
+    "Einsum": einsum,
     "BatchNormalization": batch_norm,
     "LayerNormalization": layer_norm,
     "GroupNormalization": group_norm,
     "InstanceNormalization": instance_norm,
+    "LpNormalization": lp_normalization,
+    "LRN": local_response_norm,
     "Softmax": softmax(torch.softmax),
     "LogSoftmax": softmax(torch.log_softmax),
 }

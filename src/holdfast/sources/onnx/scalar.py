@@ -121,6 +121,15 @@ def where(condition: Operand, a: Operand, b: Operand) -> RowValue:
     return combined(torch.where, condition, a, b)
 
 
+def mean(*parts: Operand) -> RowValue:
+    """Return the mean of any number of inputs that broadcast."""
+    return folded(torch.add)(*parts).map(lambda t: t / len(parts))
+
+
+def _norm(order: int) -> Callable[..., Tensor]:
+    return lambda t, dims, keepdim: torch.linalg.vector_norm(t, order, dims, keepdim)
+
+
 def reduction(function: Callable[..., Tensor]) -> Callable[..., RowValue]:
     """Return a reduction over some axes, or over all of them."""
 
@@ -156,6 +165,10 @@ SCALAR: Mapping[str, Callable[..., RowValue]] = {
     "Log": plain(torch.log),
     "Sqrt": plain(torch.sqrt),
     "Reciprocal": plain(torch.reciprocal),
+    "Sin": plain(torch.sin),
+    "Cos": plain(torch.cos),
+    "Tan": plain(torch.tan),
+    "Atan": plain(torch.atan),
     "Abs": plain(torch.abs),
     "Neg": plain(torch.neg),
     "Floor": plain(torch.floor),
@@ -173,9 +186,12 @@ SCALAR: Mapping[str, Callable[..., RowValue]] = {
     "Max": folded(torch.maximum),
     "Min": folded(torch.minimum),
     "Sum": folded(torch.add),
+    "Mean": mean,
     "Equal": binary(torch.eq),
     "Less": binary(torch.lt),
+    "LessOrEqual": binary(torch.le),
     "Greater": binary(torch.gt),
+    "GreaterOrEqual": binary(torch.ge),
     "And": binary(torch.logical_and),
     "Or": binary(torch.logical_or),
     "Where": where,
@@ -183,5 +199,9 @@ SCALAR: Mapping[str, Callable[..., RowValue]] = {
     "ReduceSum": reduction(torch.sum),
     "ReduceMax": reduction(torch.amax),
     "ReduceMin": reduction(torch.amin),
+    "ReduceL1": reduction(_norm(1)),
+    "ReduceL2": reduction(_norm(2)),
+    "ReduceSumSquare": reduction(lambda t, dims, keepdim: t.square().sum(dims, keepdim=keepdim)),
+    "ReduceLogSumExp": reduction(torch.logsumexp),
 }
 """Functions by operator."""

@@ -87,6 +87,7 @@ def conv_transpose(  # noqa: PLR0913 - the attributes of the operator
     pads: list[int] | None = None,
     dilations: list[int] | None = None,
     output_padding: list[int] | None = None,
+    output_shape: list[int] | None = None,
     group: int = 1,
     auto_pad: str = "NOTSET",
 ) -> RowValue:
@@ -96,14 +97,23 @@ def conv_transpose(  # noqa: PLR0913 - the attributes of the operator
         [N, channels, ...].
 
     Raises:
-        ValueError: For `auto_pad` other than none, or a shape that does not fit.
+        ValueError: When `kernel_shape` is not that of the weight, or a shape does not fit.
     """
     kernel, rank = list(weight.shape[2:]), weight.dim() - 2
-    if auto_pad != "NOTSET" or (kernel_shape is not None and kernel_shape != kernel):
-        raise ValueError(f"auto_pad {auto_pad!r} with kernel_shape {kernel_shape}")
+    if kernel_shape is not None and kernel_shape != kernel:
+        raise ValueError(f"kernel_shape {kernel_shape} of a weight of shape {list(weight.shape)}")
     steps, spread = strides or [1] * rank, dilations or [1] * rank
     more = output_padding or [0] * rank
-    amounts = window_pads(x, kernel, steps, spread, auto_pad, pads)
+    if output_shape is None and auto_pad in ("NOTSET", "VALID"):
+        amounts = window_pads(x, kernel, steps, spread, auto_pad, pads)
+    else:
+        sizes = x.shape[2:]
+        wanted = output_shape or [n * step for n, step in zip(sizes, steps, strict=True)]
+        whole = [
+            step * (n - 1) + extra + d * (k - 1) + 1
+            for n, step, extra, k, d in zip(sizes, steps, more, kernel, spread, strict=True)
+        ]
+        amounts = _cropped(whole, wanted[-rank:], auto_pad)
     function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
     same = all(before == after for before, after in amounts)
     padding = [before for before, _ in amounts] if same else [0] * rank
@@ -117,6 +127,19 @@ def conv_transpose(  # noqa: PLR0913 - the attributes of the operator
         return result
 
     return per_image(layer, x)
+
+
+def _cropped(whole: Sequence[int], wanted: Sequence[int], auto_pad: str) -> list[tuple[int, int]]:
+    """Return how much of every axis is cut off (before, after) to get a size.
+
+    Raises:
+        ValueError: When it is too short.
+    """
+    totals = [size - short for size, short in zip(whole, wanted, strict=True)]
+    if min(totals) < 0:
+        raise ValueError(f"output_shape {list(wanted)} of only {list(whole)}")
+    less = [(total // 2, total - total // 2) for total in totals]
+    return less if auto_pad == "SAME_UPPER" else [(after, before) for before, after in less]
 
 
 def max_pool(  # noqa: PLR0913 - the attributes of the operator
@@ -136,8 +159,15 @@ def max_pool(  # noqa: PLR0913 - the attributes of the operator
     amounts = window_pads(x, kernel_shape, steps, spread, auto_pad, pads)
     function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
     reach = [d * (k - 1) + 1 for k, d in zip(kernel_shape, spread, strict=True)]
-    padding, ceil = _ends(x, reach, steps, amounts, bool(ceil_mode))
-    return per_image(lambda t: function(t, kernel_shape, steps, padding, spread, ceil), x)
+    ends = _ends(x, reach, steps, amounts, bool(ceil_mode))
+    if ends is not None:
+        padding, ceil = ends
+        return per_image(lambda t: function(t, kernel_shape, steps, padding, spread, ceil), x)
+
+    def every(t: Tensor, padding: list[int]) -> Tensor:
+        return function(t, kernel_shape, 1, padding, spread)
+
+    return per_image(_picked(every, amounts, steps), x)
 
 
 def average_pool(  # noqa: PLR0913 - the attributes of the operator
@@ -167,8 +197,35 @@ def average_pool(  # noqa: PLR0913 - the attributes of the operator
             raise ValueError("padding that counts, with ceil_mode")
         flat = flat_pads(amounts)
         return per_image(lambda t: function(F.pad(t, flat), kernel_shape, steps), x)
-    padding, ceil = _ends(x, kernel_shape, steps, amounts, bool(ceil_mode))
-    return per_image(lambda t: function(t, kernel_shape, steps, padding, ceil, False), x)
+    ends = _ends(x, kernel_shape, steps, amounts, bool(ceil_mode))
+    if ends is not None:
+        padding, ceil = ends
+        return per_image(lambda t: function(t, kernel_shape, steps, padding, ceil, False), x)
+
+    def every(t: Tensor, padding: list[int]) -> Tensor:
+        return function(t, kernel_shape, 1, padding, False, False)
+
+    return per_image(_picked(every, amounts, steps), x)
+
+
+def _picked(
+    every: Callable[[Tensor, list[int]], Tensor],
+    amounts: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+) -> Callable[[Tensor], Tensor]:
+    """Return a pool with other padding before than after: every window is made, some are taken."""
+    padding = [max(pair) for pair in amounts]
+
+    def layer(t: Tensor) -> Tensor:
+        result = every(t, padding)
+        for axis, (pair, most, stride) in enumerate(zip(amounts, padding, strides, strict=True), 2):
+            before, after = pair
+            index = [slice(None)] * result.dim()
+            index[axis] = slice(most - before, result.shape[axis] - (most - after), stride)
+            result = result[tuple(index)]
+        return result
+
+    return layer
 
 
 def _ends(
@@ -177,14 +234,14 @@ def _ends(
     strides: Sequence[int],
     amounts: Sequence[tuple[int, int]],
     ceil: bool,
-) -> tuple[list[int], bool]:
-    """Return symmetric padding and the rounding that give the same windows.
+) -> tuple[list[int], bool] | None:
+    """Return symmetric padding and the rounding that give the same windows, if there are any.
 
     A window that hangs over the end takes the entries that are there, which is what more padding
     after than before asks for.
 
     Raises:
-        ValueError: When there is no such padding.
+        ValueError: For `ceil_mode` with padding that is not the same before and after.
     """
     padding = [before for before, _ in amounts]
     if all(before == after for before, after in amounts):
@@ -195,9 +252,9 @@ def _ends(
         ends = -(-(size + 2 * before - k) // stride) + 1
         # As torch does it: no window starts beyond the end.
         got.append(ends - 1 if (ends - 1) * stride >= size + before else ends)
-    if ceil or wanted != got:
-        raise ValueError(f"pads {amounts} of a pool, not the same before and after")
-    return padding, True
+    if ceil:
+        raise ValueError(f"ceil_mode with pads {amounts}, not the same before and after")
+    return (padding, True) if wanted == got else None
 
 
 def global_average_pool(x: RowValue) -> RowValue:

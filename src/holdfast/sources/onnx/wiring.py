@@ -89,26 +89,75 @@ def concat(*parts: Operand, axis: int) -> RowValue:
 def slice_(
     x: RowValue, starts: Static, ends: Static, axes: Static = None, steps: Static = None
 ) -> RowValue:
-    """Return a part of every named axis.
+    """Return a part of every named axis; with a negative step from its end to its start.
 
     Raises:
-        ValueError: For a step that is not positive.
+        ValueError: For a step of zero.
     """
     first, last = listed(starts), listed(ends)
     named = list(range(len(first))) if axes is None else listed(axes)
     strides = [1] * len(first) if steps is None else listed(steps)
-    if min(strides, default=1) < 1:
+    if 0 in strides:
         raise ValueError(f"steps {strides}")
     moved, dims = along(x, named)
     index = [slice(None)] * moved.tensor.dim()
     for dim, start, end, step in zip(dims, first, last, strides, strict=True):
         size = moved.tensor.shape[dim]
-        index[dim] = slice(_place(start, size), _place(end, size), step)
-    return renewed(moved, moved.tensor[tuple(index)])
+        ends = [place + size if place < 0 else place for place in (start, end)]
+        if step < 0:  # the same places, counted from the other end
+            ends = [size - 1 - place for place in ends]
+        low, high = (min(max(place, 0), size) for place in ends)
+        index[dim] = slice(low, high, abs(step))
+    turned = [dim for dim, step in zip(dims, strides, strict=True) if step < 0]
+    tensor = moved.tensor.flip(turned) if turned else moved.tensor
+    return renewed(moved, tensor[tuple(index)])
 
 
-def _place(place: int, size: int) -> int:
-    return min(max(place + size if place < 0 else place, 0), size)
+def tile(x: RowValue, repeats: Static) -> RowValue:
+    """Return x repeated along every axis.
+
+    Raises:
+        ValueError: When there is not one number for every axis.
+    """
+    times = listed(repeats)
+    if len(times) != len(x.shape):
+        raise ValueError(f"repeats {times} of a value of shape {list(x.shape)}")
+    axes = [axis for axis, count in enumerate(times) if count != 1]
+    if not axes:
+        return x
+    moved, dims = along(x, axes)
+    counts = [1] * moved.tensor.dim()
+    for axis, dim in zip(axes, dims, strict=True):
+        counts[dim] = times[axis]
+    return renewed(moved, moved.tensor.repeat(counts))
+
+
+def top_k(
+    x: RowValue, k: Static, *, axis: int = -1, largest: int = 1, sorted: int = 1
+) -> list[RowValue]:
+    """Return the largest or smallest entries along an axis, in order, and their places.
+
+    Raises:
+        ValueError: When they come in no stated order.
+    """
+    count = int(listed(k)[0])
+    if not sorted and count > 1:
+        raise ValueError(f"the {count} largest entries in no stated order (sorted=0)")
+    moved, (dim,) = along(x, [axis])
+    found = torch.topk(moved.tensor, count, dim, bool(largest))
+    return [renewed(moved, part) for part in found]
+
+
+def cumsum(x: RowValue, axis: Static, *, exclusive: int = 0, reverse: int = 0) -> RowValue:
+    """Return the sums of all entries up to each one along an axis.
+
+    Raises:
+        ValueError: For sums that leave out the entry itself, or run backwards.
+    """
+    if exclusive or reverse:
+        raise ValueError(f"exclusive {exclusive}, reverse {reverse}")
+    moved, (dim,) = along(x, [int(listed(axis)[0])])
+    return renewed(moved, moved.tensor.cumsum(dim))
 
 
 def split(
@@ -169,6 +218,9 @@ WIRING: Mapping[str, Callable[..., RowValue | list[RowValue]]] = {
     "Transpose": transpose,
     "Concat": concat,
     "Slice": slice_,
+    "Tile": tile,
+    "TopK": top_k,
+    "CumSum": cumsum,
     "Split": split,
     "Gather": gather,
     "Expand": expand,
