@@ -160,6 +160,8 @@ def bracket_table(bracket: "Bracket") -> RenderableType:
         f"lower: {bracket.lower_by}; upper: {bracket.upper_by}; {bracket.seconds:.2f} s; "
         f"{bracket.outcome.value}"
     )
+    for note in bracket.notes:
+        head.append(f"\n{note}")
     table = _table("module", "operation", "gain")
     for layer in bracket.layers:
         table.add_row(layer.path or "(model)", layer.op, number(layer.gain, formats.at_most))

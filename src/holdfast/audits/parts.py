@@ -22,7 +22,7 @@ from holdfast.types import norm_name
 
 
 def bracket_part(bracket: Bracket) -> dict[str, Any]:
-    """Return a bracket: bounds, trace, layers, outcome and assumptions."""
+    """Return a bracket: bounds, trace, layers, outcome, notes and assumptions."""
     return plain(
         {
             "norm": norm_name(bracket.norm),
@@ -36,6 +36,7 @@ def bracket_part(bracket: Bracket) -> dict[str, Any]:
             "seconds": bracket.seconds,
             "trace": bracket.trace,
             "layers": bracket.layers,
+            "notes": bracket.notes,
             "assumptions": bracket.assumptions,
         }
     )

@@ -19,6 +19,7 @@ interval around 0, so every iterate is a bound, and the best of each row is kept
 
 import dataclasses
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -97,6 +98,7 @@ class Relaxed:
     Args:
         graph: Captured model.
         regions: R regions.
+        end: Reading of `time.perf_counter` from which intervals are no longer tightened.
 
     Attributes:
         graph: In float64, with sorts as comparisons and poolings as maxima of groups.
@@ -104,7 +106,8 @@ class Relaxed:
     """
 
     @torch.no_grad()
-    def __init__(self, graph: Graph, regions: Regions) -> None:
+    def __init__(self, graph: Graph, regions: Regions, end: float = math.inf) -> None:
+        self._end = end
         self.graph, self._regions = with_groups(graph.double()), regions
         check_covered(self.graph, READING)
         self.intervals: Env[Interval] = lift(self.graph, regions)
@@ -195,6 +198,8 @@ class Relaxed:
         shape = known.low.shape[1:]
         low, high = flat_rows(known.low).clone(), flat_rows(known.high).clone()
         for part in places.split(self._rows_at_once(), dim=1):
+            if time.perf_counter() > self._end:
+                break
             start = self._entries(signs, part, shape)
             reached = self.below(start, mirrored=True).low
             below, above = reached.split(part.shape[1], dim=1)

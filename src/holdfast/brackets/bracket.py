@@ -25,6 +25,7 @@ class Bracket:
         outcome: How the search ended.
         assumptions: What the bracket takes for granted, in sentences.
         seconds: Time spent.
+        notes: What was left out, and why, in sentences.
     """
 
     lower: float
@@ -38,6 +39,7 @@ class Bracket:
     outcome: Outcome
     assumptions: tuple[str, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:

@@ -32,7 +32,8 @@ def lipschitz(  # noqa: PLR0913 - the signature is the contract's
         example: Inputs with batch dimension, [N, ...]: the more rows, the better the lower bound.
         norm: 1, 2 or inf, on inputs and outputs.
         region: Where the inputs lie (`Ball` or `Box`, in input units); None for everywhere.
-        seconds: Time to spend; a step that has begun is finished.
+        seconds: Time to spend after capture. What would not fit is left out, with a note; the first
+            bounds and a step that has begun are finished.
         tolerance: Stop when upper / lower <= 1 + tolerance.
         report: Called with every improvement.
 

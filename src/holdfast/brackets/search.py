@@ -10,6 +10,7 @@ from torch import Tensor
 from holdfast.arguments import check_norm, check_number, shown
 from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.branching.tree import Goal, branch
+from holdfast.brackets.budget import products
 from holdfast.brackets.gain import GainReading
 from holdfast.brackets.lower.ascent import ascending_pairs
 from holdfast.brackets.lower.pairs import SteepPair, sample
@@ -37,7 +38,8 @@ class LipschitzOptions:
     Attributes:
         norm: 1, 2 or inf, on inputs and outputs.
         region: Where the inputs lie; None for everywhere.
-        seconds: Time to spend; a step that has begun is finished.
+        seconds: Time to spend after capture. What would not fit is left out, with a note; the first
+            bounds and a step that has begun are finished.
         tolerance: Stop when upper / lower <= 1 + tolerance.
 
     Raises:
@@ -80,6 +82,7 @@ class Search:
     _start: float = field(default=0.0, init=False)
     _upper: float = field(default=math.inf, init=False)
     _witness: SteepPair | None = field(default=None, init=False)
+    _skipped: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         region = self.options.region
@@ -157,7 +160,14 @@ class Search:
     def _look_around(self, starts: Tensor, end: float) -> None:
         """Take the steepest direction at every starting point."""
         options = self.options
-        for witness in steepest_pairs(self.graph, starts, options.norm, options.region):
+        # A step of the power iteration on all points of a batch takes a fraction of a second.
+        batch = min(max(1, int(2e9 / (1 + products(self.graph)))), 256)
+
+        def spent() -> bool:
+            return self._late(end)
+
+        pairs = steepest_pairs(self.graph, starts, options.norm, options.region, batch, spent)
+        for witness in pairs:
             self._raise_lower(witness, "largest Jacobian over data")
             if self._closed or self._late(end):
                 return
@@ -184,12 +194,14 @@ class Search:
     def _solve_lipsdp(self, end: float) -> None:
         """Bound the constant by the slopes of the activations together."""
         options = self.options
-        if math.isinf(self._upper) or self._closed or self._late(options.seconds):
+        if math.isinf(self._upper) or self._closed:
+            return
+        if self._late(options.seconds):
+            self._skipped.append("LipSDP was left out: the time was spent before it")
             return
         left = max(end - self._spent, 0.1 * options.seconds)
-        bounds = slope_bounds(
-            self.graph, options.norm, 0.3 * options.tolerance, left, options.region
-        )
+        accuracy, skipped = 0.3 * options.tolerance, self._skipped.append
+        bounds = slope_bounds(self.graph, options.norm, accuracy, left, options.region, skipped)
         for value, method in bounds:
             self._lower_upper(value, method)
             if self._closed:
@@ -199,6 +211,8 @@ class Search:
         """Split the inputs into cells with fewer kinks, down to the linear pieces."""
         if math.isinf(self._upper) or self._closed or self._late(end):
             return
+        if products(self.graph) > 2**24:
+            return  # so large a net has more kinks than branching ends with, and long lists of them
         goal = Goal(
             self.options.norm,
             self.options.region,
@@ -235,6 +249,7 @@ class Search:
             outcome=outcome,
             assumptions=self._assumptions(),
             seconds=self._spent,
+            notes=tuple(dict.fromkeys(self._skipped)),
         )
 
     def _starts(self, points: Tensor) -> Tensor:

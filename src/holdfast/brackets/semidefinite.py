@@ -10,8 +10,11 @@ import numpy as np
 
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
+from holdfast.brackets.budget import Skipped, affords, products, products_a_second
 from holdfast.errors import Unsupported
+from holdfast.graph.comparisons import with_pairs
 from holdfast.graph.ir import Graph
+from holdfast.ops import Kind
 from holdfast.sdp.chain.chain import Chain, chain_of
 from holdfast.sdp.chain.proof import chain_upper
 from holdfast.sdp.chain.search import minimise as minimise_chain
@@ -31,8 +34,17 @@ Keep = Callable[[Any], None]
 """Takes the best multipliers so far, whatever form a solver gives them."""
 
 
+def _quietly(why: str) -> None:
+    """Tell nobody."""
+
+
 def slope_bounds(
-    graph: Graph, norm: float, tolerance: float, seconds: float, region: Region | None
+    graph: Graph,
+    norm: float,
+    tolerance: float,
+    seconds: float,
+    region: Region | None,
+    skipped: Skipped = _quietly,
 ) -> Iterator[tuple[float, str]]:
     """Yield proved upper bounds from the slopes of all activations together, and their methods.
 
@@ -46,6 +58,7 @@ def slope_bounds(
         tolerance: Relative accuracy of the optimum, for l2.
         seconds: Time to spend.
         region: Where the inputs lie; None for everywhere.
+        skipped: Told what does not fit into the time, or into the memory.
     """
     start = time.perf_counter()
     for where in (region,) if region is None else (region, None):
@@ -54,15 +67,19 @@ def slope_bounds(
             return
         left = seconds if where is region else 0.2 * seconds
         if norm == 2.0:
-            bounds = lipsdp_upper(graph, tolerance, left, where)
+            bounds = lipsdp_upper(graph, tolerance, left, where, skipped)
         else:
-            bounds = row_bounds_upper(graph, norm, left, where)
+            bounds = row_bounds_upper(graph, norm, left, where, skipped)
         for bound in bounds:
             yield bound, "LipSDP" if where is None else "LipSDP on the region"
 
 
 def lipsdp_upper(
-    graph: Graph, tolerance: float, seconds: float, region: Region | None = None
+    graph: Graph,
+    tolerance: float,
+    seconds: float,
+    region: Region | None = None,
+    skipped: Skipped = _quietly,
 ) -> Iterator[float]:
     """Yield proved upper bounds of the l2 constant from the slopes of all activations.
 
@@ -73,8 +90,10 @@ def lipsdp_upper(
     Args:
         graph: Captured model.
         tolerance: Relative accuracy of the optimum.
-        seconds: Time for the solver; it ends with the best multipliers until then.
+        seconds: Time to spend: what does not fit is not begun, and the solver ends with the best
+            multipliers until then.
         region: Where the inputs lie; None for everywhere.
+        skipped: Told what does not fit into the time, or into the memory.
 
     Yields:
         Ever lower proved bounds.
@@ -82,9 +101,12 @@ def lipsdp_upper(
     Raises:
         KeyboardInterrupt: When the user interrupts, after the best bound so far.
     """
-    best = math.inf
+    end, best = time.perf_counter() + seconds, math.inf
     try:
-        for bound in _spectral_bounds(form_on(graph, region), tolerance, seconds):
+        if not _form_fits(graph, seconds, skipped):
+            return
+        form = form_on(graph, region, end)
+        for bound in _spectral_bounds(form, tolerance, end, skipped):
             if bound < best:
                 best = bound
                 yield bound
@@ -92,21 +114,69 @@ def lipsdp_upper(
         return
 
 
-def _spectral_bounds(whole: NormalForm, tolerance: float, seconds: float) -> Iterator[float]:
+def _form_fits(graph: Graph, seconds: float, skipped: Skipped) -> bool:
+    """Return whether the normal form of a network can be written down."""
+    pairs = with_pairs(graph)
+    units = sum(
+        math.prod(node.shape) // (2 if node.op == "compare" else 1)
+        for node in pairs.nodes
+        if node.perturbed and (node.kind is Kind.SCALAR or node.op == "compare")
+    )
+    if units > MOST_UNITS:
+        skipped(f"LipSDP was left out: {units} activations, and it takes at most {MOST_UNITS}")
+        return False
+    width = math.prod(graph.perturbed_input.shape) + units
+    outputs = math.prod(graph[graph.output].shape)
+    # Rows, error rows and a copy of each; what is linear is applied to every column, three times.
+    numbers = 3.0 * width * (width + outputs)
+    return affords("LipSDP", 3.0 * width * products(graph), numbers, seconds, skipped)
+
+
+def _spectral_bounds(
+    whole: NormalForm, tolerance: float, end: float, skipped: Skipped
+) -> Iterator[float]:
     """Yield the bound of the closed form, where there is one, and that of the solver."""
     chain = chain_of(whole)
     if chain is not None:
+        # Each layer: products, a factor, a proof.
+        sweep = 12.0 * sum(layer.neurons**2 * max(layer.inner.shape) for layer in chain.layers)
+        numbers = 6.0 * sum(layer.inner.numel() for layer in chain.layers)
+        if not affords("LipSDP", sweep, numbers, end - time.perf_counter(), skipped):
+            return
         yield _closed_form_upper(chain)
-    # From so many layers, or units, the recursion along the chain beats one large matrix.
-    if chain is not None and (len(chain.layers) >= 5 or whole.units > 1500):
-        yield from _chain_upper(chain, tolerance, seconds)
+        # From so many layers, or units, the recursion along the chain beats one large matrix.
+        if len(chain.layers) >= 5 or whole.units > 1500:
+            left = end - time.perf_counter()
+            # The least is one step, with the second derivatives of every pair of units.
+            step = 4.0 * sweep + float(whole.units) ** 2 * max(n.neurons for n in chain.layers)
+            square = 3.0 * float(whole.units) ** 2
+            if affords("LipSDP beyond its closed form", step, square, left, skipped):
+                yield from _chain_upper(chain, tolerance, left - sweep / products_a_second())
+            return
+    moving = int((whole.low < whole.high).sum())
+    size = moving + min(whole.inputs, moving + len(whole.C))
+    left = end - time.perf_counter()
+    if not affords("LipSDP", *_dense_cost(size), left, skipped):
         return
     form = reduce(whole)
+    left = end - time.perf_counter() - _PROOF * size**3 / products_a_second()
 
     def search(keep: Keep) -> None:
-        keep(solve(form, tolerance, seconds, lambda bound, multipliers: keep(multipliers)))
+        keep(solve(form, tolerance, left, lambda bound, multipliers: keep(multipliers)))
 
     yield from _proved(search, lambda multipliers: prove(form, multipliers))
+
+
+_PROOF = 12.0
+"""Products that a proof takes, in cubes of the size of the matrix."""
+
+
+def _dense_cost(size: int) -> tuple[float, float]:
+    """Return the products that a few steps on one large matrix and a proof take, and the memory.
+
+    Four steps, of some 20 cubes each, are about half of what a solution takes.
+    """
+    return (80.0 + _PROOF) * float(size) ** 3, 12.0 * float(size) ** 2
 
 
 def _closed_form_upper(chain: Chain) -> float:
@@ -140,7 +210,7 @@ def _proved(search: Callable[[Keep], None], prove_them: Callable[[Any], float]) 
     yield from map(prove_them, best)
 
 
-def form_on(graph: Graph, region: Region | None) -> NormalForm:
+def form_on(graph: Graph, region: Region | None, end: float = math.inf) -> NormalForm:
     """Return the normal form of a network on a region, not yet reduced.
 
     Any two points of a convex region have their pre-activations within the bounds of the region,
@@ -150,13 +220,14 @@ def form_on(graph: Graph, region: Region | None) -> NormalForm:
     Args:
         graph: Captured model.
         region: A ball or a box; None for all inputs.
+        end: Reading of `time.perf_counter` from which slopes are those of interval arithmetic.
 
     Raises:
         Unsupported: When an op has no slopes or no bounds, or there are too many units.
     """
     if region is None:
         return normal_form(graph, MOST_UNITS)
-    paired, slopes = Relaxed(graph, Regions.of(region)).slopes()
+    paired, slopes = Relaxed(graph, Regions.of(region), end).slopes()
     form = normal_form(paired, MOST_UNITS, slopes)
     if isinstance(region, Box):
         return between(form, (region.high > region.low).flatten().numpy())
@@ -164,7 +235,11 @@ def form_on(graph: Graph, region: Region | None) -> NormalForm:
 
 
 def row_bounds_upper(
-    graph: Graph, norm: float, seconds: float, region: Region | None = None
+    graph: Graph,
+    norm: float,
+    seconds: float,
+    region: Region | None = None,
+    skipped: Skipped = _quietly,
 ) -> Iterator[float]:
     """Yield ever lower proved bounds of the l1 or linf constant, one output row at a time.
 
@@ -175,30 +250,40 @@ def row_bounds_upper(
     Args:
         graph: Captured model.
         norm: 1 or inf.
-        seconds: Time to spend.
+        seconds: Time to spend: what does not fit is not begun.
         region: Where the inputs lie; None for everywhere.
+        skipped: Told what does not fit into the time, or into the memory.
 
     Yields:
         Proved bounds.
     """
     end = time.perf_counter() + seconds
     try:
-        form = form_on(graph, region)
+        if not _form_fits(graph, seconds, skipped):
+            return
+        form = form_on(graph, region, end)
         form = transpose(form) if norm == 1.0 else form
     except (Unsupported, *TOO_EXTREME):
         return
+    size = int((form.low < form.high).sum()) + form.inputs
+    count, numbers = _dense_cost(size)
+    left = end - time.perf_counter()
+    if not affords("LipSDP", len(form.C) * count, numbers, left, skipped):
+        return
     queue: list[tuple[float, int, bool]] = []
     for row in range(len(form.C)):
-        rough = row_upper(output_row(form, row), math.inf, accuracy=0.3)
+        left = end - time.perf_counter()
+        rough = row_upper(output_row(form, row), math.inf, 0.3, max(left, 0.0))
         heapq.heappush(queue, (-rough, row, False))
-        if time.perf_counter() > end:
+        if left < 0.0:
             return
-    while queue and time.perf_counter() < end:
+    while queue:
         worst, row, solved = heapq.heappop(queue)
         yield -worst
-        if solved:
+        left = end - time.perf_counter()
+        if solved or left < count / products_a_second():
             return
-        bound = min(-worst, row_upper(output_row(form, row), math.inf))
+        bound = min(-worst, row_upper(output_row(form, row), math.inf, 1e-3, left))
         heapq.heappush(queue, (-bound, row, True))
 
 
@@ -214,13 +299,16 @@ def spectral_constant_upper(graph: Graph) -> float:
     return row_upper(form, 2.0)
 
 
-def row_upper(form: NormalForm, norm: float, accuracy: float = 1e-3) -> float:
+def row_upper(
+    form: NormalForm, norm: float, accuracy: float = 1e-3, seconds: float = math.inf
+) -> float:
     """Return the LipSDP bound of a normal form, from l2 to l2 or from linf to its one output.
 
     Args:
         form: Not necessarily reduced; for linf with one output row.
         norm: 2 or inf, on the inputs.
         accuracy: Relative accuracy of the optimum.
+        seconds: Time for the solver, which ends with the best multipliers until then.
 
     Returns:
         A proved bound; inf where the weights are too extreme for the method.
@@ -228,16 +316,16 @@ def row_upper(form: NormalForm, norm: float, accuracy: float = 1e-3) -> float:
     try:
         # Extreme weights may overflow, and then nothing is proved.
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):
-            return _solved(form, norm, accuracy)
+            return _solved(form, norm, accuracy, seconds)
     except TOO_EXTREME:
         return math.inf
 
 
-def _solved(form: NormalForm, norm: float, accuracy: float) -> float:
+def _solved(form: NormalForm, norm: float, accuracy: float, seconds: float) -> float:
     """Reduce, solve and prove one normal form."""
     if norm == 2.0:
         small = reduce(form)
-        return prove(small, solve(small, accuracy, math.inf))
+        return prove(small, solve(small, accuracy, seconds))
     small = reduce(form, rotate=False)
-    weights, multipliers = minimise(small, True, (accuracy, math.inf))
+    weights, multipliers = minimise(small, True, (accuracy, seconds))
     return prove_linf(small, weights, multipliers)

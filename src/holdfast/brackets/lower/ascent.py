@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from holdfast.brackets.budget import products
 from holdfast.brackets.lower.climbers import Climbers, Hunt, ascend, recruit, refine
 from holdfast.brackets.lower.crossing import cross, crossings
 from holdfast.brackets.lower.pairs import (
@@ -71,6 +72,8 @@ def ascending_pairs(
             if witness.slope > best:
                 best = witness.slope
                 yield witness
+            if hunt.late():
+                return
 
 
 def _rounds(hunt: Hunt, points: Tensor) -> Iterator[Climbers]:
@@ -82,6 +85,8 @@ def _rounds(hunt: Hunt, points: Tensor) -> Iterator[Climbers]:
     entries = sum(max(1, math.prod(node.shape)) for node in hunt.graph.nodes)
     # All values of one batch of candidates take 2 MB, which stays in the cache.
     rows = min(max(2**18 // entries, 8), 512)
+    # A step of all candidates takes a fraction of a second.
+    rows = min(rows, max(2, 2**30 // (1 + products(hunt.graph))))
     many, few = min(64, rows), min(16, max(2, rows // 8))
     others = 1 + torch.randperm(len(points) - 1, generator=hunt.generator)[: 4 * many - 1]
     given = recruit(hunt, torch.cat([points[:1], points[others]]))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from holdfast.brackets.budget import products
 from holdfast.brackets.lower.pairs import contains, lengths, over_rows, project, unit
 from holdfast.brackets.lower.tangent import push
 from holdfast.graph.ir import Graph
@@ -37,6 +38,10 @@ class Hunt:
     region: Region | None
     spent: Callable[[], bool]
     generator: torch.Generator
+
+    def late(self) -> bool:
+        """Return whether to stop between steps that a smaller net would just finish."""
+        return products(self.graph) > 2**24 and self.spent()
 
     def normal(self, like: Tensor) -> Tensor:
         """Draw normal numbers, of the shape of `like`."""
@@ -168,6 +173,8 @@ def refine(hunt: Hunt, climbers: Climbers, steps: int) -> Climbers:
     """
     points, directions = climbers.points, climbers.directions
     for _ in range(steps):
+        if hunt.late():
+            break
         directions = directions.detach().requires_grad_()
         change = push(hunt.graph, points, directions, None)
         gradient = _gradients(lengths(change, hunt.norm).sum(), directions)[0]

@@ -26,9 +26,21 @@ from holdfast.graph.ir import Graph
 from holdfast.graph.walk import run
 from holdfast.types import Region
 
+Spent = Callable[[], bool]
+"""Says whether the time is over."""
+
+
+def _never() -> bool:
+    return False
+
 
 def steepest_pairs(
-    graph: Graph, points: Tensor, norm: float, region: Region | None, batch: int = 256
+    graph: Graph,
+    points: Tensor,
+    norm: float,
+    region: Region | None,
+    batch: int = 256,
+    spent: Spent = _never,
 ) -> Iterator[SteepPair]:
     """Yield pairs with ever larger slopes, going through the points batch by batch.
 
@@ -38,6 +50,7 @@ def steepest_pairs(
         norm: 1, 2 or inf, on both sides.
         region: Both points of a pair lie in it; None for no restriction.
         batch: Points taken at once.
+        spent: Says when to stop; asked between steps, after the first pair.
 
     Yields:
         A `SteepPair` whenever a batch has a larger proved slope than all before.
@@ -45,33 +58,40 @@ def steepest_pairs(
     graph = graph.double()
     best = 0.0
     for part in points.double().split(batch):
-        directions, values = steepest_directions(graph, part, norm)
+        if best and spent():
+            return
+        directions, values = steepest_directions(graph, part, norm, spent)
         finalists = values.argsort(descending=True)[:8]
         for first, second in pairs_along(part[finalists], directions[finalists], region):
             witness = best_pair(graph, first, second, norm)
             if witness.slope > best:
                 best = witness.slope
                 yield witness
+            if best and spent():
+                return
 
 
-def steepest_directions(graph: Graph, points: Tensor, norm: float) -> tuple[Tensor, Tensor]:
+def steepest_directions(
+    graph: Graph, points: Tensor, norm: float, spent: Spent = _never
+) -> tuple[Tensor, Tensor]:
     """Return unit directions of fast change at points, and the rate of change there.
 
     Args:
         graph: Captured model in float64.
         points: [N, ...].
         norm: 1, 2 or inf.
+        spent: Says when to stop; asked between steps of the power iteration.
 
     Returns:
         Directions [N, ...] of length 1 in the norm, and ||J u|| per point, [N].
     """
     function = partial(run, graph)
     if norm == 2.0:
-        return _power_iteration(function, points)
+        return _power_iteration(function, points, spent)
     return _by_output(function, points, norm)
 
 
-def _power_iteration(function: Callable, points: Tensor) -> tuple[Tensor, Tensor]:
+def _power_iteration(function: Callable, points: Tensor, spent: Spent) -> tuple[Tensor, Tensor]:
     """Iterate u <- J^T J u, all points at once: rows do not influence each other."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(points.shape, generator=generator, dtype=points.dtype)
@@ -81,6 +101,8 @@ def _power_iteration(function: Callable, points: Tensor) -> tuple[Tensor, Tensor
         (back,) = pull(_push(function, points, direction))
         moving = over_rows(lengths(back, 2.0) > 0, back)
         direction = torch.where(moving, unit(back, 2.0), direction)
+        if spent():
+            break
     change = _push(function, points, direction)
     return direction.detach(), lengths(change, 2.0).detach()
 
