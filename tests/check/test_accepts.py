@@ -256,3 +256,28 @@ def test_what_a_file_cannot_prove_is_saved_without_proof(tmp_path) -> None:
     found = holdfast.certify(channels_last, rows, channels_last(rows).argmax(1), method="global")
     found.save(tmp_path / "d.json")
     assert holdfast_check.check(tmp_path / "d.json").proved == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("sin", torch.sin),
+        ("cos", torch.cos),
+        ("erf", torch.erf),
+        ("softsign", torch.nn.functional.softsign),
+        ("softshrink", torch.nn.functional.softshrink),
+        ("tanhshrink", torch.nn.functional.tanhshrink),
+        ("log1p_relu", lambda z: z.relu().log1p()),
+        ("vector_norm", lambda z: z + z.norm(dim=1, keepdim=True)),
+        ("logsumexp", lambda z: z + z.logsumexp(1, keepdim=True)),
+        ("rms_norm", lambda z: torch.nn.functional.rms_norm(z, z.shape[1:], eps=0.1)),
+    ],
+)
+def test_an_operation_that_the_checker_does_not_know_is_named(tmp_path, name, function) -> None:
+    model, x, _ = example("linear")
+    model = nn.Sequential(model, Function(function)).eval()
+    holdfast.certify(model, x, model(x).argmax(1), method="global").save(tmp_path / "c.json")
+    proof = json.loads((tmp_path / "c.json").read_text())["proof"]
+    assert f"{name}: the checker does not know this operation" in proof["missing"]
+    assert proof["graph"] == [] and proof["cuts"] == []
+    assert holdfast_check.check(tmp_path / "c.json").proved == 0

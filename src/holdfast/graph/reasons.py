@@ -75,7 +75,7 @@ def _product(node: Node, moving: str) -> tuple[str, str]:
     if key(node) == "div" and node.inputs[-1] == moving:
         return "divides by a value that moves", "bound it on a region, or use holdfast.knowledge"
     why = "no rule for this product of what moves and what does not"
-    return why, "use torch.einsum, or constants that broadcast along the batch"
+    return why, "use torch.einsum of two, or a constant that broadcasts along the batch"
 
 
 def _by_type(graph: Graph, node: Node) -> tuple[str, str] | None:
