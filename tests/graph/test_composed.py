@@ -370,3 +370,9 @@ def test_torchscript_is_refused_with_the_way_on() -> None:
     net, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval(), numbers(2, 4)
     with pytest.raises(Unsupported, match=r"TorchScript: .* give the module that it was made from"):
         capture(cast(nn.Module, torch.jit.trace(net, x)), x)
+
+
+def test_a_result_without_rows_is_refused() -> None:
+    model = Apply(lambda x: torch.einsum("bij,bkl->jl", x, x)).eval()
+    with pytest.raises(Unsupported, match=r"5 rows give a result of shape \(4, 4\)"):
+        capture(model, numbers(2, *ROW))

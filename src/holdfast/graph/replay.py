@@ -105,6 +105,9 @@ class _Bench:
         """Return where outputs disagree: at some size, a second time, or with the graph."""
         five, node = torch.arange(len(self.rows[0])), self.graph.output
         once, graph = self._call(five), self.env[node]
+        for found in (once, graph):
+            if found.shape[:1] != five.shape:
+                return [_obstacle(f"{len(five)} rows give a result of shape {tuple(found.shape)}")]
         obstacles: list[Obstacle] = []
         for size in BATCH_SIZES:
             # Alone twice: chance that is no generator's of this process shows in enough calls.
