@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-text text-page
+.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text text-page
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-attacked   certificates attacked by the thousand on aligned nets"
 	@echo "make bench-descent   what a monitor costs a training run"
 	@echo "make bench-knowledge  the pass over pairs beside a plain one and the authors' script"
+	@echo "make bench-models   everyday models, and the files of HOLDFAST_MODELS: answers and refusals"
 	@echo "make bench-text   knowledge continuity of a model of text, trained with and without the penalty"
 	@echo "make text-page   train a model of text and make its audit page: runs/text/page/report.html"
 	@echo "make format     let ruff write the formatting"
@@ -52,7 +53,7 @@ format: $(STAMP)
 bench-lipschitz: $(STAMP)
 	$(BIN)/python -m benchmarks.lipschitz
 
-bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-text: bench-%: $(STAMP)
+bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text: bench-%: $(STAMP)
 	$(BIN)/python -m benchmarks.$*
 
 text-page: $(STAMP)

@@ -257,6 +257,8 @@ CASES = {
     "Mul": Case("Mul", (1, 4, 3), ("x", np.float32(2.5))),
     "Div": Case("Div", (1, 4, 3), ("x", np.abs(w(1, 1, 3)) + 0.1)),
     "Pow": Case("Pow", (1, 3), ("x", np.float32(2))),
+    "Pow whole": Case("Pow", (1, 3), ("x", ints(3))),
+    "Pow each": Case("Pow", (1, 3), ("x", ints(1, 2, 3))),
     "Sum": Case("Sum", (1, 3), ("x", w(1, 3), "x")),
     "Mean": Case("Mean", (1, 3), ("x", w(1, 3), "x")),
     "Max": Case("Max", (1, 3), ("x", np.zeros(3, np.float32))),
@@ -302,10 +304,15 @@ def _compare(path, made) -> None:
     torch.testing.assert_close(ours, wanted, rtol=2e-5, atol=2e-6)
 
 
-CAPTURED = ["Gemm B", "Conv uneven", "MaxPool same", "Reshape away", "Slice", "Concat", "Softmax 1"]
+CAPTURED = """
+    Gemm B, Conv uneven, MaxPool same, Reshape away, Slice, Concat, Softmax 1, Einsum, Einsum heads,
+    MatMul vector right, MatMul heads times vector, ConvTranspose shape, MaxPool before,
+    AveragePool after, Slice back, Tile, TopK, Pad negative, Resize linear, Sin, Cos, SpaceToDepth,
+    ReduceL2, ReduceLogSumExp
+"""
 
 
-@pytest.mark.parametrize("name", CAPTURED)
+@pytest.mark.parametrize("name", [name.strip() for name in CAPTURED.split(",")])
 def test_what_is_read_can_be_captured(tmp_path, name):
     model, row = build(read_onnx(save(CASES[name].model(), tmp_path)))
     rows = torch.randn(3, *row)

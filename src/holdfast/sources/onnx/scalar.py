@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,6 +122,17 @@ def where(condition: Operand, a: Operand, b: Operand) -> RowValue:
     return combined(torch.where, condition, a, b)
 
 
+def power(x: RowValue, exponent: Static) -> RowValue:
+    """Return x to a power; a single number stays a number, which powers have rules for."""
+    numbers = np.asarray(exponent)
+    if numbers.size == 1 and numbers.ndim <= len(x.shape):
+        number = numbers.item()
+        return x.map(lambda t: t.pow(number))
+    kind = torch.int64 if numbers.dtype.kind == "i" else x.tensor.dtype
+    each = torch.tensor(exponent, dtype=kind, device=x.tensor.device)
+    return combined(torch.pow, x, each)
+
+
 def mean(*parts: Operand) -> RowValue:
     """Return the mean of any number of inputs that broadcast."""
     return folded(torch.add)(*parts).map(lambda t: t / len(parts))
@@ -182,7 +194,7 @@ SCALAR: Mapping[str, Callable[..., RowValue]] = {
     "Sub": binary(torch.sub),
     "Mul": binary(torch.mul),
     "Div": binary(_divide),
-    "Pow": binary(torch.pow),
+    "Pow": power,
     "Max": folded(torch.maximum),
     "Min": folded(torch.minimum),
     "Sum": folded(torch.add),

@@ -105,7 +105,7 @@ def slice_(
         size = moved.tensor.shape[dim]
         ends = [place + size if place < 0 else place for place in (start, end)]
         if step < 0:  # the same places, counted from the other end
-            ends = [size - 1 - place for place in ends]
+            ends = [min(size - 1 - ends[0], size - 1), size - 1 - ends[1]]
         low, high = (min(max(place, 0), size) for place in ends)
         index[dim] = slice(low, high, abs(step))
     turned = [dim for dim, step in zip(dims, strides, strict=True) if step < 0]
