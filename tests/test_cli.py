@@ -35,6 +35,10 @@ def normal():
     torch.manual_seed(0)
     return nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
 
+def layer_normal():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3)).eval()
+
 def double():
     return net().double()
 
@@ -325,6 +329,25 @@ def test_files_are_written_where_asked(run, tmp_path):
     assert json.loads((tmp_path / "k.json").read_text())["layers"] == ["0", "2"]
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == ["a.json", "c.json", "c.witness.safetensors", "k.json"]
+
+
+@pytest.mark.parametrize("more", ["", "--semantics float32"])
+def test_a_file_without_a_proof_is_announced_before_the_rows(run, tmp_path, more, monkeypatch):
+    before = []
+    real = certify_graph
+    monkeypatch.setattr(
+        "holdfast.certificates.certify.certify_graph",
+        lambda *given: (before.append(sys.stderr.getvalue()), real(*given))[1],
+    )
+    model = NET if more else "module:factories:layer_normal"
+    out = tmp_path / "c.json"
+    code, _, err = run(f"certify {model} npz:good.npz {more} --out {out}")
+    why = "semantics: a file proves" if more else "1: layer_norm: the checker does not know"
+    assert code == 0 and before == [err] and err.count("\n") == 1
+    assert err.startswith(f"holdfast: warning: {out} will hold no proof: ") and why in err
+    code, text, _ = run(f"check {out}")
+    assert code == 6 and why in " ".join(text.split())
+    assert run(f"certify {NET} npz:good.npz --out {out}")[2] == ""
 
 
 def test_an_audit_shows_refusals_and_the_command_that_repeats_it(run, tmp_path):

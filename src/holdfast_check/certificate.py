@@ -3,9 +3,8 @@
 import hashlib
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flint import arb, ctx
 
@@ -24,8 +23,7 @@ _SPEC |= {"rows": _ROWS, "proof": _PROOF, "guarantee": str, "fingerprint": str, 
 _SPEC |= {"assumptions": [str], "citations": [str], "threshold": float}
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """How many rows there are, have a proved radius, claim more; code 6: claimed but not proved."""
 
     rows: int
@@ -59,16 +57,17 @@ def check(certificate: str | Path, model: str | Path | None = None) -> Report:
     arrays, hashes = files.read_safetensors(raw), {e["name"]: e["sha256"] for e in proof["tensors"]}
     changed = [k for k, wanted in hashes.items() if k not in arrays or arrays[k].sha256 != wanted]
     require(not changed, f"arrays were changed: {changed}")
-    used = {name for op in graph if op["op"] == "linear" for name in op["arrays"] if name}
+    layers = [op for op in graph if op["op"] in ("linear", "batch_norm")]
+    used = {name for op in layers for name in op["arrays"] if name}
     found = (files.read_safetensors(read_once(Path(model))) if model else arrays).values()
     known = {each.sha256 for each in found}
-    known |= {each.transposed().sha256 for each in found if len(each.shape) == 2}
+    known |= {each.transposed().sha256 for each in found if len(each.shape) > 1}
     strange = [name for name in used if hashes.get(name) not in known]
     require(not strange, f"arrays that the model does not hold: {strange}")
     with ctx.workprec(128):
         _prove(content, {name: arrays[name] for name in hashes}, arrays)
     lines = ["v{} = {op}{of} {slope} {arrays!a:.99}".format(k, **o) for k, o in enumerate(graph, 1)]
-    lines += [f"linear: {len(used)} arrays, {f'all in {model}' if model else 'not compared'}"]
+    lines += [f"layers: {len(used)} arrays, {f'all in {model}' if model else 'not compared'}"]
     lines += [f"other arrays, not compared: {len(hashes) - len(used)}"]
     lines += [f"proved: {proved} of {len(pairs)} radii, for the exact real function", claimed]
     return Report(*counts, tuple(lines))

@@ -102,9 +102,9 @@ class Tensor:
         return hashlib.sha256(f"{self.dtype} {list(self.shape)} ".encode() + self.data).hexdigest()
 
     def numbers(self) -> list:
-        """Return the entries, floats as rational numbers."""
+        """Return the entries as rational numbers."""
         entries = struct.unpack(f"<{math.prod(self.shape)}{_CODES[self.dtype]}", self.data)
-        return list(entries if self.dtype == "I64" else map(rational, entries))
+        return list(map(fmpq if self.dtype == "I64" else rational, entries))
 
     def row(self, k: int) -> "Tensor":
         """Return one entry of the first dimension."""
@@ -112,8 +112,9 @@ class Tensor:
         return Tensor(self.dtype, self.shape[1:], self.data[k * size : (k + 1) * size])
 
     def transposed(self) -> "Tensor":
-        """Return a matrix the other way round."""
-        (m, n), size = self.shape, struct.calcsize(_CODES[self.dtype])
+        """Return an array, its dimensions after the first as one, the other way round."""
+        m, size = self.shape[0], struct.calcsize(_CODES[self.dtype])
+        n = math.prod(self.shape[1:])
         starts = [(i * n + j) * size for j in range(n) for i in range(m)]
         return Tensor(self.dtype, (n, m), b"".join(self.data[s : s + size] for s in starts))
 

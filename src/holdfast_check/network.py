@@ -1,43 +1,59 @@
 """The network: its operations as exact sparse matrices and scalar functions.
 
 Values are flat vectors: value 0 is the input, value k the result of operation k. Operations are
-`linear` (one matrix, on every block of the vector), `diagonal` and `quotient` (a factor or divisor,
-and an offset, per entry), `take` (pick entries; -1 picks a zero), `add`, and scalar functions. A
-convolution is a `take` of all patches and a `linear`; the larger of a and b is b + relu(a - b).
+`linear` (a matrix on every block of the vector, or groups of its rows in turn), `batch_norm`,
+`diagonal` and `quotient` (a factor or divisor, and an offset, per entry), `take` (pick entries; -1
+picks a zero), `add`, and scalar functions. A convolution is a `take` of all patches and a `linear`;
+the larger of a and b is b + relu(a - b). `slope` is the one number that an operation may have: the
+slope of `leaky_relu` below 0, alpha of `elu`, eps of `batch_norm`, the number of groups.
+
+Numbers are rational or, from the root in `batch_norm` on, balls of Arb that hold the exact one:
+what is computed from balls is a ball, and a comparison of balls is true if all in them say so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from flint import arb, fmpq
 
 from holdfast_check.files import Tensor, rational, require
 
-Row = dict[int, fmpq]
+Row = dict[int, Any]  # fmpq or arb
 Tensors = Mapping[str, Tensor]
 Scalar = tuple[fmpq, fmpq, Callable[[arb], arb]]  # least and largest slope, and the function
 ONE, ZERO, MOST_ENTRIES = fmpq(1), fmpq(0), 2**24
 
-_DIP = fmpq(128904146, 10**9)
+_E9 = fmpq(1, 10**9)
 _SCALAR: dict[str, Scalar] = {
     "relu": (ZERO, ONE, lambda x: x.max(arb(0))),
     "tanh": (ZERO, ONE, lambda x: x.tanh()),
+    "atan": (ZERO, ONE, lambda x: x.atan()),
+    "sin": (-ONE, ONE, lambda x: x.sin()),
+    "cos": (-ONE, ONE, lambda x: x.cos()),
+    "erf": (ZERO, 1128379168 * _E9, lambda x: x.erf()),
     "sigmoid": (ZERO, fmpq(1, 4), lambda x: 1 / (1 + (-x).exp())),
-    "elu": (ZERO, ONE, lambda x: x.max(arb(0)) + x.min(arb(0)).expm1()),
     "softplus": (ZERO, ONE, lambda x: x.exp().log1p()),
-    "gelu": (-_DIP, ONE + _DIP, lambda x: x / 2 * (-x / arb(2).sqrt()).erfc()),
+    "softsign": (ZERO, ONE, lambda x: x / (1 + abs(x))),
+    "log1p_relu": (ZERO, ONE, lambda x: x.max(arb(0)).log1p()),
+    "hardswish": (fmpq(-1, 2), fmpq(3, 2), lambda x: x * (x + 3).max(arb(0)).min(arb(6)) / 6),
+    "silu": (-99839321 * _E9, 1099839321 * _E9, lambda x: x / (1 + (-x).exp())),
+    "mish": (-112526123 * _E9, 1088498162 * _E9, lambda x: x * x.exp().log1p().tanh()),
+    "gelu": (-128904146 * _E9, 1128904146 * _E9, lambda x: x * (-x / arb(2).sqrt()).erfc() / 2),
+    "gelu_tanh": (-128993070 * _E9, 1128993070 * _E9, lambda x: x / (1 + _cubic(x).exp())),
 }
 
 
-@dataclass(frozen=True)
-class Step:
+def _cubic(x: arb) -> arb:
+    return -(8 / arb.pi()).sqrt() * (x + fmpq(44715, 10**6) * x**3)
+
+
+class Step(NamedTuple):
     """An operation on the values `of`: affine (`rows`, `bias`), or a scalar function."""
 
     of: Sequence[int]
     size: int
     rows: Sequence[Row] = ()
-    bias: Sequence[fmpq] = ()
+    bias: Sequence[Any] = ()
     scalar: Scalar | None = None
 
 
@@ -48,46 +64,72 @@ def read_graph(graph: Any, inputs: int, tensors: Tensors) -> list[Step]:
         reads = all(0 <= i < k for i in op["of"]) and set(op["arrays"]) <= {"", *tensors}
         require(reads, f"operation {k} reads what there is not")
         arrays = [tensors[name] if name else None for name in op["arrays"]]
-        step = _step(op, [steps[i].size for i in op["of"]], *[*arrays, None, None][:2])
+        step = _step(op, [steps[i].size for i in op["of"]], [*arrays, None, None, None, None][:4])
         require(0 < step.size <= MOST_ENTRIES, f"operation {k} is too large")
         steps.append(step)
     return steps
 
 
-def _step(op: Any, sizes: list[int], first: Any, second: Any) -> Step:
-    """Return one step on values of these sizes; `first` is its matrix, factor or index."""
-    kind, size = op["op"], sum(sizes)
+def _scalar(kind: str, number: fmpq, ends: list[fmpq]) -> Scalar | None:
+    """Return a scalar function; None for another operation."""
     if kind == "leaky_relu":
-        s = rational(op["slope"])
-        leaky = lambda x: x.max(arb(0)) + arb(s) * x.min(arb(0))  # noqa: E731
-        return Step(op["of"], size, scalar=(min(s, ONE), max(s, ONE), leaky))
-    if kind in _SCALAR:
-        return Step(op["of"], size, scalar=_SCALAR[kind])
+        slopes = min(number, ONE), max(number, ONE)
+        return *slopes, lambda x: x.max(arb(0)) + number * x.min(arb(0))
+    if kind == "elu":
+        alpha = number or ONE
+        require(alpha > 0, "elu: alpha is negative")
+        return ZERO, max(alpha, ONE), lambda x: x.max(arb(0)) + alpha * x.min(arb(0)).expm1()
+    if kind == "clamp":
+        require(len(ends) == 2 and ends[0] <= ends[1], "clamp: no ends")
+        return ZERO, ONE, lambda x: x.max(arb(ends[0])).min(arb(ends[1]))
+    return _SCALAR.get(kind)
+
+
+def _step(op: Any, sizes: list[int], arrays: list[Any]) -> Step:
+    """Return one step on values of these sizes."""
+    kind, size, number = op["op"], sum(sizes), rational(op["slope"])
+    first, second, third, fourth = (each.numbers() if each else [] for each in arrays)
+    if scalar := _scalar(kind, number, first):
+        return Step(op["of"], size, scalar=scalar)
+    bias, rows = second or [ZERO], []
     if kind == "add":
         require(len(set(sizes)) == 1, "add: values of different sizes")
         rows = [dict.fromkeys(range(i, size, sizes[0]), ONE) for i in range(sizes[0])]
-    elif kind in ("diagonal", "quotient"):
-        factors = first.numbers() if first else [ONE]
-        require(kind == "diagonal" or all(factors), "quotient: a divisor is zero")
-        factors = factors if kind == "diagonal" else [1 / factor for factor in factors]
-        rows = [{i: factor} for i, factor in enumerate(factors * (size // max(len(factors), 1)))]
-        require(len(rows) == size, "diagonal: the factors do not fit")
+    elif kind in ("diagonal", "quotient", "batch_norm"):
+        factors = first or [ONE]
+        if kind == "quotient":
+            require(all(factors), "quotient: a divisor is zero")
+            factors = [1 / factor for factor in factors]
+        elif kind == "batch_norm":  # variance, mean, w, b: w / sqrt(variance + eps) (x - mean) + b
+            n = len(first)
+            fits = n and {len(second), len(third) or n, len(fourth) or n} == {n}
+            require(
+                fits and min(first) + number > 0, "batch_norm: odd sizes, or a variance below 0"
+            )
+            scales = zip(third or [ONE] * n, first, strict=True)
+            factors = [w / arb(v + number).sqrt() for w, v in scales]
+            shifts = zip(fourth or [ZERO] * n, factors, second, strict=True)
+            bias = [b - factor * mean for b, factor, mean in shifts]
+        rows = [{i: factor} for i, factor in enumerate(factors * (size // len(factors)))]
+        require(len(rows) == size, f"{kind}: the factors do not fit")
     elif kind == "take":
-        places = first.numbers() if first and first.dtype == "I64" else [size]
-        require(all(-1 <= place < size for place in places), "take: outside of its values")
-        rows = [{place: ONE} if place >= 0 else {} for place in places]
+        require(arrays[0] and arrays[0].dtype == "I64", "take: no places")
+        require(all(-1 <= place < size for place in first), "take: outside of its values")
+        rows = [{int(place.p): ONE} if place >= 0 else {} for place in first]
     else:
-        require(kind == "linear" and first and first.shape, f"unknown operation {kind}")
-        values = first.numbers()
-        width = max(len(values) // max(first.shape[0], 1), 1)
-        fits = size % width == 0 and 0 < len(values) * (size // width) <= MOST_ENTRIES
-        require(fits, "linear: the matrix does not fit, or is too large")
-        parts = [values[i : i + width] for i in range(0, len(values), width)]
-        rows = [dict(enumerate(p, start)) for start in range(0, size, width) for p in parts]
-    bias = second.numbers() if second else [ZERO]
+        require(kind == "linear" and first, f"unknown operation {kind}")
+        height, groups = [*arrays[0].shape, 1][0], max(int(number.p), 1)
+        width, each = len(first) // height, height // groups
+        blocks = size // width
+        fits = size % width == height % groups == blocks % groups == 0 and number.q == 1
+        require(fits and blocks * each * width <= MOST_ENTRIES, "linear: the matrix does not fit")
+        parts = [first[start : start + width] for start in range(0, len(first), width)]
+        for block in range(blocks):
+            group = parts[block % groups * each :][:each]
+            rows += [dict(enumerate(part, block * width)) for part in group]
     bias *= len(rows) // max(len(bias), 1)
     require(len(bias) == len(rows), "offsets do not fit")
-    return Step(op["of"], len(rows), [{j: a for j, a in r.items() if a} for r in rows], bias)
+    return Step(op["of"], len(rows), [nonzero(row) for row in rows], bias)
 
 
 def logits(steps: Sequence[Step], rows: Sequence[Sequence[fmpq]]) -> list[list[arb]]:
@@ -104,8 +146,7 @@ def logits(steps: Sequence[Step], rows: Sequence[Sequence[fmpq]]) -> list[list[a
     return values[-1]
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """Differences of two inputs x, through units u with u_i = t_i z_i for some 0 <= t_i <= 1.
 
     `units[i]` is the row of z_i and `outputs` are those of the output, over the coordinates
@@ -123,7 +164,12 @@ def weighted(row: Row, vectors: Sequence[Row]) -> Row:
     for j, weight in row.items():
         for i, value in vectors[j].items():
             total[i] = total.get(i, ZERO) + weight * value
-    return {i: value for i, value in total.items() if value}
+    return nonzero(total)
+
+
+def nonzero(row: Row) -> Row:
+    """Leave out what is exactly 0, not a ball that may be (`!=` means: surely different)."""
+    return {j: entry for j, entry in row.items() if not entry == 0}  # noqa: SIM201
 
 
 def normal_form(steps: Sequence[Step], first: int, last: int) -> Form:

@@ -1,4 +1,4 @@
-"""Lipschitz constants, proved in rational numbers from witnesses.
+"""Lipschitz constants, proved from witnesses in rational numbers and balls of 128 bits.
 
 For a network in the form of `network.Form` let u = T z with 0 <= T <= 1, z = B_x x + B_u u and
 y = C_x x + C_u u. For multipliers lam_i >= 0 the sum of 2 lam_i u_i (z_i - u_i) is at least 0, so
@@ -13,13 +13,16 @@ stands for y, and of the diagonal 1/q), that holds where
         [ C_u                     1     ]                                         [  C_x   ]
 
 is positive semidefinite. A triangular R shows it: R R^T is, and what is left, S - R R^T, is
-diagonally dominant, which is compared exactly.
+diagonally dominant. S is computed in balls that hold its exact entries, so that whatever is found
+of all matrices in them is true of S: no rounding is left out, and no root has to be rational.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
+from typing import Any
 
-from flint import fmpq, fmpq_mat
+from flint import arb, arb_mat, fmpq
 
 from holdfast_check.files import require
 from holdfast_check.network import ONE, ZERO, Form, Step, Tensors, normal_form, weighted
@@ -52,13 +55,14 @@ def squared_rates(steps: list[Step], cuts: list[int], norm: float, arrays: Tenso
     return rates
 
 
-def _squared_rate(form: Form, norm: float, name: str, arrays: Tensors) -> fmpq | int:
+def _squared_rate(form: Form, norm: float, name: str, arrays: Tensors) -> Any:
     """Return the square of a bound of |y|_2 / |x|."""
     if not any(form.outputs):
         return ZERO
     if not form.units and len(form.outputs) == 1:  # the dual norm of one row
-        row = list(map(abs, form.outputs[0].values()))
-        return {1.0: max(row) ** 2, 2.0: sum(a * a for a in row)}.get(norm, sum(row) ** 2)
+        row = [abs(arb(a)) for a in form.outputs[0].values()]
+        squares = {1.0: reduce(arb.max, row) ** 2, 2.0: sum(a * a for a in row)}
+        return squares.get(norm, sum(row) ** 2)
     require(all(f"{name}.{part}" in arrays for part in "qlr"), f"{name} has no witness")
     q, lam, packed = (arrays[f"{name}.{part}"].numbers() for part in "qlr")
     q *= form.inputs if len(q) == 1 else 1
@@ -68,17 +72,17 @@ def _squared_rate(form: Form, norm: float, name: str, arrays: Tensors) -> fmpq |
     return sum(1 / entry for entry in q) if norm == float("inf") else 1 / min(q)
 
 
-def matrix(form: Form, q: Sequence[fmpq], lam: Sequence[fmpq]) -> fmpq_mat:
+def matrix(form: Form, q: Sequence[fmpq], lam: Sequence[fmpq]) -> arb_mat:
     """Return S; for a matrix with more rows than columns diag(1/q) - C^T C, which says the same."""
     d, n = form.inputs, len(form.units)
     rows = [{j: -lam[i] * a for j, a in z.items()} for i, z in enumerate(form.units)] + form.outputs
     size = len(rows)
     require(size * d <= 2**24 and min(size, d + n) <= 4096, "a witness is too large")
-    P = fmpq_mat(size, d, [row.get(j, ZERO) for row in rows for j in range(d)])
+    P = arb_mat(size, d, [row.get(j, ZERO) for row in rows for j in range(d)])
     if not n and size > d:
         S, diagonal = -(P.transpose() * P), [1 / entry for entry in q]
     else:
-        scaled = fmpq_mat(size, d, [row.get(j, ZERO) * q[j] for row in rows for j in range(d)])
+        scaled = arb_mat(size, d, [row.get(j, ZERO) * q[j] for row in rows for j in range(d)])
         S, diagonal = -(scaled * P.transpose()), [2 * a for a in lam] + [ONE] * (size - n)
     for i, entry in enumerate(diagonal):
         S[i, i] += entry
@@ -89,14 +93,14 @@ def matrix(form: Form, q: Sequence[fmpq], lam: Sequence[fmpq]) -> fmpq_mat:
     return S
 
 
-def is_positive(S: fmpq_mat, packed: Sequence[fmpq]) -> bool:
+def is_positive(S: arb_mat, packed: Sequence[fmpq]) -> bool:
     """Return whether S - R R^T is diagonally dominant, scaled by powers of two near S_ii^(-1/2)."""
     n = S.nrows()
     require(len(packed) == n * (n + 1) // 2, "a triangular witness does not fit")
     lower = [packed[i * (i + 1) // 2 + j] if j <= i else ZERO for i in range(n) for j in range(n)]
-    R = fmpq_mat(n, n, lower)
+    R = arb_mat(n, n, lower)
     rest = (S - R * R.transpose()).tolist()
-    bits = [int(S[i, i].q).bit_length() - int(S[i, i].p).bit_length() for i in range(n)]
-    scale = [fmpq(2) ** (bit // 2) for bit in bits]
-    sums = [sum(map(fmpq.__mul__, map(abs, row), scale), ZERO) for row in rest]  # with the diagonal
+    parts = [S[i, i].mid().man_exp() for i in range(n)]
+    scale = [arb(2) ** (-(int(man).bit_length() + int(exp)) // 2) for man, exp in parts]
+    sums = [sum(map(arb.__mul__, map(abs, row), scale), arb(0)) for row in rest]  # with rest[i][i]
     return all(2 * rest[i][i] * scale[i] >= sums[i] for i in range(n))

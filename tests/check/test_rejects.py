@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.check.zoo import example, numbers, rehash, rewrite, written
 from torch import Tensor
 
 import holdfast
+from holdfast.certificates.files import describes
 from holdfast.errors import InvalidInput
 from holdfast_check import Rejected, check
 from holdfast_check.files import digest
 
 NETS = (("relu", 2.0), ("group sort", math.inf), ("linear", 1.0), ("conv", 2.0))
+NETS += (("batch norm", math.inf),)
 Change = Callable[[dict, dict[str, Tensor], random.Random], None]
 
 
@@ -294,6 +297,8 @@ FIELDS = {
     "no witness": (lambda d, a: a.pop("pair.1.0.r"), "no witness"),
     "short witness": (lambda d, a: a.update({"pair.1.0.r": torch.ones(3)}), "does not fit"),
     "NaN weight": (lambda d, a: (a["0.weight"].fill_(math.nan), rehash(d, a)), "not finite"),
+    "groups": (lambda d, a: first(d).update(slope=(4.0).hex()), "does not fit"),
+    "half a group": (lambda d, a: first(d).update(slope=(1.5).hex()), "does not fit"),
     "wide weight": (lambda d, a: (a.update({"0.weight": torch.ones(6, 5)}), rehash(d, a)), "fit"),
     "infinite slope": (
         lambda d, a: d["proof"]["graph"][1].update(op="leaky_relu", slope="inf"),
@@ -309,6 +314,99 @@ def test_odd_fields_are_rejected(files, tmp_path, name):
     rewrite(target, change)
     with pytest.raises(Rejected, match=why):
         check(target)
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory) -> Path:
+    return written(tmp_path_factory.mktemp("normed"), "batch norm")
+
+
+def norm_of(document: dict) -> dict:
+    (op,) = (op for op in document["proof"]["graph"] if op["op"] == "batch_norm")
+    return op
+
+
+def _eps(document: dict, eps: float) -> None:
+    norm_of(document)["slope"] = eps.hex()
+
+
+NORMED = {
+    "less variance": (lambda d, a: a["1.variance"].mul_(0.5), "proved"),
+    "less eps": (lambda d, a: _eps(d, 0.2), "proved"),
+    "no eps": (lambda d, a: _eps(d, 0.0), "variance"),
+    "eps below 0": (lambda d, a: _eps(d, -0.25), "variance"),
+    "NaN eps": (lambda d, a: _eps(d, math.nan), "hexadecimal"),
+    "more weight": (lambda d, a: a["1.weight"].mul_(1.001), "proved"),
+    "other signs": (lambda d, a: a["1.weight"].neg_(), "proved"),
+    "variance below 0": (lambda d, a: a["1.variance"].fill_(-1.0), "variance"),
+    "infinite variance": (lambda d, a: a["1.variance"].fill_(math.inf), "not finite"),
+    "short weight": (lambda d, a: a.update({"1.weight": torch.ones(3)}), "odd sizes"),
+    "one variance": (lambda d, a: a.update({"1.variance": torch.ones(1)}), "odd sizes"),
+    "no mean": (lambda d, a: norm_of(d)["arrays"].__setitem__(1, ""), "odd sizes"),
+    "no variance": (lambda d, a: norm_of(d)["arrays"].__setitem__(0, ""), "odd sizes"),
+    "another bias": (lambda d, a: a["1.bias"].sub_(1.0), "proved"),
+    "another mean": (lambda d, a: a["1.mean"].add_(1.0), "proved"),
+}
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_a_changed_batch_norm_is_rejected(normed, tmp_path, name):
+    """With the hashes of what was changed: constant and logits are not those of the rows."""
+    change, why = NORMED[name]
+    target = copy(normed, tmp_path)
+    rewrite(target, lambda document, arrays: (change(document, arrays), rehash(document, arrays)))
+    with pytest.raises(Rejected, match=why):
+        check(target)
+
+
+@pytest.mark.parametrize("name", ["variance", "mean", "weight", "bias"])
+def test_arrays_of_a_batch_norm_are_compared_with_the_model(normed, tmp_path, name):
+    model, _, _ = example("batch norm")
+    state = dict(model.state_dict())
+    target = copy(normed, tmp_path)
+    save_file(state, tmp_path / "same.safetensors")
+    assert check(target, tmp_path / "same.safetensors").proved == 4
+    own = {"variance": "1.running_var", "mean": "1.running_mean"}.get(name, f"1.{name}")
+    save_file(state | {own: state[own] + 1e-6}, tmp_path / "other.safetensors")
+    with pytest.raises(Rejected, match=rf"does not hold: \['1.{name}'\]"):
+        check(target, tmp_path / "other.safetensors")
+    rewrite(target, lambda document, arrays: arrays[f"1.{name}"].view(torch.int32)[1].add_(1))
+    with pytest.raises(Rejected, match=rf"arrays were changed: \['1.{name}'\]"):
+        check(target)
+
+
+def test_more_eps_is_another_model(normed, tmp_path):
+    """It makes everything slower, so that a file with it may be right about its own network."""
+    target = copy(normed, tmp_path)
+    model = example("batch norm")[0]
+    assert describes(target, model)
+    rewrite(target, lambda document, _: _eps(document, 0.5))
+    assert not describes(target, model)
+
+
+def test_integers_are_exact_numbers(files, tmp_path):
+    """In a witness and in a graph, where only places are integers."""
+    for number, why in ((0, "negative"), (3, "proved"), (2**62, "proved")):
+        target = copy(files[0], tmp_path)
+        whole = torch.tensor([number])
+        rewrite(target, lambda document, arrays, q=whole: arrays.update({"pair.1.0.q": q}))
+        with pytest.raises(Rejected, match=why):
+            check(target)
+
+    def divide(document, arrays):
+        """Divide all logits, rates and margins by 3."""
+        graph = document["proof"]["graph"]
+        op = {"op": "quotient", "of": [len(graph)], "arrays": ["three"], "slope": (0.0).hex()}
+        graph.append(op)
+        document["proof"]["tensors"].append({"name": "three", "sha256": ""})
+        arrays["three"] = torch.tensor([3])
+        rehash(document, arrays)
+        for name in ("radius", "margin"):
+            document["rows"][name] = [(x / 3.001).hex() for x in numbers(document["rows"][name])]
+
+    target = copy(files[2], tmp_path)  # linear: rates without a witness
+    rewrite(target, divide)
+    assert check(target).proved == 4
 
 
 @pytest.mark.parametrize("name", PATHS, ids=range(len(PATHS)))
@@ -430,7 +528,7 @@ def test_names_of_arrays_are_quoted(files, tmp_path):
     assert code == 0 and "\\x1b[2K\\rproved: 3 of 3" in lines[0]
     assert lines[-2] == "proved: 4 of 4 radii, for the exact real function"
     code, lines = printed(target, "--model", str(target.with_name("c.witness.safetensors")))
-    assert code == 0 and lines[-4].startswith("linear: ")
+    assert code == 0 and lines[-4].startswith("layers: ")
 
 
 @pytest.mark.parametrize("key", ["reason", "method", "inputs"])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from tests.nets import MaxMin, Residual
 from tests.traps.truth import Function
@@ -37,6 +38,31 @@ def _dense(act: Callable[[], nn.Module]) -> nn.Module:
 def _residual() -> nn.Module:
     block = Residual(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     return nn.Sequential(block, nn.Linear(4, 3))
+
+
+def _trained(*layers: nn.Module) -> nn.Module:
+    """Give the batch norms among the layers numbers as after training, and one variance of 0."""
+    model = nn.Sequential(*layers)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.0, 0.5)[0] = 0.0
+            for numbers in norm.parameters():
+                nn.init.normal_(numbers)
+    return model
+
+
+def _batch_norms() -> nn.Module:
+    """Batch norms at the input, around activations, in a residual sum and at the output."""
+    norm = functools.partial(nn.BatchNorm1d, eps=0.25)
+    block = Residual(norm(4), nn.ReLU(), nn.Linear(4, 4), norm(4))
+    return _trained(norm(4, affine=False), nn.Linear(4, 4), block, nn.Linear(4, 3), norm(3))
+
+
+def _in_turn(*functions: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Two units of every function, one after the other."""
+    layers = [part for f in functions for part in (Function(f), nn.Linear(2, 2))]
+    return nn.Sequential(nn.Linear(4, 2), *layers, nn.Linear(2, 3))
 
 
 def _conv(**settings) -> nn.Module:
@@ -90,6 +116,66 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "average pool": (
         lambda: nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(9, 3)),
         (1, 6, 6),
+    ),
+    "batch norm": (
+        lambda: _trained(nn.Linear(4, 6), nn.BatchNorm1d(6, 0.25), nn.ReLU(), nn.Linear(6, 3)),
+        (4,),
+    ),
+    "batch norms": (_batch_norms, (4,)),
+    "convolutions in groups and batch norm": (
+        lambda: _trained(
+            nn.Conv2d(2, 4, 3, groups=2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 2, padding=1, groups=4, bias=False),
+            nn.BatchNorm2d(4, affine=False),
+            nn.AdaptiveAvgPool2d((3, 2)),
+            nn.Flatten(),
+            nn.Linear(24, 3),
+        ),
+        (2, 5, 5),
+    ),
+    "odd poolings and paddings": (
+        lambda: nn.Sequential(
+            nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+            nn.ConstantPad2d((1, 0, 0, 2), 0.3),
+            nn.ConvTranspose2d(2, 3, (3, 2), 2, 1, 1),
+            Function(lambda x: x.cumsum(2) / 3),
+            nn.AvgPool2d(2, divisor_override=3),
+            nn.Flatten(),
+            nn.Linear(45, 3),
+        ),
+        (2, 5, 5),
+    ),
+    "smooth functions": (
+        lambda: _in_turn(
+            torch.sin, torch.cos, torch.atan, torch.erf, F.silu, F.mish, F.softsign, F.logsigmoid
+        ),
+        (4,),
+    ),
+    "functions with settings": (
+        lambda: _in_turn(
+            lambda x: F.gelu(x, approximate="tanh"),
+            lambda x: F.softplus(x, 2.5),
+            lambda x: F.elu(x, 0.3),
+            lambda x: F.prelu(x, torch.tensor([0.25, -1.5], dtype=x.dtype)),
+            F.selu,
+            F.tanhshrink,
+            lambda x: torch.log1p(F.relu(x)),
+        ),
+        (4,),
+    ),
+    "functions in pieces": (
+        lambda: _in_turn(
+            F.hardswish,
+            F.hardsigmoid,
+            F.relu6,
+            lambda x: F.softshrink(x, 0.1),
+            lambda x: x.clamp(-0.1, 0.7),
+            lambda x: x.clamp(min=-0.3),
+            lambda x: x.clamp(max=0.4),
+        ),
+        (4,),
     ),
     "tokens": (
         lambda: nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)),

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from holdfast.documents import check_digest, digest, encode
 from holdfast.errors import InvalidInput, MissingExtra, Obstacle, Unsupported
 from holdfast.files import read_json, write_together
 from holdfast.graph.capture import capture, weights_hash
+from holdfast.graph.ir import Graph
 from holdfast.graph.single import with_two_logits
 from holdfast.types import norm_name
 
@@ -92,19 +94,48 @@ def _proof(
     try:
         if known is None:
             raise Unsupported("a proof in a file of certificates that were loaded from a file", [])
-        if semantics != "real":
-            why = "a file proves radii of the exact real function alone"
-            raise Unsupported("a proof of float32 radii", [Obstacle("", "semantics", why)])
-        try:
-            from holdfast.certificates.proofs.proof import prove
-        except ImportError as problem:
-            raise MissingExtra("python-flint", "rigorous", "a proof in a file") from problem
-        found = prove(known, radius)
+        _check_semantics(semantics)
+        found = _proofs().prove(known, radius)
     except (Unsupported, MissingExtra) as problem:
         return [0.0] * len(radius), nothing | {"missing": str(problem)}, {}
     tensors = [{"name": k, "sha256": _hash(v)} for k, v in found.tensors.items()]
     proof = {"tensors": tensors, "graph": found.ops, "cuts": found.cuts}
     return found.radius, nothing | proof, found.tensors | found.arrays
+
+
+def _check_semantics(semantics: str) -> None:
+    """Refuse what no file proves."""
+    if semantics != "real":
+        why = "a file proves radii of the exact real function alone"
+        raise Unsupported("a proof of float32 radii", [Obstacle("", "semantics", why)])
+
+
+def _proofs() -> ModuleType:
+    """Return the module that writes proofs."""
+    try:
+        from holdfast.certificates.proofs import proof
+    except ImportError as problem:
+        raise MissingExtra("python-flint", "rigorous", "a proof in a file") from problem
+    return proof
+
+
+def missing_proof(graph: Graph, semantics: str, threshold: float = 0.0) -> str:
+    """Return why files with certificates of a model will hold no proof; "" where they will.
+
+    That is known before the rows are certified. What is left to go wrong are weights so extreme
+    that the solvers of floating point find nothing.
+
+    Args:
+        graph: The model, as `certify_graph` takes it.
+        semantics: `real` or `float32`.
+        threshold: As for `certify`.
+    """
+    try:
+        _check_semantics(semantics)
+        _proofs().plan(with_two_logits(graph.with_row_output(), threshold))
+    except (Unsupported, MissingExtra) as problem:
+        return str(problem)
+    return ""
 
 
 def describes(path: Path, model: nn.Module) -> bool:
@@ -131,7 +162,7 @@ def describes(path: Path, model: nn.Module) -> bool:
     with safe_open(path.with_name(proof["file"]), "pt") as arrays:
         example = arrays.get_slice("inputs")[:1]
     threshold = float.fromhex(document["threshold"])
-    ops, tensors = lower(with_two_logits(capture(model, example), threshold))
+    ops, tensors, _ = lower(with_two_logits(capture(model, example), threshold))
     hashes = {name: _hash(tensor) for name, tensor in tensors.items()}
     same = hashes == {entry["name"]: entry["sha256"] for entry in proof["tensors"]}
     return same and ops == proof["graph"]

@@ -1,6 +1,7 @@
 """`holdfast certify`."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from holdfast.cli.app import (
     norm_of,
     verb,
 )
-from holdfast.errors import InvalidInput
+from holdfast.errors import HoldfastWarning, InvalidInput
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,6 +47,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
 ) -> Answer:
     """Certify how far each input can move before its class may change."""
     from holdfast.certificates.certify import CertifyOptions, certify_graph
+    from holdfast.certificates.files import missing_proof
     from holdfast.graph.capture import captured, example_row
     from holdfast.terminal import certificates_table, progress_bar
 
@@ -57,6 +59,8 @@ def certify(  # noqa: PLR0913 - the options of the verb
     options.check_execution(loaded.model, rows.inputs)
     example = example_row(rows.inputs)
     with progress_bar("certificates") as report, captured(loaded.model, example) as graph:
+        if out is not None and (why := missing_proof(graph, semantics, threshold)):
+            warnings.warn(HoldfastWarning(f"{out} will hold no proof: {why}"), stacklevel=1)
         certificates = certify_graph(graph, rows.inputs, rows.labels, options, report)
         if attack:
             _attack(graph, loaded.model, (rows.inputs, rows.labels), certificates, report)

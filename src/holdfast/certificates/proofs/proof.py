@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flint import arb, ctx, fmpq
+from flint import arb, ctx
 from torch import Tensor
 
 from holdfast.certificates.change import Changes
 from holdfast.certificates.proofs.lowering import cut_points, lower
-from holdfast.certificates.proofs.witness import choose_cuts, witnesses
+from holdfast.certificates.proofs.witness import check_entries, check_sizes, choose_cuts, witnesses
 from holdfast.errors import Unsupported
+from holdfast.graph.ir import Graph
 from holdfast.rounding import coarse_down
 from holdfast_check.files import Rejected
 from holdfast_check.files import Tensor as Array
-from holdfast_check.network import Step, logits, read_graph
+from holdfast_check.network import ONE, ZERO, Step, logits, read_graph
 from holdfast_check.proof import squared_rates
 
 _KINDS = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
@@ -51,19 +52,38 @@ def prove(known: Changes, certified: Tensor) -> Proof:
         Unsupported: When the network holds what the checker does not know, or is too large for it.
     """
     try:
-        return _proof(known, certified.tolist())
+        with ctx.workprec(128):
+            return _proof(known, certified.tolist())
     except Rejected as why:
         raise Unsupported(f"a proof in a file ({why})", []) from why
 
 
+def plan(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], list[int]]:
+    """Return operations, arrays and cuts of a proof, without proving anything yet.
+
+    Raises:
+        Unsupported: When the network holds what the checker does not know, or is too large for it.
+    """
+    ops, tensors, sizes = lower(graph)
+    slopes = (ZERO, ONE, arb)  # of the scalar functions: only whether there are some matters here
+    steps = [Step((), sizes[0])]
+    for op, size in zip(ops, sizes[1:], strict=True):
+        affine = op["op"] in ("linear", "batch_norm", "diagonal", "quotient", "take", "add")
+        steps.append(Step(op["of"], size, scalar=None if affine else slopes))
+        matrix = tensors[op["arrays"][0]] if op["op"] == "linear" else torch.zeros(1, 1)
+        check_entries(size * matrix[0].numel())
+    cuts = choose_cuts(steps, cut_points(ops))
+    check_sizes(steps, cuts)
+    return ops, tensors, cuts
+
+
 def _proof(known: Changes, certified: list[float]) -> Proof:
-    inputs, (ops, tensors) = known.inputs, lower(known.graph)
+    inputs, (ops, tensors, cuts) = known.inputs, plan(known.graph)
     steps = read_graph(
         [op | {"slope": float.fromhex(op["slope"])} for op in ops],
         math.prod(inputs.shape[1:]),
         {name: as_array(tensor) for name, tensor in tensors.items()},
     )
-    cuts = choose_cuts(steps, cut_points(ops))
     found = witnesses(steps, cuts, known.norm)
     arrays = {"inputs": inputs.contiguous()} | {
         name: torch.from_numpy(values) for name, values in found
@@ -85,7 +105,7 @@ def as_array(tensor: Tensor) -> Array:
 
 def _radii(
     steps: list[Step],
-    rates: dict[tuple[int, int], fmpq],
+    rates: dict[tuple[int, int], Any],
     known: Changes,
     certified: list[float],
 ) -> list[float]:
@@ -93,13 +113,12 @@ def _radii(
     radius = [0.0] * len(certified)
     rows = [k for k, claimed in enumerate(certified) if claimed > 0]
     labels = known.labels.tolist()
-    with ctx.workprec(128):
-        roots = {pair: arb(square).sqrt() for pair, square in rates.items()}
-        for start in range(0, len(rows), 64):  # so many share a pass over the weights
-            some = rows[start : start + 64]
-            outputs = logits(steps, [as_array(known.inputs[k]).numbers() for k in some])
-            for k, output in zip(some, outputs, strict=True):
-                radius[k] = min(certified[k], _radius(output, labels[k], roots))
+    roots = {pair: arb(square).sqrt() for pair, square in rates.items()}
+    for start in range(0, len(rows), 64):  # so many share a pass over the weights
+        some = rows[start : start + 64]
+        outputs = logits(steps, [as_array(known.inputs[k]).numbers() for k in some])
+        for k, output in zip(some, outputs, strict=True):
+            radius[k] = min(certified[k], _radius(output, labels[k], roots))
     return radius
 
 

@@ -5,18 +5,19 @@ triangular factor. Multipliers come from the solvers and factors from LAPACK, in
 exact test is the checker's.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from flint import fmpq
+from flint import arb, fmpq
 
-from holdfast.errors import InvalidInput, Unsupported
+from holdfast.errors import InvalidInput, Obstacle, Unsupported
 from holdfast.sdp.dense.interior import minimise, solve
 from holdfast.sdp.form import Array, NormalForm
 from holdfast.sdp.reduction import live_units, rotate_inputs
 from holdfast.threads import one_thread
-from holdfast_check.network import Form, Row, Step, normal_form, weighted
+from holdfast_check.network import MOST_ENTRIES, Form, Row, Step, normal_form, weighted
 
 MOST_PAIRS_WORK = 6e9
 """Pairs of classes times the cube of the size up to which every pair has its own witness."""
@@ -57,6 +58,41 @@ def choose_cuts(steps: Sequence[Step], possible: Sequence[int]) -> list[int]:
     return [k for k in possible if k in around and k < last] + [last]
 
 
+def check_entries(count: int) -> None:
+    """Refuse a matrix, or a part of a proof, with more entries than the checker takes.
+
+    Raises:
+        Unsupported: When it has more.
+    """
+    if count > MOST_ENTRIES:
+        why = f"a matrix of {count:,} entries, of which the checker takes {MOST_ENTRIES:,}"
+        raise Unsupported("a proof in a file", [Obstacle("", "size", why)])
+
+
+def check_sizes(steps: Sequence[Step], cuts: Sequence[int]) -> None:
+    """Refuse a network with a part that is too large for a witness.
+
+    Args:
+        steps: The network; of its steps only sizes, and whether they are scalar functions.
+        cuts: From `choose_cuts`.
+
+    Raises:
+        Unsupported: When a part is too large.
+    """
+    ends = [0, *cuts, len(steps) - 1]
+    for first, last in itertools.pairwise(ends):
+        if last == first + 1 and steps[last].scalar:
+            continue
+        units = sum(step.size for step in steps[first + 1 : last + 1] if step.scalar)
+        outputs, inputs = 1 if last == ends[-1] else steps[last].size, steps[first].size
+        rows = min(units + outputs, inputs + units)
+        if units > MOST_UNITS or rows > MOST_ROWS:
+            why = f"one witness for {units} activations and {rows} rows, "
+            why += f"of which it takes {MOST_UNITS} and {MOST_ROWS}"
+            raise Unsupported("a proof in a file", [Obstacle("", "size", why)])
+        check_entries((units + outputs) * inputs)
+
+
 def witnesses(
     steps: Sequence[Step], cuts: Sequence[int], norm: float
 ) -> Iterator[tuple[str, Array]]:
@@ -71,7 +107,7 @@ def witnesses(
         Name and array; the three of a witness one after the other.
 
     Raises:
-        Unsupported: When a part is too large, or nothing can be proved for it.
+        Unsupported: When nothing can be proved for a part.
     """
     ends = [0, *cuts]
     for first, last in zip(ends, cuts, strict=False):
@@ -97,9 +133,6 @@ def _witness(form: Form, norm: float) -> tuple[Array, Array, Array]:
     Raises:
         Unsupported: When there is none.
     """
-    rows = len(form.units) + len(form.outputs)
-    if min(rows, form.inputs + len(form.units)) > MOST_ROWS or len(form.units) > MOST_UNITS:
-        raise Unsupported("a proof in a file of so large a network", [])
     with one_thread(), np.errstate(over="ignore", invalid="ignore"):
         r, lam = _multipliers(form, norm)
         for raise_by in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):  # the least that is accepted
@@ -118,10 +151,10 @@ def _accepted(S: Array, factor: Array) -> bool:
 
 
 def _dense(rows: Sequence[Row], width: int) -> Array:
-    """Return sparse rational rows as a matrix of floats."""
+    """Return sparse rows as a matrix of floats, the middles of balls."""
     result = np.zeros((len(rows), width))
     for i, row in enumerate(rows):
-        result[i, list(row)] = [int(a.p) / int(a.q) for a in row.values()]
+        result[i, list(row)] = [float(arb(a)) for a in row.values()]
     return result
 
 
