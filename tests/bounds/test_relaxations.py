@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast.bounds import relaxations
-from holdfast.bounds.relaxations import lines, range_on, slopes_on
+from holdfast.bounds.relaxations import lines, range_on
 from holdfast.graph import running
 from holdfast.graph.ir import Node
 from holdfast.graph.running import Approximate
+from holdfast.graph.slopes import holds, slopes_on
 from holdfast.ops import Kind, names
 from holdfast.ops.curves import Turn
 
@@ -343,7 +344,7 @@ def test_a_wave_turns_nowhere_else() -> None:
         least, most = range_on(node_of("sin"), *ends)
         assert float(most.max()) < 1.0 and float(least.min()) > -1.0
         turns = node_of("sin").facts.curve({}).turns
-        assert not any(bool(relaxations._holds(turn, *ends).any()) for turn in turns)
+        assert not any(bool(holds(turn, *ends).any()) for turn in turns)
 
 
 def test_prelu_takes_each_channel_by_itself() -> None:

@@ -15,7 +15,7 @@ and the same holds for the other nodes by counting their operations. The caller 
 node that only moves entries rounds nothing, and passes what the rows carry to the node behind it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -31,7 +31,7 @@ from holdfast.graph.ir import Node
 from holdfast.graph.running import factor_underflow
 from holdfast.graph.running import offset as added_by
 from holdfast.graph.walk import execute
-from holdfast.ops import OPS, Kind, rules
+from holdfast.ops import OPS
 from holdfast.ops.record import Params
 from holdfast.ops.wiring import filled
 from holdfast.rounding import SMALLEST, UNIT, rows_up
@@ -369,44 +369,3 @@ def constant_step(result: Interval) -> BackwardStep:
         return Pulled([], added, _size(rows, magnitude))
 
     return BackwardStep((), pull, magnitude, 2 * result.low[0].numel() + 16)
-
-
-def _compare(
-    node: Node, parts: Sequence[Interval], result: Interval, gap: Interval | None
-) -> BackwardStep:
-    return constant_step(result) if gap is None else compare_step(node, parts, gap)
-
-
-_STEPS: Mapping[str, Callable[..., BackwardStep]] = rules(
-    {
-        Kind.AFFINE: lambda node, parts, *_: affine_step(node, parts[0]),
-        Kind.WIRING: lambda node, parts, *_: wiring_step(node, parts),
-        Kind.SUM: lambda node, parts, *_: add_step(node, parts),
-        Kind.SCALAR: lambda node, parts, *_: elementwise_step(node, parts[0]),
-    },
-    {
-        "compare": _compare,
-        "amax": lambda node, parts, result, _: largest_step(node, parts[0], result),
-        "vector_norm": lambda node, parts, result, _: convex_step(node, parts[0], result),
-        "logsumexp": lambda node, parts, result, _: convex_step(node, parts[0], result),
-    },
-)
-
-
-def make_step(
-    node: Node, parts: Sequence[Interval], result: Interval, gap: Interval | None
-) -> BackwardStep:
-    """Return how a node is read backwards.
-
-    Args:
-        node: In float64.
-        parts: Bounds of its inputs.
-        result: Bounds of its value.
-        gap: For `compare`, bounds of the first input less the second.
-
-    Returns:
-        The step; where there is no linear rule, or nothing moves, the bounds themselves.
-    """
-    if not node.perturbed or node.op not in _STEPS:
-        return constant_step(result)
-    return _STEPS[node.op](node, parts, result, gap)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from holdfast.bounds.interval import Interval, Spread, dual_norms, over
 from holdfast.bounds.regions import middle_form
-from holdfast.bounds.relaxations import slopes_on
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.running import ULPS, Approximate, evaluate_all, offset, settings_size
+from holdfast.graph.slopes import slopes_on
 from holdfast.graph.walk import Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.record import Params

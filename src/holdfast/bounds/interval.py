@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from holdfast.batches import groups_last
+from holdfast.bounds.product import product_range
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.relaxations import range_on
 from holdfast.bounds.vector import vector_range
@@ -270,12 +271,18 @@ def _length_in(node: Node, ball: Spread, known: Interval) -> Interval:
     return known.meet(low.nan_to_num(0.0), high.nan_to_num(inf, inf))
 
 
+def _product(node: Node, parts: Sequence[Interval]) -> Interval:
+    return Interval(*product_range(node, [(part.low, part.high) for part in parts]))
+
+
 RULES: dict[str, Rule] = rules(
     {
         Kind.AFFINE: _linear,
         Kind.WIRING: _wire,
         Kind.SUM: _add,
         Kind.SCALAR: _elementwise,
+        Kind.STEEP: _elementwise,
+        Kind.PRODUCT: _product,
         Kind.CHOICE: _monotone,
         Kind.VECTOR: _vector,
     },

@@ -27,15 +27,16 @@ import torch
 from torch import Tensor
 
 from holdfast.batches import flat_rows
-from holdfast.bounds.backward import RELU, BackwardStep, Pulled, dot, make_step
+from holdfast.bounds.backward import RELU, BackwardStep, Pulled, dot
 from holdfast.bounds.interval import READING, RULES, Interval, around, lift
 from holdfast.bounds.planes import Below, optimised
 from holdfast.bounds.regions import Regions, middle_form
-from holdfast.bounds.relaxations import slopes_on
+from holdfast.bounds.steps import make_step
 from holdfast.bounds.windows import Coefficients, Windows, dense, mirrored_rows
 from holdfast.errors import InvalidInput
 from holdfast.graph.comparisons import with_groups, with_pairs
 from holdfast.graph.ir import Graph, Node
+from holdfast.graph.slopes import slopes_on
 from holdfast.graph.walk import Env, check_covered, read
 from holdfast.ops import Kind
 from holdfast.rounding import SMALLEST, gamma, next_down
@@ -102,7 +103,8 @@ class Relaxed:
 
     Attributes:
         graph: In float64, with sorts as comparisons and poolings as maxima of groups.
-        intervals: Bounds of every node's values.
+        intervals: Bounds of every node's values; they say nothing where `defined` is False.
+        defined: [R]: whether every function is known to be defined on the whole region.
     """
 
     @torch.no_grad()
@@ -112,6 +114,7 @@ class Relaxed:
         check_covered(self.graph, READING)
         self.intervals: Env[Interval] = lift(self.graph, regions)
         self._entry = self.graph.perturbed_input.name
+        self.defined = torch.ones(len(regions.center), dtype=torch.bool)
         self._steps: dict[str, BackwardStep] = {}
         self._gaps: Env[Interval] = {}
         self._tight: set[str] = set()
@@ -126,6 +129,9 @@ class Relaxed:
         """Bound one node, after tightening what it reads, and prepare its step."""
         gap = self._tighten(node) if node.perturbed else None
         parts = [self.intervals[name] for name in node.inputs]
+        if node.kind is Kind.STEEP:
+            undefined = node.facts.curve(node.params).undefined(parts[0].low, parts[0].high)
+            self.defined = self.defined & ~flat_rows(undefined).any(1)
         result = RULES[node.op](node, parts)
         self.intervals[node.name] = result
         step = make_step(node, parts, result, gap)
@@ -142,7 +148,7 @@ class Relaxed:
             return None
         if node.op == "compare":
             return self._gap(node)
-        if node.kind is Kind.SCALAR:
+        if node.kind in (Kind.SCALAR, Kind.STEEP):
             (name,) = node.inputs
             x = self.intervals[name]
             least, most = slopes_on(node, x.low, x.high)
@@ -275,6 +281,7 @@ class Relaxed:
         twice = 2.0 * gamma(self._operations)
         offset = total - (twice * size + self._dust + 4.0 * SMALLEST)
         offset = next_down(offset.detach()) + (offset - offset.detach())
+        offset = torch.where(self.defined[:, None], offset, -torch.inf)
         least = offset + dot(rows, center) - reach
         low = least - (twice * (size + offset.detach().abs()) + self._dust)
         low = low.nan_to_num(-torch.inf, torch.inf, -torch.inf)
@@ -328,9 +335,11 @@ class Relaxed:
         above = self._best(-rows, steps)
         count = len(self._regions.center)
         known = known.meet(below.low, -above.low)
+        defined = self.defined[:, None]
+        low, high = known.low.where(defined, -torch.inf), known.high.where(defined, torch.inf)
         return LinearBounds(
-            known.low.expand(count, -1),
-            known.high.expand(count, -1),
+            low.expand(count, -1),
+            high.expand(count, -1),
             below,
             above,
             self.intervals,

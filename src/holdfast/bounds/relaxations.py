@@ -5,7 +5,8 @@ where the function itself turns. Everything else is the same proof for all of th
 
 * `range_on`: between turns a function is monotone, so its range is the hull of its values at the
   ends and at the turns inside.
-* `slopes_on`: the same for the derivative; by the mean value theorem no secant leaves its hull.
+* `holdfast.graph.slopes.slopes_on`: the same for the derivative; by the mean value theorem no
+  secant leaves its hull.
 * `lines`: any slope k is valid with an intercept c <= min (phi(z) - k z). The interval is cut into
   cells; on a cell of width h whose slopes minus k lie in [p, q], g = phi - k z satisfies
   g(t) >= max(g(0) + p t, g(h) - q (h - t)) >= w (g(0) + p t) + (1 - w) (g(h) - q (h - t)) for any
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from holdfast.graph.ir import Node
 from holdfast.graph.running import Approximate, elementwise
-from holdfast.ops.curves import Piece, Turn
+from holdfast.graph.slopes import holds, slopes_on, widen
 from holdfast.rounding import TINY, UNIT, next_down
 
 
@@ -46,26 +47,7 @@ class Lines:
     upper_offset: Tensor
 
 
-# --- ranges and slopes --------------------------------------------------------------------------
-
-
-def _widen(least: Tensor, most: Tensor, turn: Turn, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Take the value at a turn into a hull, where the turn may be inside."""
-    least = torch.where(inside, least.clamp(max=turn.value[0]), least)
-    return least, torch.where(inside, most.clamp(min=turn.value[1]), most)
-
-
-def _holds(turn: Turn, low: Tensor, high: Tensor) -> Tensor:
-    """Return whether a turn may lie in intervals.
-
-    One that repeats does where low <= w + k p <= high for a whole number k; the quotients by p are
-    correct to 4 roundings, and 8 are allowed for.
-    """
-    if not turn.period:
-        return (low <= turn.where[1]) & (high >= turn.where[0])
-    first, last = (low - turn.where[1]) / turn.period, (high - turn.where[0]) / turn.period
-    room = 8.0 * UNIT * (1.0 + torch.maximum(first.abs(), last.abs()))
-    return (last + room).floor() >= (first - room).ceil()
+# --- ranges -------------------------------------------------------------------------------------
 
 
 def _values(node: Node, z: Tensor) -> Approximate:
@@ -77,63 +59,28 @@ def range_on(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Return bounds of an elementwise node's values on intervals.
 
     Args:
-        node: A scalar function.
+        node: A function of one number.
         low: [R, ...], float64; minus infinity is allowed.
         high: Same shape, nowhere below `low`.
 
     Returns:
-        Bounds below and above, as `low`.
+        Bounds below and above, as `low`; infinite where the function is not defined everywhere.
     """
     known = node.facts.curve(node.params)
     left, right = _values(node, low), _values(node, high)
     least = next_down(torch.minimum(left.value - left.error, right.value - right.error))
     most = -next_down(torch.minimum(-left.value - left.error, -right.value - right.error))
     for turn in known.turns:
-        least, most = _widen(least, most, turn, _holds(turn, low, high))
+        least, most = widen(least, most, turn, holds(turn, low, high))
     least, most = (
         least.nan_to_num(-inf, inf, -inf),
         most.nan_to_num(inf, inf, -inf),
     )
-    return least.clamp(*known.limits), most.clamp(*known.limits)
-
-
-def slopes_on(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the smallest and the largest slope of secants of an elementwise node on intervals.
-
-    An interval of a single point has no secant; the slopes of the pieces that meet there are
-    returned.
-
-    Args:
-        node: A scalar function.
-        low: [R, ...], float64; minus infinity is allowed.
-        high: Same shape, nowhere below `low`.
-
-    Returns:
-        (a, b) as `low`, rounded outward: a (z - z') <= phi(z) - phi(z') <= b (z - z') for all
-        z > z' in [low, high].
-    """
-    least, most = torch.full_like(low, inf), torch.full_like(low, -inf)
-    for piece in node.facts.curve(node.params).pieces:
-        left, right = low.clamp(min=piece.low), high.clamp(max=piece.high)
-        inside = (left < right) | ((low == high) & (left == right))
-        bottom, top = _piece_slopes(piece, left, right)
-        least = torch.where(inside, torch.minimum(least, bottom), least)
-        most = torch.where(inside, torch.maximum(most, top), most)
-    lowest, highest = node.facts.slopes(node.params)
-    least = torch.where(least.isnan(), lowest, least).clamp(lowest, highest)
-    return least, torch.where(most.isnan(), highest, most).clamp(lowest, highest)
-
-
-def _piece_slopes(piece: Piece, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the hull of the derivative on a part of one piece."""
-    ends = piece.slope(left), piece.slope(right)
-    bottom, top = torch.minimum(*ends), torch.maximum(*ends)
-    if piece.error:
-        bottom = bottom - piece.error * (1.0 + bottom.abs())
-        top = top + piece.error * (1.0 + top.abs())
-    for turn in piece.turns:
-        bottom, top = _widen(bottom, top, turn, _holds(turn, left, right))
-    return bottom, top
+    least, most = least.clamp(*known.limits), most.clamp(*known.limits)
+    if not known.gaps:
+        return least, most
+    undefined = known.undefined(low, high)
+    return torch.where(undefined, -inf, least), torch.where(undefined, inf, most)
 
 
 # --- lines --------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def rounding_spread(graph: Graph, inputs: Sequence[Tensor], env: Env[Any]) -> En
     def rule(node: Node, values: Sequence[Any]) -> Any:
         if node.kind is Kind.WIRING or (node.kind is Kind.SCALAR and node.facts.exact):
             return execute(node, values)
-        if node.kind is not Kind.AFFINE or node.facts.by_entry:
+        if node.kind not in (Kind.AFFINE, Kind.PRODUCT) or node.facts.by_entry:
             if node.op == "batch_norm":  # rounds a sum inside, with what it adds to short numbers
                 moved = {key: _moved(node.params[key], 4.0, generator) for key in ("mean", "bias")}
                 node = dataclasses.replace(node, params={**node.params, **moved})
@@ -45,7 +45,8 @@ def rounding_spread(graph: Graph, inputs: Sequence[Tensor], env: Env[Any]) -> En
         # terms, two orders differed by 9 spreads of four units, and by 55 units of the sum itself
         # where all terms had one sign. Both stay below a quarter of what replay allows.
         root = node.facts.roundings(node.params, values[0].shape[1:]) ** 0.5
-        result = execute(node, [_moved(values[0], max(4.0, root / 8.0), generator)])
+        units = max(4.0, root / 8.0)
+        result = execute(node, [_moved(value, units, generator) for value in values])
         return _moved(result, root / 8.0, generator)
 
     noisy = Reading("execution with noise", dict.fromkeys(CONCRETE.rules, rule), {}, constants=True)

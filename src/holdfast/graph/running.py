@@ -4,7 +4,8 @@ Each value carries a bound of the absolute error of every entry, against the exa
 the stored weights, in whatever order dot products are summed (Higham, "Accuracy and Stability of
 Numerical Algorithms", 2002, section 3.3). Transcendental functions of the library are taken to be
 within `ULPS` units of roundoff of max(1, |x|); dot products must be ordinary ones (no FFT or
-Winograd), which holds for float64 on CPUs.
+Winograd), which holds for float64 on CPUs. Exponentials, logarithms, powers, roots and reciprocals
+are taken to be within `ULPS` units of roundoff of their own value.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from holdfast.graph.ir import Graph, Node
+from holdfast.graph.slopes import slopes_on
 from holdfast.graph.walk import Env, Reading, Rule, execute, read
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.geometry import per_channel
 from holdfast.ops.vector import group_size
-from holdfast.rounding import TINY, UNIT, gamma, rows_up
+from holdfast.rounding import SMALLEST, TINY, UNIT, gamma, next_down, rows_up
 
 ULPS = 32.0
 """Rounding of one elementary function, in units of roundoff of max(1, |x|): several times what
@@ -115,15 +117,43 @@ def elementwise(node: Node, parts: Sequence[Approximate]) -> Approximate:
     """Apply an activation: an error grows by the steepest slope, and its own rounding is added."""
     (x,) = parts
     value = execute(node, [x.value])
+    if node.kind is Kind.STEEP:
+        return Approximate(value, rows_up(_moved(node, x) + steep_rounding(value, UNIT), 4))
     slope = node.facts.steepest(node.params)
     units = 0.0 if node.facts.exact else ULPS * UNIT * settings_size(node, slope)
     rounding = units * x.value.abs().clamp(min=1.0)
     return Approximate(value, rows_up(slope * x.error + rounding, 4))
 
 
+def _moved(node: Node, x: Approximate) -> Tensor:
+    """Return how far an error can take the value of a function, by its slopes within the error."""
+    low, high = next_down(x.value - x.error), -next_down(-x.value - x.error)
+    exact = x.error == 0.0
+    low, high = torch.where(exact, x.value, low), torch.where(exact, x.value, high)
+    least, most = slopes_on(node, low, high)
+    moved = torch.where(exact, 0.0, torch.maximum(least.abs(), most.abs()) * x.error)
+    undefined = node.facts.curve(node.params).undefined(low, high)
+    return torch.where(undefined, torch.inf, moved)
+
+
+def steep_rounding(value: Tensor, unit: float) -> Tensor:
+    """Return the rounding of a steep function: relative to its value, or where it underflows."""
+    return ULPS * unit * value.abs() + SMALLEST
+
+
 def settings_size(node: Node, slope: float) -> float:
     """Return by how much the settings of a function magnify its rounding, at least 1."""
     return max(1.0, node.facts.inflation(node.params)) * max(1.0, slope)
+
+
+def _product(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """Return |a| eb + ea |b| + ea eb, and the rounding of so many products and sums."""
+    a, b = (part.value.abs() for part in parts)
+    wide = [size + part.error for size, part in zip((a, b), parts, strict=True)]
+    count = node.facts.roundings(node.params, _row_shape(parts[0]))
+    moved = execute(node, [wide[0], parts[1].error]) + execute(node, [parts[0].error, b])
+    error = moved + gamma(count + 4) * execute(node, wide) + count * TINY
+    return Approximate(execute(node, [part.value for part in parts]), rows_up(error, count + 8))
 
 
 def _add(node: Node, parts: Sequence[Approximate]) -> Approximate:
@@ -152,8 +182,8 @@ def _sort(node: Node, parts: Sequence[Approximate]) -> Approximate:
     return Approximate(execute(node, [x.value]), worst)
 
 
-def _softmax(node: Node, parts: Sequence[Approximate]) -> Approximate:
-    """|J| in linf is at most 1/2 (2 for the logarithm); exponentials and sums round relatively."""
+def softmax(node: Node, parts: Sequence[Approximate]) -> Approximate:
+    """Bound a softmax: |J| in linf is at most 1/2 (2 for its logarithm); sums round relatively."""
     (x,) = parts
     value = execute(node, [x.value])
     dim = node.params["dim"]
@@ -188,9 +218,9 @@ def vector_norm(node: Node, parts: Sequence[Approximate]) -> Approximate:
 def _normalisation(node: Node, parts: Sequence[Approximate]) -> Approximate:
     """Return z = (x - mean) / s with its rounding, for s >= sqrt(eps) and |z| <= sqrt(d).
 
-    The centred value errs by at most e = gamma_d 2 max|x|; that moves s by at most the same, so
-    z by e (1 + sqrt(d)) / sqrt(eps), and d + 8 relative roundings act on |z|. An error of the
-    input passes with the linf constant 2 sqrt(d) / sqrt(eps) of the normalisation. It is computed
+    The centred value errs by at most e = gamma_d 2 max|x|, and by twice the error of the input;
+    that moves s by at most the same, so z by e (1 + sqrt(d)) / s, and d + 8 relative roundings act
+    on |z|. The exact s is at least sqrt(eps), and at least the computed one less e. It is computed
     like that here: torch subtracts large squares for some memory layouts. Where no mean is taken
     off, the bound is more than there is; of squares that overflow nothing else is known.
     """
@@ -201,10 +231,12 @@ def _normalisation(node: Node, parts: Sequence[Approximate]) -> Approximate:
     deviation = (centred.square().mean(-1, keepdim=True) + node.params["eps"]).sqrt()
     value = (centred / deviation).reshape(x.value.shape) * weight + bias
     d = flat.value.shape[-1]
-    root, eps = d**0.5, node.params["eps"] ** 0.5
+    root, least = d**0.5, node.params["eps"] ** 0.5 * (1.0 - 4.0 * UNIT)
     size = flat.value.abs().amax(-1, keepdim=True)
     off = 2.0 * gamma(d + 2) * size + 2.0 * flat.error.amax(-1, keepdim=True) + 4.0 * d * TINY
-    z_error = (off / eps * (1.0 + root) + root * gamma(d + 16)).expand_as(flat.value)
+    # Of squares that underflow, 2^-500 of s is left at most.
+    least = (deviation * (1.0 - 2.0 * gamma(d + 16)) - off - 2.0**-500).clamp(min=least)
+    z_error = (off / least * (1.0 + root) + root * gamma(d + 16)).expand_as(flat.value)
     error = z_error.reshape(value.shape) * weight.abs()
     rounding = 4.0 * UNIT * (value.abs() + weight.abs() * root + bias.abs())
     return Approximate(value, rows_up(2.0 * error + rounding, d + 32))
@@ -236,6 +268,8 @@ _RULES: dict[str, Rule] = rules(
         Kind.WIRING: _wiring,
         Kind.SUM: _add,
         Kind.SCALAR: elementwise,
+        Kind.STEEP: elementwise,
+        Kind.PRODUCT: _product,
     },
     {
         "constant": _constant,
@@ -243,8 +277,8 @@ _RULES: dict[str, Rule] = rules(
         "amax": _largest_of_group,
         "max_pool": _largest_of_group,
         "sort": _sort,
-        "softmax": _softmax,
-        "log_softmax": _softmax,
+        "softmax": softmax,
+        "log_softmax": softmax,
         "layer_norm": _normalisation,
         "group_norm": _normalisation,
         "rms_norm": _normalisation,

@@ -12,12 +12,22 @@ from holdfast.ops.affine import AFFINE, SUM
 from holdfast.ops.choice import CHOICE
 from holdfast.ops.record import Kind, Op
 from holdfast.ops.scalar import SCALAR
+from holdfast.ops.steep import PRODUCT, STEEP
 from holdfast.ops.vector import VECTOR
 from holdfast.ops.wiring import WIRING
 
 __all__ = ["OPS", "Kind", "Op", "names", "rules"]
 
-OPS: Mapping[str, Op] = {**AFFINE, **WIRING, **SUM, **SCALAR, **CHOICE, **VECTOR}
+OPS: Mapping[str, Op] = {
+    **AFFINE,
+    **WIRING,
+    **SUM,
+    **SCALAR,
+    **STEEP,
+    **PRODUCT,
+    **CHOICE,
+    **VECTOR,
+}
 """The records of all operations, by name."""
 
 Rule = TypeVar("Rule")

@@ -62,20 +62,29 @@ class Curve:
     """What is known about one activation.
 
     Attributes:
-        pieces: They cover the real line; the function is continuous across them.
+        pieces: They cover the real line but for the gaps; the function is continuous across them.
         turns: Where the function turns; between turns it is monotone.
         limits: No value lies outside.
+        gaps: Closed intervals on which it is not defined.
     """
 
     pieces: tuple[Piece, ...]
     turns: tuple[Turn, ...] = ()
     limits: tuple[float, float] = (-inf, inf)
+    gaps: tuple[tuple[float, float], ...] = ()
 
     @property
     def breaks(self) -> tuple[float, ...]:
         """The finite ends of pieces."""
         ends = {end for piece in self.pieces for end in (piece.low, piece.high)}
         return tuple(sorted(end for end in ends if math.isfinite(end)))
+
+    def undefined(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return which intervals hold a point where the function is not defined; NaN is one."""
+        held = low.isnan() | high.isnan()
+        for start, end in self.gaps:
+            held = held | ((low <= end) & (high >= start))
+        return held
 
     @property
     def curved(self) -> bool:

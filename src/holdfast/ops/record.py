@@ -33,6 +33,8 @@ class Kind(enum.Enum):
     WIRING = "every entry is an entry of an input, or a constant"
     SUM = "adds its inputs"
     SCALAR = "one function of one number, applied to every entry"
+    STEEP = "one function of one number, with no steepest slope where it is defined"
+    PRODUCT = "multiplies its two inputs"
     CHOICE = "every entry is one of the entries that it is chosen from, by size"
     VECTOR = "mixes entries in a curved way"
 
@@ -44,8 +46,8 @@ class Op:
     Attributes:
         run: Executes it.
         kind: What it does.
-        roundings: Affine: how many rounded operations one entry of the result takes at most, from
-            the settings and the shape of one row of the input.
+        roundings: Affine, product: how many rounded operations one entry of the result takes at
+            most, from the settings and the shape of one row of the (first) input.
         linear: Affine: itself without what it adds. Wiring: with zeros for the constants it adds.
         absolute: Affine: the linear part with every coefficient replaced by its absolute value,
             so that bounds on rounding and norms come from the same execution.
@@ -59,11 +61,12 @@ class Op:
             or another place that no other entry reads, and every entry is read.
         repeats: Wiring: whether an entry of the input may appear more than once in the result.
         exact: Scalar: rounds nothing, as every value is an argument, its negative or a constant.
-        curve: Scalar: pieces, turns, limits.
-        slopes: Scalar: smallest and largest slope over the real line, rounded outward.
+        curve: Scalar, steep: pieces, turns, limits, gaps.
+        slopes: Scalar, steep: smallest and largest slope wherever it is defined, rounded outward.
         inflation: Scalar: by how much the settings magnify the rounding of the function.
         constant: Choice, vector: an upper bound of the Lipschitz constant, from the settings, the
             shapes of one row of input and result, and the norm.
+        unbounded: Steep, product: why there is no Lipschitz constant on all inputs.
     """
 
     run: Evaluate
@@ -81,6 +84,7 @@ class Op:
     slopes: Callable[[Params], Slopes] = _unknown
     inflation: Callable[[Params], float] = _unknown
     constant: Callable[[Params, Shape, Shape, float], float] = _unknown
+    unbounded: str = ""
 
     def __post_init__(self) -> None:
         needed = {
@@ -88,10 +92,12 @@ class Op:
             Kind.WIRING: ("linear", "repeats"),
             Kind.SUM: (),
             Kind.SCALAR: ("curve", "slopes", "inflation"),
+            Kind.STEEP: ("curve", "slopes", "unbounded"),
+            Kind.PRODUCT: ("roundings", "unbounded"),
             Kind.CHOICE: ("constant",),
             Kind.VECTOR: ("constant",),
         }[self.kind]
-        missing = [name for name in needed if getattr(self, name) is _unknown]
+        missing = [name for name in needed if getattr(self, name) in (_unknown, "")]
         if missing:
             raise InternalError(f"the record of an operation lacks {', '.join(missing)}")
 

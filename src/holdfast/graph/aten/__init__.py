@@ -1,8 +1,8 @@
 """From ATen operations, as `torch.export` leaves them, to the vocabulary of `ops`.
 
-One small function per family. A function returns None when the call, although its op is known,
-is used in a way that the vocabulary does not describe (it mixes rows of the batch, multiplies two
-perturbed values, ...); the node then stays executable but no bound will cover it.
+One small function per family. A function returns None when the call, although its op is known, is
+used in a way that the vocabulary does not describe (it mixes rows of the batch, say); the node then
+stays executable but no bound will cover it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from holdfast.graph.aten.contract import CONTRACTIONS
 from holdfast.graph.aten.extremes import EXTREMES
 from holdfast.graph.aten.indexing import BY_SHAPE, INDEXING
 from holdfast.graph.aten.nonlinear import NONLINEAR
+from holdfast.graph.aten.products import PRODUCTS
 from holdfast.graph.aten.wiring import WIRING
 from holdfast.graph.walk import Slot
 
@@ -26,6 +27,7 @@ TRANSLATIONS: Mapping[object, Translate] = {
     **WIRING,
     **INDEXING,
     **NONLINEAR,
+    **PRODUCTS,
     **CHOICES,
     **EXTREMES,
 }

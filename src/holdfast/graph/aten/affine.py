@@ -16,9 +16,11 @@ from holdfast.graph.aten.call import (
     per_row,
     reduce,
     spread,
+    with_args,
 )
 from holdfast.graph.aten.contract import outer
 from holdfast.graph.aten.patterns import softsign, tanhshrink
+from holdfast.graph.aten.products import product
 from holdfast.ops.geometry import ConvGeometry
 
 aten = torch.ops.aten
@@ -175,7 +177,7 @@ def _mul(b: Builder, call: Call) -> Translation:
     left, right = call.args[:2]
     x, factor = (left, right) if isinstance(left, Ref) else (right, left)
     if isinstance(factor, Ref):
-        return None
+        return product(b, call, x, factor)
     factor = _constant(factor, call)
     if isinstance(factor, Tensor) and call.shape != x.shape:
         narrow = factor.to(call.dtype)  # of whole numbers
@@ -185,8 +187,8 @@ def _mul(b: Builder, call: Call) -> Translation:
 
 def _div(b: Builder, call: Call) -> Translation:
     x, divisor = call.args[:2]
-    if not isinstance(x, Ref) or isinstance(divisor, Ref):
-        return softsign(b, call)
+    if isinstance(divisor, Ref):
+        return _div_by_moving(b, call)
     divisor, wide = _constant(divisor, call), broadcast(b, call, x)
     if divisor is None or wide is None:
         return None
@@ -198,6 +200,17 @@ def _div(b: Builder, call: Call) -> Translation:
     if powers and bool(torch.as_tensor(factor).isfinite().all()):  # not beyond the largest number
         return b.emit("scale", [wide], call, call.shape, factor=factor)
     return b.emit("divide", [wide], call, call.shape, divisor=divisor)
+
+
+def _div_by_moving(b: Builder, call: Call) -> Translation:
+    """Translate a quotient whose divisor moves: a product with its reciprocal."""
+    x, divisor = call.args[:2]
+    if divisor.at_one is not None:
+        return None  # a number that follows the batch
+    if whole := softsign(b, call):
+        return whole
+    inverse = b.emit("reciprocal", [divisor], call, divisor.shape)
+    return _mul(b, with_args(call, [x, inverse]))
 
 
 def _cumsum(b: Builder, call: Call) -> Translation:

@@ -1,7 +1,8 @@
-"""Translations of products of one moving tensor with constant ones: matmul, einsum, resizing.
+"""Translations of sums of products: matmul, einsum, resizing.
 
-Each is a sum over named dimensions, and becomes one `linear`, grouped `conv` or `scale` between
-permutations and reshapes: the stored numbers stay the coefficients, so that nothing is rounded.
+Each is a sum over named dimensions. With one operand constant it becomes one `linear`, grouped
+`conv` or `scale` between permutations and reshapes: the stored numbers stay the coefficients, so
+that nothing is rounded. With both moving it becomes one `matmul`.
 """
 
 import math
@@ -18,6 +19,7 @@ from holdfast.graph.aten.call import (
     Ref,
     Translate,
     Translation,
+    alike,
 )
 from holdfast.ops.geometry import ConvGeometry
 
@@ -127,13 +129,89 @@ def _multiply(
 def _product(
     b: Builder, call: Call, operands: Sequence[object], names: Sequence[str]
 ) -> Translation:
-    """Emit a product of two operands one of which moves; names are theirs and the result's."""
+    """Emit a product of two operands; names are theirs and the result's."""
     (x, constant), (first, second, out) = operands, names
+    if isinstance(x, Ref) and isinstance(constant, Ref):
+        return _contract_both(b, call, (x, constant), names)
     if isinstance(constant, Ref):
         x, constant, first, second = constant, x, second, first
     if not isinstance(x, Ref) or not isinstance(constant, Tensor) or constant.dtype != call.dtype:
         return None
     return _contract(b, call, x, constant, (first, second, out))
+
+
+def _contract_both(
+    b: Builder, call: Call, operands: tuple[Ref, Ref], names: Sequence[str]
+) -> Translation:
+    """Emit the sum over products of two operands that both move, as a product of matrices.
+
+    Args:
+        b: The builder.
+        call: The call.
+        operands: Both, [N, ...].
+        names: One letter per dimension, as in `_contract`.
+
+    Returns:
+        The sum; None where it mixes rows.
+    """
+    *inner, out = ([*part] for part in names)
+    if any(part[:1] != [names[2][:1]] or len({*part}) < len(part) for part in (*inner, out)):
+        return None
+    first, second = (
+        {n: s for n, s in zip(part[1:], ref.shape, strict=True)}
+        for part, ref in zip(inner, operands, strict=True)
+    )
+    out = out[1:]
+    if not {*out} <= {*first, *second} or any(ref.at_one is not None for ref in operands):
+        return None
+    sizes = {n: max(first.get(n, 1), second.get(n, 1)) for n in (*first, *second)}
+    # One entry along a dimension stands for all of them; what one operand has alone is added up.
+    held = [{n for n, s in part.items() if s == sizes[n]} for part in (first, second)]
+    x, y = (
+        _held(b, call, (ref, [*part]), mine, mine & (rest | {*out}))
+        for ref, part, mine, rest in zip(operands, (first, second), held, held[::-1], strict=True)
+    )
+    if x[1] == y[1] and {*x[1]} == {*held[0]} and alike(b, x[0], y[0], call) and {*out} <= {*x[1]}:
+        return _squares(b, call, x, out)
+    shared = [n for n in x[1] if n in y[1] and n in out]
+    added = [n for n in x[1] if n in y[1] and n not in out]
+    kept, new = ([n for n in mine if n not in rest] for mine, rest in ((x[1], y[1]), (y[1], x[1])))
+    front = [sizes[n] for n in shared]
+    length = [math.prod(sizes[n] for n in part) for part in (kept, added, new)]
+    left = _permuted(b, call, *x, [*shared, *kept, *added])
+    right = _permuted(b, call, *y, [*shared, *added, *new])
+    left = _reshaped(b, call, left, [*front, *length[:2]])
+    right = _reshaped(b, call, right, [*front, *length[1:]])
+    result = b.emit("matmul", [left, right], call, (*front, length[0], length[2]))
+    order = [*shared, *kept, *new]
+    result = _reshaped(b, call, result, [sizes[n] for n in order])
+    return _permuted(b, call, result, order, out)
+
+
+def _held(
+    b: Builder, call: Call, part: tuple[Ref, list[str]], mine: set[str], left: set[str]
+) -> tuple[Ref, list[str]]:
+    """Drop the dimensions of one entry that are not held, and add up those that are not left."""
+    x, names = part
+    wide = [(n, s) for n, s in zip(names, x.shape, strict=True) if n in mine]
+    x = _reshaped(b, call, x, [s for _, s in wide])
+    dims = tuple(k for k, (n, _) in enumerate(wide, 1) if n not in left)
+    kept = [(n, s) for n, s in wide if n in left]
+    if dims:
+        x = b.emit("sum", [x], call, tuple(s for _, s in kept), dims=dims, keepdim=False)
+    return x, [n for n, _ in kept]
+
+
+def _squares(b: Builder, call: Call, part: tuple[Ref, list[str]], out: list[str]) -> Ref:
+    """Emit sums of squares, along the dimensions that the result lacks."""
+    x, names = part
+    square = b.emit("power", [x], call, x.shape, exponent=2)
+    dims = tuple(k for k, n in enumerate(names, 1) if n not in out)
+    kept = [(n, s) for n, s in zip(names, x.shape, strict=True) if n in out]
+    if dims:
+        shape = tuple(s for _, s in kept)
+        square = b.emit("sum", [square], call, shape, dims=dims, keepdim=False)
+    return _permuted(b, call, square, [n for n, _ in kept], out)
 
 
 def outer(b: Builder, call: Call, x: Ref, constant: Tensor) -> Translation:

@@ -16,7 +16,6 @@ from holdfast.graph.aten.call import (
     reduce,
     unary,
 )
-from holdfast.graph.aten.patterns import log1p
 
 aten = torch.ops.aten
 
@@ -141,7 +140,6 @@ NONLINEAR: Mapping[object, Translate] = {
     aten.sin.default: unary("sin"),
     aten.cos.default: unary("cos"),
     aten.erf.default: unary("erf"),
-    aten.log1p.default: log1p,
     aten.log_sigmoid.default: unary("logsigmoid"),
     aten.softplus.default: _softplus,
     aten.abs.default: unary("abs"),

@@ -31,6 +31,22 @@ def tanhshrink(b: Builder, call: Call) -> Translation:
     return b.emit("tanhshrink", [x], call, x.shape) if whole else None
 
 
+def gated(b: Builder, call: Call, left: Ref, right: Ref) -> Translation:
+    """Translate the product x sigmoid(x), or x sigmoid(a x) with a number a."""
+    for x, gate in ((left, right), (right, left)):
+        sigmoid = b.nodes[gate.node]
+        if sigmoid.op != "sigmoid" or x.shape != gate.shape:
+            continue
+        inner = b.nodes[sigmoid.inputs[0]]
+        if inner.name == x.node:
+            return b.emit("silu", [x], call, x.shape)
+        factor = inner.params.get("factor") if inner.op == "scale" else None
+        if inner.inputs == (x.node,) and isinstance(factor, float) and factor != 0.0:
+            whole = b.emit("silu", [Ref(inner.name, x.shape)], call, x.shape)
+            return b.emit("divide", [whole], call, x.shape, divisor=factor)
+    return None
+
+
 def log1p(b: Builder, call: Call) -> Translation:
     """Translate log(1 + x) of a scalar function that is nowhere below 0."""
     (x,) = call.args
