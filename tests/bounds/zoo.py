@@ -49,6 +49,20 @@ class Sums(nn.Module):
         return torch.minimum(y[:, 0], -y[:, 1]).abs()
 
 
+class Attention(nn.Module):
+    """Three tokens of two entries that read each other, and their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.unflatten(1, (3, 2))
+        q, k, v = (linear(tokens) for linear in self.maps)
+        weights = (q @ k.mT).softmax(-1)
+        return (tokens + weights @ v).flatten(1)
+
+
 class Function(nn.Module):
     """A function that is no module of torch."""
 
@@ -210,6 +224,22 @@ NETS: dict[str, Callable[[], nn.Module]] = {
         Function(lambda x: torch.cat([x.logsumexp(2), (9 * x).logsumexp((1, 2), True)[:, 0]], 1)),
     ),
     "softmax": lambda: nn.Sequential(nn.Linear(6, 5), nn.Softmax(-1), nn.Linear(5, 3)),
+    "products": lambda: nn.Sequential(
+        nn.Linear(6, 6),
+        Function(lambda x: torch.cat([x[:, :3] * x[:, 3:], x**2, x[:, :1] ** 3 / 9], 1)),
+        nn.Linear(10, 3),
+    ),
+    "exponentials": lambda: nn.Sequential(
+        nn.Linear(6, 6),
+        Function(lambda x: torch.exp(0.3 * x) / (1.0 + torch.exp(0.3 * x)).sum(1, keepdim=True)),
+        nn.Linear(6, 3),
+    ),
+    "roots": lambda: nn.Sequential(
+        nn.Linear(6, 6),
+        Function(lambda x: torch.log((1.0 + x**2).sqrt()) + x * torch.rsqrt(1.0 + x.abs())),
+        nn.Linear(6, 3),
+    ),
+    "attention": Attention,
     "log softmax": lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.LogSoftmax(-1)),
 }
 """All read rows of six numbers."""

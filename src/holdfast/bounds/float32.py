@@ -22,7 +22,7 @@ from holdfast.graph.ir import Graph, Node
 from holdfast.graph.running import ULPS, Approximate, evaluate_all, offset, settings_size
 from holdfast.graph.slopes import slopes_on
 from holdfast.graph.walk import Reading, Rule, execute, read
-from holdfast.ops import OPS, Kind, rules
+from holdfast.ops import OPS, Kind, names, rules
 from holdfast.ops.record import Params
 from holdfast.ops.vector import group_size
 from holdfast.ops.wiring import filled
@@ -363,7 +363,10 @@ FLOAT32 = Reading(
         },
     ),
     dict.fromkeys(
-        ("layer_norm", "group_norm", "rms_norm", "vector_norm"),
+        (
+            *("layer_norm", "group_norm", "rms_norm", "vector_norm"),
+            *names(Kind.STEEP, Kind.PRODUCT),
+        ),
         ("has no bound of its rounding in float32", "use semantics='real'"),
     ),
     constants=True,

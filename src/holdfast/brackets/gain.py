@@ -8,33 +8,30 @@ bound).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from holdfast.bounds.interval import READING
 from holdfast.brackets.flows import Flow, Flows
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.walk import Reading, Rule, read
+from holdfast.graph.walk import Reading, Rule, read, uncovered
 from holdfast.norms.node import OperatorNorms, affine_run, worth_writing_out
-from holdfast.ops import Kind, rules
+from holdfast.ops import OPS, Kind, rules
 from holdfast.rounding import add_up, mul_up
 from holdfast.types import norm_name
 
-_ADVICE = dict.fromkeys(
-    ("mul", "matmul", "bmm", "scaled_dot_product_attention", "pow", "square", "div"),
-    (
-        "has no global Lipschitz constant (a product of values that both move)",
-        "bound it on a region, or use holdfast.knowledge",
-    ),
-) | {
-    "exp": ("has no global Lipschitz constant", "bound it on a region, or use holdfast.knowledge"),
-    "rsqrt": ("has no global Lipschitz constant", "add a bound away from zero"),
-    "log1p": (
-        "has no global Lipschitz constant (a pole at -1)",
-        "apply it to what is nowhere below 0, as in torch.log1p(torch.relu(x))",
-    ),
+_ADVICE = {
     "tan": ("has no global Lipschitz constant (poles)", "leave it out of the certified part"),
 }
-"""Why an operation has no gain, and how to go on."""
+"""Why an operation outside the vocabulary has no gain, and how to go on."""
+
+
+def _advice(graph: Graph) -> Mapping[str, tuple[str, str]]:
+    """Return why operations have no gain, and how to go on: on a region, where that works."""
+    how = "use holdfast.knowledge, which needs none"
+    if not uncovered(graph, READING):
+        how = "bound it on regions: certify(..., method='local')"
+    return {**_ADVICE, **{name: (op.unbounded, how) for name, op in OPS.items() if op.unbounded}}
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class GainReading:
         reading = Reading(
             f"global Lipschitz constant ({norm_name(norm)})",
             {op: self._keeping(rule) for op, rule in table.items()},
-            _ADVICE,
+            _advice(graph),
         )
         self._flows[entry.name] = self._places.source(entry.shape, 1.0)
         read(graph, reading, dict(self._flows))

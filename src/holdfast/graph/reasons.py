@@ -63,19 +63,12 @@ def reason(graph: Graph, node: Node) -> tuple[str, str] | None:
         return "jumps: no Lipschitz constant", _LEAVE
     moving = [source for source in node.inputs if graph[source].perturbed]
     if name in _PRODUCTS and len(moving) == 1:
-        return _product(node, moving[0])
+        why = "no rule for this product of what moves and what does not"
+        return why, "use torch.einsum of two, or a constant that broadcasts along the batch"
     if name in ("where", "masked_fill"):
         kinds = [graph[source].params.get("dtype") for source in moving]
         return _CONDITION if torch.bool in kinds else _FILL
     return _ADVICE.get(name)
-
-
-def _product(node: Node, moving: str) -> tuple[str, str]:
-    """Return why a product or quotient in which one value moves has no words."""
-    if key(node) == "div" and node.inputs[-1] == moving:
-        return "divides by a value that moves", "bound it on a region, or use holdfast.knowledge"
-    why = "no rule for this product of what moves and what does not"
-    return why, "use torch.einsum of two, or a constant that broadcasts along the batch"
 
 
 def _by_type(graph: Graph, node: Node) -> tuple[str, str] | None:

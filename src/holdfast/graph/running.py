@@ -234,8 +234,9 @@ def _normalisation(node: Node, parts: Sequence[Approximate]) -> Approximate:
     root, least = d**0.5, node.params["eps"] ** 0.5 * (1.0 - 4.0 * UNIT)
     size = flat.value.abs().amax(-1, keepdim=True)
     off = 2.0 * gamma(d + 2) * size + 2.0 * flat.error.amax(-1, keepdim=True) + 4.0 * d * TINY
-    # Of squares that underflow, 2^-500 of s is left at most.
-    least = (deviation * (1.0 - 2.0 * gamma(d + 16)) - off - 2.0**-500).clamp(min=least)
+    # Squares that underflow are at most 2^-500 of s; those that overflow say nothing.
+    near = (deviation * (1.0 - 2.0 * gamma(d + 16)) - off - 2.0**-500).clamp(min=least)
+    least = torch.where(deviation.isfinite(), near, least)
     z_error = (off / least * (1.0 + root) + root * gamma(d + 16)).expand_as(flat.value)
     error = z_error.reshape(value.shape) * weight.abs()
     rounding = 4.0 * UNIT * (value.abs() + weight.abs() * root + bias.abs())

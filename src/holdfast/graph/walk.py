@@ -50,9 +50,10 @@ def check_covered(graph: Graph, reading: Reading) -> None:
     """Refuse a graph that the reading does not cover.
 
     Raises:
-        Unsupported: Naming every op without a rule at once.
+        Unsupported: Naming every op without a rule at once, first those that no reading has one
+            for.
     """
-    missing = uncovered(graph, reading)
+    missing = sorted(uncovered(graph, reading), key=lambda node: node.op != "aten")
     if missing:
         default = (f"no rule in {reading.name}", "use holdfast.knowledge, which needs none")
         raise Unsupported(
