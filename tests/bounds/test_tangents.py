@@ -48,6 +48,19 @@ def shares(x: Numbers) -> list[mpf]:
     return [p / sum(powers) for p in powers]
 
 
+KEPT = torch.tensor([[[True, True, False, True], [False, True, True, True], [True] * 4]])
+
+
+def kept_shares(x: Numbers) -> list[mpf]:
+    """Return the shares of the entries that a mask keeps."""
+    result = []
+    for k, row in enumerate(KEPT[0].tolist()):
+        part = [v for v, keep in zip(x[4 * k : 4 * k + 4], row, strict=True) if keep]
+        found = iter(shares(part))
+        result += [next(found) if keep else mpf(0) for keep in row]
+    return result
+
+
 def log_shares(x: Numbers) -> list[mpf]:
     total = mpmath.log(sum(mpmath.exp(v - max(x)) for v in x)) + max(x)
     return [v - total for v in x]
@@ -111,6 +124,7 @@ CASES = {
     ),
     "matmul": Case("matmul", {}, ((2, 2, 3), (2, 3, 2)), (2, 2, 2), matrices),
     "softmax": Case("softmax", {"dim": 2}, ((2, 4),), (2, 4), by_rows(shares, 4)),
+    "masked": Case("softmax", {"dim": 2, "mask": KEPT}, ((3, 4),), (3, 4), kept_shares),
     "log_softmax": Case("log_softmax", {"dim": 1}, ((4,),), (4,), log_shares),
     "layer_norm": Case(
         "layer_norm",

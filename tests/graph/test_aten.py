@@ -90,6 +90,23 @@ TRANSLATED: dict[str, Function] = {
     "dense": lambda x: F.linear(x.flatten(2), torch.ones(2, 35), V[:2]) + x.flatten(2) @ W4,
 }
 W4 = torch.randn(35, 2)
+TRANSLATED |= {
+    "nearly softsign": lambda x: x / (1.5 + x.abs()),
+    "another's softsign": lambda x: x.relu() / (1 + x.abs()),
+    "log1p": lambda x: torch.log1p(x.tanh()),
+    "exponentials": lambda x: torch.exp(x) - torch.expm1(0.1 * x) + torch.log(2.0 + x.tanh()),
+    "roots": lambda x: (1.0 + x.square()).sqrt() * torch.rsqrt(2.0 + x.sin()),
+    "powers": lambda x: x**3 - x.pow(2) + (x**2 + 1) ** -2 + (x**2 + 1) ** 0.5,
+    "quotients": lambda x: 1.0 / (2.0 + x.sin()) + x / (2.0 + x.cos()) - x.reciprocal().clamp(0, 1),
+    "products": lambda x: x * x[:, :1] - x.mean(2, keepdim=True) * x,
+    "squares": lambda x: (2 * x) * (2 * x),
+    "gates": lambda x: x * torch.sigmoid(x) - torch.sigmoid(1.7 * x) * x,
+    "products of matrices": lambda x: x @ x.mT + (x.mT[:, :1] @ x).mean(-1, keepdim=True)[:, :, :1],
+    "a matrix and vectors": lambda x: torch.einsum("nhij,nhj->nih", x, x[:, :, 0]),
+    "sums along both": lambda x: torch.einsum("nhij,nhkj->nki", x, x[:, :, 2:4]),
+    "sums of one alone": lambda x: torch.einsum("nhij,nk->nkh", x, x[:, 0, 0]),
+    "lengths by einsum": lambda x: torch.einsum("nhij,nhij->nj", x, x),
+}
 
 OPAQUE: dict[str, Function] = {
     "bias per row": lambda x: F.linear(x, torch.ones(3, 5), x[..., :3]),
@@ -97,11 +114,8 @@ OPAQUE: dict[str, Function] = {
     "indices of max": lambda x: x + x.max(1, keepdim=True)[1],
     "integers": lambda x: x.long().float().mean(1, True) + (x > 0).float(),
     "division by zero": lambda x: (x / 0.0).clamp(-1, 1),
-    "nearly softsign": lambda x: x / (1.5 + x.abs()),
-    "another's softsign": lambda x: x.relu() / (1 + x.abs()),
     "nearly softshrink": lambda x: torch.where(x.abs() > 0.3, x - x.sign() * 0.2, x * 0),
     "half a softshrink": lambda x: torch.where(x.abs() > 0.3, x - x.sign() * 0.3, x * 0.5),
-    "log1p": lambda x: torch.log1p(x.tanh()),
     "lengths in l3": lambda x: x.norm(p=3, dim=1),
     "bilinear": lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"),
     "nearest exact": lambda x: F.interpolate(x, scale_factor=1.6, mode="nearest-exact"),

@@ -9,6 +9,7 @@ theorem, |d| <= r): V <= max r^2 and V <= sum p r^2, and d_i - m is a mean of di
 with weights of 1 - p_i together.
 """
 
+from dataclasses import replace
 from math import inf
 
 import torch
@@ -39,10 +40,20 @@ def _shares(low: Tensor, high: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor
 
 def softmax_range(node: Node, low: Tensor, high: Tensor) -> Ends:
     """Return e_i / (e_i + sum of the others), which grows in x_i and falls in the others."""
+    size = torch.maximum(low.abs(), high.abs()).amax(node.params["dim"], keepdim=True)
+    low, high = (_masked(node, end, -inf) for end in (low, high))
     low, high, fewest, most, _ = _shares(low, high, node.params["dim"])
     least = (low / (low + most)) * (1.0 - 8.0 * UNIT) - SMALLEST
     largest = (high / (high + fewest)) * (1.0 + 8.0 * UNIT)
+    if "mask" in node.params:  # large entries may outweigh what masks them
+        least = torch.where(size < 2.0**90, least, 0.0)
+        largest = torch.where(size < 2.0**90, largest, 1.0)
     return least.nan_to_num(0.0).clamp(min=0.0), largest.nan_to_num(1.0).clamp(max=1.0)
+
+
+def _masked(node: Node, values: Tensor, filled: float) -> Tensor:
+    """Replace the entries that take no part."""
+    return values.masked_fill(~node.params["mask"], filled) if "mask" in node.params else values
 
 
 def log_softmax_range(node: Node, low: Tensor, high: Tensor) -> Ends:
@@ -69,13 +80,16 @@ def softmax_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
         high: Same shape, nowhere below `low`.
     """
     dim = node.params["dim"]
+    least, most = softmax_range(replace(node, op="softmax"), low, high)
+    # Entries that are left out have no share, unless they are too large for that.
+    largest = torch.maximum(low.abs(), high.abs()).amax(dim, keepdim=True)
+    known = (largest < 2.0**90) if "mask" in node.params else largest.isfinite()
+    low, high = (_masked(node, end, 0.0) for end in (low, high))
     c, r = middle_form(low, high)
     point = [Approximate(c, torch.zeros_like(c))]
-    alone = Node("p", "softmax", params={"dim": dim})
-    at, shares = softmax(node, point), softmax(alone, point)
+    at, shares = softmax(node, point), softmax(replace(node, op="softmax"), point)
     p, n = shares.value, c.shape[dim]
     size = torch.maximum(low.abs(), high.abs())
-    least, most = softmax_range(alone, low, high)
 
     def total(values: Tensor, dim: int = dim) -> Tensor:
         return values.sum(dim, keepdim=True)
@@ -99,4 +113,5 @@ def softmax_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
     turned = shares.error * (2.0 * widest + total(r))
     rounding = 4.0 * gamma(n + 16) * (reach + at.value.abs()) + n * SMALLEST
     below, above = (rows_up(part + at.error + turned + rounding, n + 16) for part in (below, above))
+    below, above = (torch.where(known, part, inf) for part in (below, above))
     return Tangent(pull, at.value, at.value - moved, below, above, rows_up(reach, n + 16))

@@ -21,6 +21,16 @@ def _softmax(params: Params, shape: Shape, result: Shape, norm: float) -> float:
     return 0.5
 
 
+def _shares(inputs: Sequence[Tensor], params: Params) -> Tensor:
+    """Apply a softmax to the entries that its setting `mask` keeps, to all where there is none."""
+    # An entry that is left out stands for minus infinity, or for a number below -2^100: next to
+    # numbers up to 2^90 its share is less than any float64.
+    (x,) = inputs
+    kept = params.get("mask")
+    x = x if kept is None else x.masked_fill(~kept, -math.inf)
+    return x.softmax(params["dim"])
+
+
 def _log_softmax(params: Params, shape: Shape, result: Shape, norm: float) -> float:
     """The Jacobian I - 1 p^T: its norms are convex in p, so largest at a corner p = e_k."""
     n = shape[params["dim"] - 1]
@@ -88,7 +98,7 @@ def _group_norm(params: Params, shape: Shape, result: Shape, norm: float) -> flo
 
 
 VECTOR: Mapping[str, Op] = {
-    "softmax": Op(lambda x, p: x[0].softmax(p["dim"]), Kind.VECTOR, constant=_softmax),
+    "softmax": Op(_shares, Kind.VECTOR, constant=_softmax),
     "log_softmax": Op(lambda x, p: x[0].log_softmax(p["dim"]), Kind.VECTOR, constant=_log_softmax),
     "layer_norm": Op(
         lambda x, p: F.layer_norm(x[0], p["shape"], p["weight"], p["bias"], p["eps"]),

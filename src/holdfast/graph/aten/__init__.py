@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.graph.aten.affine import AFFINE
+from holdfast.graph.aten.attention import ATTENTION
 from holdfast.graph.aten.call import Builder, Call, Ref, Translate
 from holdfast.graph.aten.choices import CHOICES
 from holdfast.graph.aten.contract import CONTRACTIONS
@@ -28,6 +29,7 @@ TRANSLATIONS: Mapping[object, Translate] = {
     **INDEXING,
     **NONLINEAR,
     **PRODUCTS,
+    **ATTENTION,
     **CHOICES,
     **EXTREMES,
 }

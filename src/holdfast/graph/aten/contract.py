@@ -227,8 +227,8 @@ def _rank(operand: Any) -> int:
     return len(operand.shape) + isinstance(operand, Ref)
 
 
-def _matmul(b: Builder, call: Call) -> Translation:
-    """Name dimensions from the right, as `torch.matmul` lines them up."""
+def matmul(b: Builder, call: Call) -> Translation:
+    """Translate a product of matrices: its dimensions line up from the right."""
     left, right = call.args[:2]
     ranks = [_rank(left), _rank(right)]
     if 0 in ranks or max(ranks) > 20:
@@ -317,10 +317,10 @@ def _resize(target: torch._ops.OpOverload, rank: int) -> Translate:
 
 
 CONTRACTIONS: Mapping[object, Translate] = {
-    aten.mm.default: _matmul,
-    aten.bmm.default: _matmul,
-    aten.mv.default: _matmul,
-    aten.matmul.default: _matmul,
+    aten.mm.default: matmul,
+    aten.bmm.default: matmul,
+    aten.mv.default: matmul,
+    aten.matmul.default: matmul,
     aten.einsum.default: _einsum,
     aten.tensordot.default: _tensordot,
     aten.upsample_linear1d.vec: _resize(aten.upsample_linear1d.vec, 1),

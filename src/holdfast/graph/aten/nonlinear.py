@@ -12,7 +12,6 @@ from holdfast.graph.aten.call import (
     Ref,
     Translate,
     Translation,
-    feature_dim,
     reduce,
     unary,
 )
@@ -68,15 +67,6 @@ def _softplus(b: Builder, call: Call) -> Translation:
     if jump > half_unit:
         return None
     return b.emit("softplus", [x], call, x.shape, beta=float(beta))
-
-
-def _softmax(op: str) -> Translate:
-    def translate(b: Builder, call: Call) -> Translation:
-        x, dim = call.args[:2]
-        feature = feature_dim(x, dim)
-        return None if feature is None else b.emit(op, [x], call, x.shape, dim=feature)
-
-    return translate
 
 
 def _layer_norm(b: Builder, call: Call) -> Translation:
@@ -143,8 +133,6 @@ NONLINEAR: Mapping[object, Translate] = {
     aten.log_sigmoid.default: unary("logsigmoid"),
     aten.softplus.default: _softplus,
     aten.abs.default: unary("abs"),
-    aten.softmax.int: _softmax("softmax"),
-    aten.log_softmax.int: _softmax("log_softmax"),
     aten.layer_norm.default: _layer_norm,
     aten.group_norm.default: _group_norm,
     aten.instance_norm.default: _instance_norm,
