@@ -8,6 +8,8 @@ stays executable but no bound will cover it.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from holdfast.graph.aten.affine import AFFINE
 from holdfast.graph.aten.attention import ATTENTION
 from holdfast.graph.aten.call import Builder, Call, Ref, Translate
@@ -21,6 +23,8 @@ from holdfast.graph.aten.wiring import WIRING
 from holdfast.graph.walk import Slot
 
 __all__ = ["BY_SHAPE", "TRANSLATIONS", "Builder", "Call", "Ref", "opaque"]
+
+aten = torch.ops.aten
 
 TRANSLATIONS: Mapping[object, Translate] = {
     **AFFINE,
@@ -50,7 +54,8 @@ def opaque(b: Builder, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any
 
     settings = {
         "target": str(call.target) if hasattr(call.target, "_schema") else _name(call.target),
-        "call": call.target,
+        # Where other operations stand for a part of the model, memory may be laid out otherwise.
+        "call": aten.reshape.default if call.target is aten.view.default else call.target,
         "args": [slot(item) for item in args],
         "kwargs": {name: slot(item) for name, item in kwargs.items()},
         "dtype": call.dtype,
