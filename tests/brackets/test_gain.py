@@ -205,11 +205,7 @@ def test_every_op_without_a_constant_is_named_at_once() -> None:
     with pytest.raises(Unsupported) as refusal:
         gain_upper(graph, 2)
     found = [(obstacle.path, obstacle.op) for obstacle in refusal.value.obstacles]
-    assert found == [
-        ("odd", "aten.exp.default"),
-        ("odd", "aten.mul.Tensor"),
-        ("odd", "aten.round.default"),
-    ]
+    assert found == [("odd", "aten.round.default"), ("odd", "exp"), ("odd", "product")]
     assert "no global Lipschitz constant" in str(refusal.value)
     assert "holdfast.knowledge" in str(refusal.value)
 
@@ -222,7 +218,7 @@ def test_a_normalisation_without_eps_is_unbounded(norm: type[nn.Module]) -> None
 
 def test_logarithms_of_what_may_be_negative_are_refused_with_a_way_on() -> None:
     graph = holdfast.capture(function(lambda x: torch.log1p(x.tanh())), torch.zeros(1, 3))
-    with pytest.raises(Unsupported, match=r"log1p.*pole.*torch\.log1p\(torch\.relu"):
+    with pytest.raises(Unsupported, match=r"log: .*near 0.*method='local'"):
         gain_upper(graph, 2)
 
 
