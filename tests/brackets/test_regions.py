@@ -155,3 +155,47 @@ def test_a_larger_ball_never_has_a_smaller_bound_than_its_slopes() -> None:
     bounds = [min(lipsdp_upper(graph, 1e-4, 20.0, Ball(center, r))) for r in (0.01, 0.1, 1.0)]
     assert bounds[0] < bounds[-1]
     assert bounds[-1] <= min(lipsdp_upper(graph, 1e-4, 20.0)) * (1 + 1e-3)
+
+
+class Function(nn.Module):
+    """A function that is no module of torch."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "constant"),
+    [
+        (lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 2]], 1), math.sqrt(2)),
+        (lambda x: x**2, 2.0),
+        (torch.exp, math.e),
+        (lambda x: 1 / (1 + x), 1.0),
+    ],
+)
+def test_what_has_no_constant_on_all_inputs_has_one_on_a_region(function, constant: float) -> None:
+    model, x = Function(function).eval(), torch.rand(6, 4)
+    box = Box(torch.zeros(4), torch.ones(4))
+    bracket = holdfast.lipschitz(model, x, region=box, seconds=1)
+    assert bracket.lower <= constant <= bracket.upper < constant + 1e-9
+    assert bracket.layers == ()
+    with pytest.raises(holdfast.Unsupported, match=r"region=holdfast\.Ball\(row, radius\)"):
+        holdfast.lipschitz(model, x, seconds=1)
+
+
+def test_a_region_with_a_pole_is_said_to_have_no_constant() -> None:
+    model = Function(lambda x: 1 / x).eval()
+    box = Box(torch.full((4,), -1.0), torch.ones(4))
+    bracket = holdfast.lipschitz(model, torch.rand(6, 4), region=box, seconds=1)
+    assert bracket.outcome is Outcome.UNBOUNDED and bracket.upper == math.inf
+
+
+def test_what_has_no_bounds_on_a_region_is_refused_there_too() -> None:
+    model = Function(lambda x: torch.exp(x) + x.floor()).eval()
+    with pytest.raises(holdfast.Unsupported, match="jumps") as refusal:
+        holdfast.lipschitz(model, torch.rand(6, 4), region=Ball(torch.zeros(4), 1.0))
+    assert "region=" not in str(refusal.value)

@@ -90,6 +90,8 @@ TRANSLATED: dict[str, Function] = {
     "dense": lambda x: F.linear(x.flatten(2), torch.ones(2, 35), V[:2]) + x.flatten(2) @ W4,
 }
 W4 = torch.randn(35, 2)
+KEPT = torch.ones(7, 7, dtype=torch.bool).tril()
+NEGATIVE = torch.where(KEPT, torch.linspace(-1, 1, 7), -3e38)
 TRANSLATED |= {
     "nearly softsign": lambda x: x / (1.5 + x.abs()),
     "another's softsign": lambda x: x.relu() / (1 + x.abs()),
@@ -105,6 +107,17 @@ TRANSLATED |= {
     "a matrix and vectors": lambda x: torch.einsum("nhij,nhj->nih", x, x[:, :, 0]),
     "sums along both": lambda x: torch.einsum("nhij,nhkj->nki", x, x[:, :, 2:4]),
     "sums of one alone": lambda x: torch.einsum("nhij,nk->nkh", x, x[:, 0, 0]),
+    "attention": lambda x: F.scaled_dot_product_attention(x, x[:, :, :4].cos(), x[:, :, 1:5]),
+    "causal attention": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "masked attention": lambda x: F.scaled_dot_product_attention(x, x, x, KEPT, scale=0.3),
+    "added attention": lambda x: F.scaled_dot_product_attention(x, x, x, NEGATIVE),
+    "grouped attention": lambda x: F.scaled_dot_product_attention(
+        x, x[:, :3], x[:, 3:], enable_gqa=True
+    ),
+    "softmax filled": lambda x: (x @ x.mT).masked_fill(~KEPT, -math.inf).softmax(-1),
+    "softmax chosen": lambda x: torch.where(KEPT, x @ x.mT, torch.tensor(-math.inf)).softmax(-1),
+    "softmax with a mask added": lambda x: (x @ x.mT + NEGATIVE).softmax(-1),
+    "softmax of few": lambda x: (x @ x.mT).masked_fill(~KEPT, -3e38).softmax(-1),
     "lengths by einsum": lambda x: torch.einsum("nhij,nhij->nj", x, x),
 }
 

@@ -124,12 +124,12 @@ def affine_step(node: Node, x: Interval) -> BackwardStep:
         weight, geometry = node.params["weight"], node.params["geometry"]
         return Pulled([rows.through(weight, geometry, tuple(size.shape[1:]))], added, size_of_rows)
 
-    count += _adjoint_terms(node)
+    count += adjoint_terms(node)
     local = windowed if node.op == "conv" and is_even(node.params["geometry"]) else None
     return BackwardStep(node.inputs, pull, magnitude, count, linear=True, windowed=local)
 
 
-def _adjoint_terms(node: Node) -> int:
+def adjoint_terms(node: Node) -> int:
     """Return how many products one entry of the adjoint adds up, at most.
 
     Every output reads an input through at most as many coefficients as a kernel has taps.
@@ -158,7 +158,7 @@ def wiring_step(node: Node, parts: Sequence[Interval]) -> BackwardStep:
             adjoint(node, rows, shapes), added, _size(rows, magnitude) if rounds else None
         )
 
-    return BackwardStep(node.inputs, pull, magnitude, _adjoint_terms(node), linear=True)
+    return BackwardStep(node.inputs, pull, magnitude, adjoint_terms(node), linear=True)
 
 
 def adjoint(node: Node, rows: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -321,7 +321,7 @@ def largest_step(node: Node, x: Interval, result: Interval) -> BackwardStep:
         negative = rows.clamp(max=0.0)
         exact = rows.clamp(min=0.0) + negative * ahead[:, None]
         grouped = exact.reshape(*exact.shape[:2], *low.shape[1:-1])[..., None] * mark[:, None]
-        back = _ungroup(grouped, x.low.shape[1:], dims)
+        back = ungroup(grouped, x.low.shape[1:], dims)
         return Pulled([back], dot(negative, ceiling), _size(rows, magnitude))
 
     reach = groups_last(x.size(), dims).amax(-1).reshape(-1, *shape)
@@ -329,7 +329,7 @@ def largest_step(node: Node, x: Interval, result: Interval) -> BackwardStep:
     return BackwardStep(node.inputs, pull, magnitude, low[0].numel() + 16)
 
 
-def _ungroup(values: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tensor:
+def ungroup(values: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tensor:
     """Undo `groups_last` for [R, K, ..., group]; `dims` count without K."""
     ends = tuple(range(len(shape) + 2 - len(dims), len(shape) + 2))
     values = values.unflatten(-1, [shape[dim - 1] for dim in dims])
@@ -352,7 +352,7 @@ def convex_step(node: Node, x: Interval, result: Interval) -> BackwardStep:
             part.reshape(*part.shape[:2], *slope.shape[1:-1])[..., None] * slope[:, None]
             for part, slope in zip(signs, slopes, strict=True)
         )
-        back = _ungroup(cast(Tensor, moved), x.low.shape[1:], dims)
+        back = ungroup(cast(Tensor, moved), x.low.shape[1:], dims)
         added = dot(signs[0], known.lower_offset) + dot(signs[1], known.upper_offset)
         return Pulled([back], added, _size(rows, magnitude))
 

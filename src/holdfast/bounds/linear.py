@@ -312,7 +312,7 @@ class Relaxed:
         slopes = {}
         for node in graph.nodes:
             parts = [intervals[name] for name in node.inputs]
-            if node.perturbed and node.kind is Kind.SCALAR:
+            if node.perturbed and node.kind in (Kind.SCALAR, Kind.STEEP):
                 slopes[node.name] = slopes_on(node, parts[0].low[:1], parts[0].high[:1])
             elif node.perturbed and node.op == "compare":
                 gap = self._gaps.get(node.name) or _difference(*parts)

@@ -107,6 +107,23 @@ def normalisation_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
     return Tangent(pull, at * weight + bias, shift * weight + bias, rest, rest, rows_up(size, 8))
 
 
+def standardised_on(
+    node: Node, low: Tensor, high: Tensor
+) -> tuple[Tensor, Ends, Ends, tuple[int, ...]]:
+    """Return what the derivative of a normalisation is made of, on boxes.
+
+    Returns:
+        The weight, and the ends of z and of 1 / s with the entries that are normalised together
+        last, in the shape that comes fourth.
+    """
+    middle, reach = _flat_middle(node, low, high)
+    known, (weight, _) = _standardised(node, middle, reach), _channels(node, low.dim())
+    cap = math.sqrt(middle.shape[-1]) * (1.0 + 4.0 * UNIT)
+    z = known.low.nan_to_num(-cap).clamp(-cap, cap), known.high.nan_to_num(cap).clamp(-cap, cap)
+    steep = (1.0 - 4.0 * UNIT) / known.largest, (1.0 + 4.0 * UNIT) / known.smallest
+    return weight, z, steep, tuple(middle.shape)
+
+
 def _flat_middle(node: Node, low: Tensor, high: Tensor) -> Ends:
     """Return middles and radii with the entries that are normalised together last."""
     if node.op == "group_norm":

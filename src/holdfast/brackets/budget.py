@@ -36,7 +36,7 @@ def products(graph: Graph) -> int:
     return sum(
         math.prod(node.shape) * node.facts.roundings(node.params, graph[node.inputs[0]].shape)
         for node in graph.nodes
-        if node.kind is Kind.AFFINE and node.perturbed
+        if node.kind in (Kind.AFFINE, Kind.PRODUCT) and node.perturbed
     )
 
 

@@ -30,7 +30,10 @@ def _advice(graph: Graph) -> Mapping[str, tuple[str, str]]:
     """Return why operations have no gain, and how to go on: on a region, where that works."""
     how = "use holdfast.knowledge, which needs none"
     if not uncovered(graph, READING):
-        how = "bound it on regions: certify(..., method='local')"
+        how = (
+            "bound it on a region: certify(..., method='local'), or "
+            "lipschitz(..., region=holdfast.Ball(row, radius))"
+        )
     return {**_ADVICE, **{name: (op.unbounded, how) for name, op in OPS.items() if op.unbounded}}
 
 

@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from holdfast.arguments import check_norm, check_number, shown
+from holdfast.bounds.interval import READING
+from holdfast.bounds.jacobian import region_constant_upper
 from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.branching.tree import Goal, branch
-from holdfast.brackets.budget import products
-from holdfast.brackets.gain import GainReading
+from holdfast.brackets.budget import affords, products
+from holdfast.brackets.gain import GainReading, LayerGain
 from holdfast.brackets.lower.ascent import ascending_pairs
 from holdfast.brackets.lower.pairs import SteepPair, sample
 from holdfast.brackets.lower.steepest import steepest_pairs
 from holdfast.brackets.semidefinite import slope_bounds
-from holdfast.errors import InternalError, InvalidInput
+from holdfast.errors import InternalError, InvalidInput, Unsupported
 from holdfast.graph.ir import Graph
+from holdfast.graph.walk import uncovered
 from holdfast.types import (
     Ball,
     Box,
@@ -106,8 +109,10 @@ class Search:
             InvalidInput: When no row is finite.
         """
         self._start = time.perf_counter()
-        gain = GainReading(self.graph, self.options.norm)
-        self._lower_upper(gain.output, "product of layer gains")
+        gain = self._gains()
+        if gain is not None:
+            self._lower_upper(gain.output, "product of layer gains")
+        self._bound_jacobian(needed=gain is None)
         starts = self._starts(points)
         interrupted, seconds = False, self.options.seconds
         try:
@@ -120,7 +125,39 @@ class Search:
             self._ascend(self._with_witness(starts), seconds, seed=1)
         except KeyboardInterrupt:
             interrupted = True
-        return self._bracket(gain, self._outcome(interrupted))
+        layers = () if gain is None else tuple(gain.layers)
+        return self._bracket(layers, self._outcome(interrupted))
+
+    def _gains(self) -> GainReading | None:
+        """Return the gain on all inputs; None where there is none, and a region has bounds.
+
+        Raises:
+            Unsupported: When there is no region, or an op has no bounds on it either.
+        """
+        try:
+            return GainReading(self.graph, self.options.norm)
+        except Unsupported:
+            if self.options.region is None or uncovered(self.graph, READING):
+                raise
+            return None
+
+    def _bound_jacobian(self, needed: bool) -> None:
+        """Bound the constant by a box around the Jacobian on the region.
+
+        Args:
+            needed: Whether nothing else bounds it.
+        """
+        region, norm = self.options.region, self.options.norm
+        if region is None:
+            return
+        # Two passes for every output; those that tighten the bounds in front are as many again.
+        outputs = math.prod(self.graph[self.graph.output].shape)
+        count, seconds = 8.0 * outputs * products(self.graph), 0.2 * self.options.seconds
+        entries = 2.0 * outputs * math.prod(self.graph.perturbed_input.shape)
+        skipped = self._skipped.append
+        if needed or affords("a box around the Jacobian", count, entries, seconds, skipped):
+            found = region_constant_upper(self.graph, region, norm)
+            self._lower_upper(found, "box around the Jacobian on the region")
 
     @property
     def _lower(self) -> float:
@@ -235,7 +272,7 @@ class Search:
             return Outcome.INTERRUPTED
         return Outcome.BUDGET_SPENT if self._late(self.options.seconds) else Outcome.EXHAUSTED
 
-    def _bracket(self, gain: GainReading, outcome: Outcome) -> Bracket:
+    def _bracket(self, layers: tuple[LayerGain, ...], outcome: Outcome) -> Bracket:
         methods = {step.side: step.method for step in self._trace}
         return Bracket(
             lower=self._lower,
@@ -245,7 +282,7 @@ class Search:
             upper_by=methods.get("upper", "nothing finite"),
             witness=(self._witness.first, self._witness.second) if self._witness else None,
             trace=tuple(self._trace),
-            layers=tuple(gain.layers),
+            layers=layers,
             outcome=outcome,
             assumptions=self._assumptions(),
             seconds=self._spent,

@@ -91,6 +91,8 @@ def _rules(step: StepFunction) -> dict[str, Rule]:
             Kind.WIRING: _linear,
             Kind.SUM: _add,
             Kind.SCALAR: partial(_scalar, step=step),
+            Kind.STEEP: _any,
+            Kind.PRODUCT: _any,
             Kind.CHOICE: _any,
             Kind.VECTOR: _any,
         },

@@ -1,7 +1,6 @@
 """Translations of softmax with its masks, and of attention as the products that it is made of."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,13 +52,14 @@ def masked_softmax(
         The shares; None where some row has no entry that takes part, or nothing bounds it.
     """
     x, found = _unmasked(b, call, x)
-    masks = [mask for mask in (kept, found) if mask is not None]
-    kept = functools.reduce(torch.logical_and, masks, torch.ones(1, *x.shape, dtype=torch.bool))
-    if bool(kept.all()):
+    mask = torch.ones(1, *x.shape, dtype=torch.bool)
+    for part in (kept, found):
+        mask = mask if part is None else mask & part
+    if bool(mask.all()):
         return b.emit("softmax", [x], call, x.shape, dim=dim)
-    if not bool(kept.any(dim).all()):
+    if not bool(mask.any(dim).all()):
         return None
-    return b.emit("softmax", [x], call, x.shape, dim=dim, mask=kept)
+    return b.emit("softmax", [x], call, x.shape, dim=dim, mask=mask)
 
 
 def _unmasked(b: Builder, call: Call, x: Ref) -> tuple[Ref, Tensor | None]:
@@ -132,21 +132,19 @@ def _attention(b: Builder, call: Call) -> Translation:
     factor = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     scores = b.emit("scale", [scores], call, scores.shape, factor=factor)
     kept = torch.ones(1, *scores.shape, dtype=torch.bool)
-    if causal:
-        kept = kept.tril()
-    if isinstance(mask, Tensor) and mask.dtype == torch.bool:
-        rows = per_row(mask, scores)
-        kept = kept & (rows > 0) if isinstance(rows, Tensor) else None
-    elif isinstance(mask, Tensor):
-        rows = per_row(mask, scores)
-        kept = kept if isinstance(rows, Tensor) else None
-        scores = b.emit("shift", [scores], call, scores.shape, offset=rows)
-    elif isinstance(mask, Ref):
+    kept = kept.tril() if causal else kept
+    if isinstance(mask, Ref):
         if mask.shape != scores.shape:
             return None
         scores = b.emit("add", [scores, mask], call, scores.shape)
-    if kept is None:
-        return None
+    elif mask is not None:
+        rows = per_row(mask, scores)
+        if not isinstance(rows, Tensor):
+            return None
+        if mask.dtype == torch.bool:
+            kept = kept & (rows > 0)
+        else:
+            scores = b.emit("shift", [scores], call, scores.shape, offset=rows)
     shares = masked_softmax(b, call, scores, len(scores.shape), kept)
     return None if shares is None else _product(b, call, shares, v)
 
