@@ -31,6 +31,7 @@ from torch import Tensor, nn
 import holdfast
 from holdfast.bounds.interval import interval_bounds
 from holdfast.graph.single import two_logits, with_two_logits
+from holdfast.sources.models import default_dtype
 from holdfast.types import Ball, Box
 
 MOST_CPU = 60
@@ -78,7 +79,8 @@ def from_file(path: Path) -> Load:
         session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         entry, first = session.get_inputs()[0], session.get_outputs()[0].name
         shape = [size if isinstance(size, int) else 1 for size in entry.shape]
-        row = torch.rand(1, *(loaded.shape or ()), generator=torch.Generator().manual_seed(0))
+        dtype, draw = default_dtype(loaded.model), torch.Generator().manual_seed(0)
+        row = torch.rand(1, *(loaded.shape or ()), generator=draw, dtype=dtype)
 
         def truth(rows: Tensor) -> Tensor:
             return torch.from_numpy(
@@ -102,7 +104,7 @@ def measure(load: Load, verb: str, found: Found, report: Callable[[], None]) -> 
     report()
     if verb == "lipschitz":
         box = Box(row[0] - 0.01, row[0] + 0.01)
-        ours = holdfast.lipschitz(model, row, 2, box, seconds=3.0)
+        ours = holdfast.lipschitz(model, row, 2, box, seconds=10.0)
         found.ratio = 0.0 if ours.upper == 0 else ours.ratio
     else:
         label = two_logits(answer).argmax(1)

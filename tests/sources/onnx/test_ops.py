@@ -1,5 +1,8 @@
 """Every operator, beside onnxruntime: row by row, in a batch, and captured."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ import torch
 from holdfast.errors import Unsupported
 from holdfast.graph.capture import capture
 from holdfast.graph.walk import run
-from holdfast.sources.onnx.build import build
+from holdfast.sources.onnx.build import _READ, build
 from holdfast.sources.onnx.call import OPERATORS
 from holdfast.sources.onnx.file import read_onnx
 
@@ -283,6 +286,13 @@ ONLY_FOLDED = {"ConstantOfShape", "Where", *COMPARED}
 def test_every_operator_has_a_case():
     covered = {case.op for case in (*CASES.values(), *POSITIVE.values())}
     assert covered | ONLY_FOLDED == OPERATORS.keys()
+
+
+def test_every_operator_stands_in_the_documentation():
+    text = (Path(__file__).parents[3] / "docs" / "files.md").read_text()
+    named = re.search(r"The operators that are read: (.*?)\.\n", text, re.DOTALL)
+    assert named is not None
+    assert named[1].replace("\n", " ").split(", ") == sorted({*OPERATORS, *_READ})
 
 
 @pytest.mark.parametrize("name", CASES)
