@@ -278,6 +278,38 @@ CASES = {
     "ReduceLogSumExp": Case("ReduceLogSumExp", (1, 4, 3), attributes={"axes": [-1]}),
     "ReduceMin": Case("ReduceMin", (1, 4, 3), attributes={"axes": [1], "keepdims": 0}),
 }
+STEPS = (5, 1, 3)
+ONE, BOTH = (w(1, 8, 3), w(1, 8, 2), w(1, 16)), (w(2, 8, 3), w(2, 8, 2), w(2, 16))
+CASES |= {
+    "RNN": Case("RNN", STEPS, ("x", *(v[:, :2] for v in ONE[:2])), {"hidden_size": 2}),
+    "RNN Relu": Case(
+        "RNN",
+        STEPS,
+        ("x", *(v[:, :2] for v in BOTH[:2]), w(2, 4), "", w(2, 1, 2)),
+        {"hidden_size": 2, "direction": "bidirectional", "activations": ["Relu", "Relu"]},
+    ),
+    "GRU": Case(
+        "GRU",
+        STEPS,
+        ("x", ONE[0][:, :6], ONE[1][:, :6], ONE[2][:, :12]),
+        {"hidden_size": 2, "linear_before_reset": 1},
+    ),
+    "GRU reset first": Case(
+        "GRU",
+        STEPS,
+        ("x", ONE[0][:, :6], ONE[1][:, :6], ONE[2][:, :12], "", w(1, 1, 2)),
+        {"hidden_size": 2, "direction": "reverse"},
+    ),
+    "LSTM": Case("LSTM", STEPS, ("x", *ONE), {"hidden_size": 2}, outputs=3),
+    "LSTM both ways": Case(
+        "LSTM",
+        STEPS,
+        ("x", *BOTH, "", w(2, 1, 2), w(2, 1, 2)),
+        {"hidden_size": 2, "direction": "bidirectional"},
+        outputs=3,
+    ),
+    "LSTM one step": Case("LSTM", (1, 1, 3), ("x", *ONE[:2]), {"hidden_size": 2}),
+}
 POSITIVE = {op: Case(op, (1, 4)) for op in ("Log", "Sqrt", "Reciprocal")}
 COMPARED = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not"}
 ONLY_FOLDED = {"ConstantOfShape", "Where", *COMPARED}
@@ -318,7 +350,7 @@ CAPTURED = """
     Gemm B, Conv uneven, MaxPool same, Reshape away, Slice, Concat, Softmax 1, Einsum, Einsum heads,
     MatMul vector right, MatMul heads times vector, ConvTranspose shape, MaxPool before,
     AveragePool after, Slice back, Tile, TopK, Pad negative, Resize linear, Sin, Cos, SpaceToDepth,
-    ReduceL2, ReduceLogSumExp
+    ReduceL2, ReduceLogSumExp, RNN
 """
 
 
@@ -349,6 +381,13 @@ BAD = {
     "too large": Case("ConvTranspose", IMAGE, ("x", w(3, 2, 3, 3)), {"output_shape": [90, 90]}),
     "an even window": Case("LRN", IMAGE, attributes={"size": 2}),
     "running backwards": Case("CumSum", (1, 4), ("x", np.int64(1)), {"reverse": 1}),
+    "peepholes": Case(
+        "LSTM", STEPS, ("x", *ONE, "", "", "", w(1, 6)), {"hidden_size": 2}, outputs=3
+    ),
+    "other gates": Case(
+        "GRU", STEPS, ("x", *ONE), {"hidden_size": 2, "activations": ["Tanh", "Tanh"]}
+    ),
+    "several sequences": Case("RNN", (5, 2, 3), ("x", *ONE[:2]), {"hidden_size": 2}),
     "repeats": Case("Tile", (1, 4), ("x", ints(2))),
     "rounded activations": Case(
         "DequantizeLinear", (1, 4), ("x", np.float32(0.1), np.float32(0.0))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from holdfast.graph.walk import Slot, fill_slots
 from holdfast.sources.onnx.images import IMAGES
 from holdfast.sources.onnx.layers import LAYERS
+from holdfast.sources.onnx.recurrent import RECURRENT
 from holdfast.sources.onnx.rows import RowValue, Static
 from holdfast.sources.onnx.scalar import SCALAR
 from holdfast.sources.onnx.windows import WINDOWS
@@ -20,6 +21,7 @@ OPERATORS: Mapping[str, Callable[..., RowValue | list[RowValue]]] = {
     **IMAGES,
     **SCALAR,
     **WIRING,
+    **RECURRENT,
 }
 """Functions by operator; `Constant`, `Shape` and `Size` are read, not run."""
 

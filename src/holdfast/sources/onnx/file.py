@@ -196,6 +196,8 @@ def _attribute(attribute: "AttributeProto", path: Path) -> Any:
         return _tensor(attribute.t, path)
     if kind == attribute.STRING:
         return attribute.s.decode("utf-8")
+    if kind == attribute.STRINGS:
+        return [each.decode("utf-8") for each in attribute.strings]
     if kind in (attribute.FLOAT, attribute.INT):
         return attribute.f if kind == attribute.FLOAT else attribute.i
     if kind in (attribute.FLOATS, attribute.INTS):
