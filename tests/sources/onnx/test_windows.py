@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import Unsupported
@@ -44,6 +44,7 @@ def test_slices(tmp_path_factory, starts, ends, steps):
 
 
 @FEW
+@example([0, 0, 0, 1], "edge")
 @given(
     st.lists(st.integers(-2, 2), min_size=4, max_size=4),
     st.sampled_from(["constant", "edge", "reflect"]),

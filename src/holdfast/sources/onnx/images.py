@@ -41,7 +41,9 @@ def pad(
         before, after = (max(-amount, 0) for amount in pairs[axis])
         tensor = tensor.narrow(dim, before, tensor.shape[dim] - before - after)
         pairs[axis] = (max(pairs[axis][0], 0), max(pairs[axis][1], 0))
-    every = [pairs.get(axis, (0, 0)) for axis in range(min(padded), rank)]
+    # The modes that copy entries take all axes of pixels, or none.
+    first = min(padded) if mode == "constant" else min(*padded, rank - moved.tensor.dim() + 2)
+    every = [pairs.get(axis, (0, 0)) for axis in range(first, rank)]
     flat = flat_pads(every)
     if not any(flat):
         return renewed(moved, tensor)

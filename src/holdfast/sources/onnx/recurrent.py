@@ -164,9 +164,7 @@ def _first(state: Operand | None, way: int, rows: Tensor, hidden: int) -> Tensor
     if isinstance(state, RowValue):
         return state.free()[:, way, 0]
     if state is None:
-        return torch.zeros(1, hidden, dtype=rows.dtype, device=rows.device).expand(
-            rows.shape[0], -1
-        )
+        return rows.new_zeros(rows.shape[0], hidden)
     return state[way].expand(rows.shape[0], -1)
 
 
