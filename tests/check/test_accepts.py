@@ -143,7 +143,7 @@ def test_every_certificate_is_proved_in_every_norm(tmp_path, name: str, norm: fl
     test_every_certificate_is_proved(tmp_path, name, norm)
 
 
-@pytest.mark.parametrize("name", ["relu", "tanh", "conv"])
+@pytest.mark.parametrize("name", ["relu", "tanh", "conv", "batch norm"])
 def test_large_networks_are_split(tmp_path, name: str, monkeypatch) -> None:
     """The parts multiply: looser than the whole, and still proved."""
     import holdfast.certificates.proofs.witness as room
@@ -267,6 +267,23 @@ def test_what_cannot_be_proved_is_said(tmp_path) -> None:
     assert (report.proved, report.claimed) == (0, 3)
     assert report.lines[-1] == "nothing is proved" and "layer_norm" in report.lines[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.json"]
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_a_softmax_at_the_end_changes_no_order(tmp_path, end) -> None:
+    model, x, y = example("relu")
+    holdfast.certify(model, x, y, method="global").save(tmp_path / "c.json")
+    whole = nn.Sequential(model, end).eval()
+    holdfast.certify(whole, x, y, method="global").save(tmp_path / "d.json")
+    assert holdfast_check.check(tmp_path / "d.json").proved == 4
+    documents = [json.loads((tmp_path / name).read_text()) for name in ("c.json", "d.json")]
+    logits, ended = (document["rows"] for document in documents)
+    assert [len(document["proof"]["graph"]) for document in documents] == [5, 5]
+    proved = zip(numbers(ended["radius"]), numbers(logits["radius"]), strict=True)
+    assert all(0 < a <= b * (1 + 1e-6) for a, b in proved)
+    inside = nn.Sequential(model, end, nn.Linear(3, 3)).eval()
+    holdfast.certify(inside, x, inside(x).argmax(1), method="global").save(tmp_path / "e.json")
+    assert holdfast_check.check(tmp_path / "e.json").proved == 0
 
 
 def test_rows_without_a_radius_are_left_alone(tmp_path) -> None:

@@ -64,7 +64,8 @@ def save(fields: Mapping[str, Any], radius: Tensor, known: Changes | None, path:
         },
         "proof": proof,
         "assumptions": [
-            "The operations listed in the proof are what the model computes, in eval mode.",
+            "The operations listed in the proof are what the model computes, in eval mode, but for "
+            "a softmax at its end, which changes no order.",
             "The stored weights and rows are taken as exact, and so is arithmetic: nothing is said "
             "about rounding in the network as it is executed.",
         ],

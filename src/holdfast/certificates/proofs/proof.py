@@ -70,8 +70,9 @@ def plan(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], list[in
     for op, size in zip(ops, sizes[1:], strict=True):
         affine = op["op"] in ("linear", "batch_norm", "diagonal", "quotient", "take", "add")
         steps.append(Step(op["of"], size, scalar=None if affine else slopes))
-        matrix = tensors[op["arrays"][0]] if op["op"] == "linear" else torch.zeros(1, 1)
-        check_entries(size * matrix[0].numel())
+        if op["op"] == "linear":
+            name = op["arrays"][0]
+            check_entries(size * tensors[name][0].numel(), name)
     cuts = choose_cuts(steps, cut_points(ops))
     check_sizes(steps, cuts)
     return ops, tensors, cuts

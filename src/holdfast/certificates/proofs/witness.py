@@ -58,15 +58,19 @@ def choose_cuts(steps: Sequence[Step], possible: Sequence[int]) -> list[int]:
     return [k for k in possible if k in around and k < last] + [last]
 
 
-def check_entries(count: int) -> None:
+def check_entries(count: int, name: str = "") -> None:
     """Refuse a matrix, or a part of a proof, with more entries than the checker takes.
+
+    Args:
+        count: Of the entries.
+        name: Of the matrix.
 
     Raises:
         Unsupported: When it has more.
     """
     if count > MOST_ENTRIES:
         why = f"a matrix of {count:,} entries, of which the checker takes {MOST_ENTRIES:,}"
-        raise Unsupported("a proof in a file", [Obstacle("", "size", why)])
+        raise Unsupported("a proof in a file", [Obstacle(name, "size", why)])
 
 
 def check_sizes(steps: Sequence[Step], cuts: Sequence[int]) -> None:
