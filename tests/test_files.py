@@ -41,7 +41,7 @@ def test_tensors_tuples_and_dataclasses_become_plain():
 
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "x.json"
-    write_whole(path, "holdfast: first")
+    write_whole(path, "{holdfast: first}")
     write_whole(path, "Holdfast, zweite Fassung: ÷")
     assert path.read_text(encoding="utf-8") == "Holdfast, zweite Fassung: ÷"
     assert os.listdir(tmp_path) == ["x.json"]
@@ -52,7 +52,7 @@ def test_a_file_is_replaced_whole(tmp_path):
 )
 def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch, failure):
     path = tmp_path / "x.json"
-    write_whole(path, "holdfast: old")
+    write_whole(path, "{holdfast: old}")
 
     def fail(*_):
         raise failure
@@ -60,7 +60,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_draft(tmp_path, monkeypat
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(type(failure)):
         write_whole(path, "new")
-    assert path.read_text() == "holdfast: old"
+    assert path.read_text() == "{holdfast: old}"
     assert os.listdir(tmp_path) == ["x.json"]
 
 

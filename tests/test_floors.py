@@ -15,6 +15,7 @@ FLOORS = {
     "files": 0,
     "documents": 0,
     "types": 0,
+    "moves": 0,
     "rounding": 0,
     "threads": 0,
     "batches": 0,

@@ -20,7 +20,7 @@ _PROOF: dict[str, Any] = {"missing": str, "file": str, "sha256": str}
 _PROOF |= {"tensors": [{"name": str, "sha256": str}], "graph": _GRAPH, "cuts": [int]}
 _SPEC = {"format": str, "digest": str, "norm": str, "semantics": str, "classes": int}
 _SPEC |= {"rows": _ROWS, "proof": _PROOF, "guarantee": str, "fingerprint": str, "constant": float}
-_SPEC |= {"assumptions": [str], "citations": [str], "threshold": float}
+_SPEC |= {"assumptions": [str], "citations": [str], "threshold": float, "units": [float]}
 
 
 class Report(NamedTuple):
@@ -50,7 +50,8 @@ def check(certificate: str | Path, model: str | Path | None = None) -> Report:
         require(not proved, "radii above 0 without a proof")
         lines = [f"the file says why: {proof['missing']!a:.300}", claimed]
         return Report(*counts, (*lines, f"nothing is proved{', nor compared' * bool(model)}"))
-    require(content["semantics"] == "real", "only the exact real function is proved here")
+    plain = content["semantics"] == "real" and not content["units"]
+    require(plain, "only the exact real function is proved here, in plain distances")
     require(re.fullmatch(r"\w[\w.-]{0,150}", proof["file"], re.A), "no plain file name")
     raw = read_once(Path(certificate).parent / proof["file"])
     require(hashlib.sha256(raw).hexdigest() == proof["sha256"], f"{proof['file']} was changed")

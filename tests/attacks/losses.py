@@ -35,7 +35,7 @@ def losses(graph: Graph, net: nn.Module, x: Tensor, claims: Certificates) -> Ten
     if not bool(certified.any()):
         return lost
     x, labels, radius = x[certified], claims.labels[certified], claims.radius[certified]
-    rows = Rows.begin(net.double(), x.double(), labels, claims.norm)
+    rows = Rows.begin(net.double(), (x.double(), labels), claims.norm)
     steps = towards(rows, radius)
     if claims.semantics == "float32":
         lost[certified] = executed_losses(net.float(), x, radius, rows, steps)
@@ -75,7 +75,7 @@ def towards(rows: Rows, radius: Tensor) -> Tensor:
 def _copies(rows: Rows, count: int) -> Rows:
     """Return the rows several times, one copy after the other."""
     inputs = torch.cat([rows.inputs] * count)
-    return Rows.begin(rows.model, inputs, rows.labels.repeat(count), rows.norm)
+    return Rows.begin(rows.model, (inputs, rows.labels.repeat(count)), rows.norm)
 
 
 def climb(rows: Rows, step: Tensor, radius: Tensor) -> Tensor:

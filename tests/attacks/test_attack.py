@@ -52,7 +52,7 @@ def distances_of_linear(model: nn.Linear, x: torch.Tensor, norm: float) -> torch
 
 
 def nearest(model: nn.Module, x: torch.Tensor, labels: torch.Tensor, norm: float) -> torch.Tensor:
-    rows = Rows.begin(model, x, labels, norm)
+    rows = Rows.begin(model, (x, labels), norm)
     search(rows)
     return rows.distance
 

@@ -27,6 +27,7 @@ def attacks(distances=(0.0, 0.5, math.inf), norm=2.0, epsilon=math.inf) -> Attac
         reason=tuple(reasons.get(d, "found") for d in distances),
         norm=norm,
         epsilon=epsilon,
+        units=torch.zeros(0, dtype=torch.float64),
         fingerprint="ab" * 32,
     )
 

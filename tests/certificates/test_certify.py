@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast.brackets.rates import Rates
-from holdfast.errors import InvalidInput, Unsupported
+from holdfast.errors import InvalidInput
 from holdfast.sources.demo import demo_data, demo_model
 
 
@@ -259,8 +259,3 @@ def test_logits_that_overflow_are_not_finite_and_the_file_can_be_read(tmp_path) 
     assert (
         holdfast.Certificates.load(tmp_path / "c.json", claimed=True).reason == certificates.reason
     )
-
-
-def test_a_single_logit_is_refused() -> None:
-    with pytest.raises(Unsupported, match="at least two logits"):
-        holdfast.certify(nn.Linear(2, 1), torch.zeros(1, 2), torch.tensor([0]))

@@ -74,8 +74,8 @@ def test_roundings_of_losses_with_steps_of_callables_and_under_inference_mode():
     ("loss", "outputs", "labels", "message"),
     [
         ("crossentropy", LOGITS, LABELS, "did you mean 'cross_entropy'"),
-        ("brier", LOGITS[:, :1], LABELS, "at least 2 classes"),
-        ("brier", LOGITS[0], LABELS, "classes"),
+        ("brier", LOGITS[:, :1], LABELS, "1 labels outside, wanted 0 to 1"),
+        ("brier", LOGITS[:, None], LABELS, "at least 2 classes"),
         ("brier", LOGITS, LABELS[:2], r"labels: got shape \(2,\)"),
         ("brier", LOGITS, LABELS.double(), "integer class indices"),
         ("brier", LOGITS, LABELS + 1, "1 labels outside, wanted 0 to 2"),

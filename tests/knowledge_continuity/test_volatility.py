@@ -253,7 +253,7 @@ def test_two_rows_have_a_value_and_no_interval():
 def test_what_is_saved_is_strict_json_with_all_rows(tmp_path):
     knowledge = one_layer(E1_STATES, E1_LOSSES, distance=torch.cdist)
     path = tmp_path / "knowledge.json"
-    path.write_text("holdfast: old")
+    path.write_text("{holdfast: old}")
     knowledge.save(path)
     saved = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert (saved["n"], saved["distance"], saved["loss"]) == (4, "cdist()", "given")
@@ -263,7 +263,7 @@ def test_what_is_saved_is_strict_json_with_all_rows(tmp_path):
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "knowledge.json"
-    path.write_text("holdfast: old")
+    path.write_text("{holdfast: old}")
 
     def full(*_):
         raise OSError(errno.ENOSPC, "no space left")
@@ -271,7 +271,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="no space"):
         one_layer(E1_STATES, E1_LOSSES).save(path)
-    assert path.read_text() == "holdfast: old"
+    assert path.read_text() == "{holdfast: old}"
     assert list(tmp_path.iterdir()) == [path]
 
 

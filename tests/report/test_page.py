@@ -237,7 +237,7 @@ def test_what_is_no_audit_is_refused_by_name(broken):
 
 def test_writing_replaces_the_whole_file_and_leaves_nothing_else(audit, tmp_path):
     target = tmp_path / "index.html"
-    target.write_text("holdfast: old")
+    target.write_text("<p>holdfast: old")
     assert write_page(audit, target) == target
     assert target.read_text(encoding="utf-8") == render(audit)
     assert list(tmp_path.iterdir()) == [target]

@@ -27,6 +27,7 @@ from holdfast.graph.capture import captured, example_row
 from holdfast.graph.forward import logits_in, run_model
 from holdfast.graph.ir import Graph
 from holdfast.graph.single import two_logits
+from holdfast.moves import EVERYTHING, Entries, Moves, Units
 from holdfast.types import Report, silent
 
 
@@ -38,6 +39,8 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
     epsilon: float | None = None,
     *,
     threshold: float = 0.0,
+    free: Entries = None,
+    scale: Units = None,
     report: Report = silent,
 ) -> Attacks:
     """Look, row by row, for the nearest input that the model does not give the label.
@@ -56,6 +59,8 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
         epsilon: Look for any adversarial within this distance, in input units, which is faster;
             also as text such as "2/255". None looks for the nearest ones.
         threshold: For a model of one logit: class 1 is where it is above this, class 0 below.
+        free: Which entries of a row may move, as truth values of its shape or numbers of entries.
+        scale: Units of the entries, of a row's shape: distances are ||(x' - x) / scale||.
         report: Called with the progress.
 
     Returns:
@@ -77,7 +82,9 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
     >>> attacks.reason
     ('found', 'misclassified')
     """
-    model, options = check_model(model), AttackOptions(norm, epsilon, threshold=threshold)
+    moves = Moves(free, scale)
+    model = check_model(model)
+    options = AttackOptions(norm, epsilon, threshold=threshold, moves=moves)
     with with_gradients():
         inputs = check_inputs(inputs)
         if not inputs.is_floating_point():
@@ -99,6 +106,7 @@ class AttackOptions:
         epsilon: As for `attack`.
         seconds: Time for the search; a step that has begun is finished.
         threshold: As for `attack`.
+        moves: What may move, in which units.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -108,6 +116,7 @@ class AttackOptions:
     epsilon: float | None = None
     seconds: float = math.inf
     threshold: float = 0.0
+    moves: Moves = EVERYTHING
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
@@ -161,7 +170,9 @@ def attack_graph(
     def logits(x: Tensor) -> Tensor:
         return two_logits(logits_in(run_model(model, x)), options.threshold)
 
-    found = Rows.begin(logits, safe, labels, options.norm, reach)
+    units = options.moves.units(inputs.shape[1:])
+    flat = None if units is None else units.flatten()
+    found = Rows.begin(logits, (safe, labels), options.norm, reach, flat)
     clean, tried = search(found, within(options.seconds), report)
     clean[~finite] = -1
     reason = tuple(_reasons(found, clean, tried))
@@ -169,15 +180,16 @@ def attack_graph(
     distance[clean != labels] = 0.0
     distance[clean < 0] = math.inf
     won = torch.tensor([entry == "found" for entry in reason])
-    adversarial = found.adversarial.reshape(inputs.shape)
+    adversarial = found.placed(found.adversarial)
     return Attacks(
         distance=distance,
-        adversarial=torch.where(by_row, adversarial, inputs),
+        adversarial=torch.where(won.reshape(by_row.shape), adversarial, inputs),
         predicted=torch.where(won, found.predicted, clean),
         labels=labels,
         reason=reason,
         norm=options.norm,
         epsilon=reach,
+        units=torch.zeros(0).double() if flat is None else flat,
         fingerprint=graph.fingerprint,
     )
 

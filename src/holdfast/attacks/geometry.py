@@ -12,19 +12,24 @@ from holdfast.rounding import rows_up
 from holdfast.types import dual
 
 
-def distance_up(points: Tensor, centers: Tensor, norm: float) -> Tensor:
+def distance_up(
+    points: Tensor, centers: Tensor, norm: float, units: Tensor | None = None
+) -> Tensor:
     """Return how far two rows are apart as they are stored, rounded up.
 
     Args:
         points: [R, n], any floating-point type.
         centers: [R, n].
         norm: 1, 2 or inf.
+        units: [n], of the entries; points do not differ where a unit is 0. None for ones.
 
     Returns:
         [R] float64, at least the exact distance and 0 only for equal rows; inf where it overflows
         or an entry is not a number.
     """
     difference = (points.double() - centers.double()).abs()
+    if units is not None:
+        difference = difference / torch.where(units > 0, units, 1.0)
     largest = difference.amax(1, keepdim=True)
     shares = difference / torch.where(largest > 0, largest, 1.0)  # squares that cannot underflow
     length = largest.squeeze(1) * torch.linalg.vector_norm(shares, ord=norm, dim=1)

@@ -31,6 +31,8 @@ class Attacks:
             `not_attacked` (the time was spent before).
         norm: 1, 2 or inf.
         epsilon: Distance within which adversarials were looked for; inf: the nearest ones.
+        units: Units of the entries of a row, flattened, in which distances are measured; 0 where an
+            entry keeps its value. Empty for ones.
         fingerprint: SHA-256 of the model's weights.
     """
 
@@ -41,6 +43,7 @@ class Attacks:
     reason: tuple[str, ...]
     norm: float
     epsilon: float
+    units: Annotated[Tensor, torch.float64]
     fingerprint: str
 
     def __len__(self) -> int:

@@ -1,4 +1,8 @@
-"""Rows under attack: the model is asked here, and the nearest adversarial of each row is kept."""
+"""Rows under attack: the model is asked here, and the nearest adversarial of each row is kept.
+
+The searches move points u, of which `placed` makes inputs: x = units u where an entry may move, and
+the row's own value elsewhere. So all that they know of distances is the norm.
+"""
 
 import math
 from collections.abc import Callable
@@ -23,8 +27,9 @@ class Rows:
         labels: [R].
         norm: 1, 2 or inf.
         epsilon: Distance up to which an adversarial counts.
+        units: [n] float64, at least 0, of the entries; None for ones.
         distance: [R] float64, measured and rounded up; inf where none is known.
-        adversarial: [R, n], the row itself where none is known.
+        adversarial: [R, n], a point; the row itself where none is known.
         predicted: [R], the model's answer there.
     """
 
@@ -33,31 +38,49 @@ class Rows:
     labels: Tensor
     norm: float
     epsilon: float
+    units: Tensor | None
     distance: Tensor
     adversarial: Tensor
     predicted: Tensor
 
     @classmethod
     def begin(
-        cls, model: Model, inputs: Tensor, labels: Tensor, norm: float, epsilon: float = math.inf
+        cls,
+        model: Model,
+        rows: tuple[Tensor, Tensor],
+        norm: float,
+        epsilon: float = math.inf,
+        units: Tensor | None = None,
     ) -> "Rows":
-        """Return rows of which no adversarial is known."""
+        """Return rows, inputs and labels, of which no adversarial is known."""
+        inputs, labels = rows
         distance = torch.full((len(inputs),), math.inf, dtype=torch.float64)
         predicted = torch.full((len(inputs),), -1)
-        return cls(
-            model, inputs, labels, norm, epsilon, distance, inputs.flatten(1).clone(), predicted
-        )
+        found = (distance, inputs.flatten(1), predicted)
+        begun = cls(model, inputs, labels, norm, epsilon, units, *found)
+        begun.adversarial = begun.center.clone()
+        return begun
 
     @property
     def center(self) -> Tensor:
-        """The rows themselves, flat [R, n]."""
-        return self.inputs.flatten(1)
+        """The points of the rows themselves, flat [R, n]."""
+        rows = self.inputs.flatten(1)
+        if self.units is None:
+            return rows
+        return torch.where(self.units > 0, rows / self.units, 0.0).to(rows.dtype)
+
+    def placed(self, points: Tensor) -> Tensor:
+        """Return the inputs, [R, ...], that flat points [R, n] stand for."""
+        if self.units is not None:
+            moved = points * self.units.to(points.dtype)
+            points = torch.where(self.units > 0, moved, self.inputs.flatten(1))
+        return points.reshape(self.inputs.shape)
 
     def take(self, chosen: Tensor) -> "Rows":
         """Return some of the rows, by their numbers."""
         kept = (self.distance[chosen], self.adversarial[chosen], self.predicted[chosen])
         rows = (self.inputs[chosen], self.labels[chosen])
-        return Rows(self.model, *rows, self.norm, self.epsilon, *kept)
+        return Rows(self.model, *rows, self.norm, self.epsilon, self.units, *kept)
 
     def put(self, chosen: Tensor, some: "Rows") -> None:
         """Take back what was found about some of the rows."""
@@ -68,7 +91,7 @@ class Rows:
     def ask(self, points: Tensor) -> Tensor:
         """Return the logits at flat points [R, n], keeping those that are nearer adversarials."""
         with torch.no_grad():
-            logits = self.model(points.reshape(self.inputs.shape))
+            logits = self.model(self.placed(points))
             self._keep(points, logits)
         return logits
 
@@ -84,7 +107,7 @@ class Rows:
         """
         points = points.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self.model(points.reshape(self.inputs.shape))
+            logits = self.model(self.placed(points))
             lead = self.lead(logits, rivals)
             gradient = torch.zeros_like(points)
             if lead.requires_grad:
@@ -113,7 +136,8 @@ class Rows:
         fooled = self.fooled(logits)
         if not bool(fooled.any()):
             return
-        distance = distance_up(points, self.center, self.norm)
+        there = self.placed(points).flatten(1)
+        distance = distance_up(there, self.inputs.flatten(1), self.norm, self.units)
         nearer = fooled & (distance < self.distance) & (distance <= self.epsilon)
         self.distance = torch.where(nearer, distance, self.distance)
         self.adversarial = torch.where(nearer[:, None], points, self.adversarial)

@@ -26,6 +26,7 @@ from holdfast.graph.ir import Graph
 from holdfast.graph.single import two_logits
 from holdfast.graph.walk import run
 from holdfast.knowledge_continuity.knowledge import knowledge
+from holdfast.moves import EVERYTHING, Moves
 from holdfast.smoothness.descent import check_step, descent
 from holdfast.smoothness.records import read_measurements
 from holdfast.sources.data import LoadedData
@@ -52,6 +53,7 @@ class AuditOptions:
         threshold: A model of one logit means class 1 where it is above this.
         training: A `DescentMonitor`'s file about the training of the model, which must be one.
         command: The command that reproduces the run, for the page.
+        moves: What may move in a row, in which units.
 
     Raises:
         InvalidInput: When one of them is not usable.
@@ -64,6 +66,7 @@ class AuditOptions:
     threshold: float = 0.0
     training: StrPath | None = None
     command: str = "holdfast.audit(model, data)"
+    moves: Moves = EVERYTHING
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
@@ -143,19 +146,21 @@ def _study_graph(
     bracket, why = _or_why(lambda: _bracket(graph, data, options, steps.take), Unsupported)
     subject["lipschitz"] = why if bracket is None else bracket_part(bracket)
     steps.begin(f"{loaded.name}: certificates")
-    certify = CertifyOptions(options.norm, threshold=options.threshold)
+    asked = {"threshold": options.threshold, "moves": options.moves}
+    certify = CertifyOptions(options.norm, **asked)
     certificates, subject["certificates"] = _or_why(
         lambda: certify_graph(graph, *rows, certify, steps.take), Unsupported
     )
     steps.begin(f"{loaded.name}: attacks")
-    attack = AttackOptions(options.norm, seconds=options.seconds, threshold=options.threshold)
+    attack = AttackOptions(options.norm, seconds=options.seconds, **asked)
     attacks, subject["attacks"] = _or_why(
         lambda: attack_graph(graph, loaded.model, rows, attack, steps.take), Unsupported
     )
     if certificates is not None and attacks is not None:
         check_agreement(graph, certificates, attacks)
     ratio = math.inf if bracket is None else bracket.ratio
-    verdict = conditions_of(rows, ConditionsOptions(options.norm), certificates, ratio)
+    how = ConditionsOptions(options.norm, moves=options.moves)
+    verdict = conditions_of(rows, how, certificates, ratio)
     subject["conditions"] = conditions_part(verdict)
     steps.begin(f"{loaded.name}: knowledge continuity")
     # Refused as bad input are one row, or no layer: there is nothing to compare.
@@ -218,7 +223,7 @@ def _accuracy(graph: Graph, data: LoadedData, threshold: float) -> float:
 
 
 def _bracket(graph: Graph, data: LoadedData, options: AuditOptions, report: Report) -> Bracket:
-    asked = LipschitzOptions(options.norm, seconds=options.seconds)
+    asked = LipschitzOptions(options.norm, seconds=options.seconds, moves=options.moves)
     bracket = lipschitz_graph(graph, data.inputs, asked, report)
     if bracket.outcome is Outcome.INTERRUPTED:
         raise KeyboardInterrupt  # the search kept it to return its best; here it ends the audit

@@ -129,7 +129,7 @@ def lift(graph: Graph, regions: Regions) -> Env[Interval]:
     ball = None
     if regions.norm != inf:
         center = Approximate(regions.center, torch.zeros_like(regions.center))
-        scale = torch.ones_like(regions.center[:1])
+        scale = torch.ones_like(regions.center[:1]) if regions.units is None else regions.units
         ball = Spread(center, scale, regions.radius.flatten(), regions.norm)
     return {entry.name: Interval(*regions.box(), ball)}
 
@@ -141,6 +141,12 @@ def around(value: Tensor, error: Tensor) -> Interval:
         low.nan_to_num(-inf, inf, -inf),
         high.nan_to_num(inf, inf, -inf),
     )
+
+
+def difference(a: Interval, b: Interval) -> Interval:
+    """Bound a - b."""
+    low, high = next_down(a.low - b.high), -next_down(b.low - a.high)
+    return Interval(low.nan_to_num(-inf, inf, -inf), high.nan_to_num(inf, inf, -inf))
 
 
 # --- affine and wiring --------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from holdfast.batches import flat_rows
 from holdfast.bounds.backward import RELU, BackwardStep, Pulled, dot
-from holdfast.bounds.interval import READING, RULES, Interval, around, lift
+from holdfast.bounds.interval import READING, RULES, Interval, around, difference, lift
 from holdfast.bounds.planes import Below, optimised
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.steps import make_step
@@ -161,7 +161,7 @@ class Relaxed:
     def _gap(self, node: Node) -> Interval:
         """Bound the difference of the two inputs of a comparison."""
         first, second = node.inputs
-        gap = _difference(self.intervals[first], self.intervals[second])
+        gap = difference(self.intervals[first], self.intervals[second])
         unsure = (gap.low < 0) & (gap.high > 0)
         self._gaps[node.name] = self._bounded({first: 1.0, second: -1.0}, gap, unsure)
         return self._gaps[node.name]
@@ -290,13 +290,17 @@ class Relaxed:
     def _reach(self, rows: Coefficients) -> tuple[Tensor, Tensor]:
         """Return how far the rows reach within each region, and a bound of <|row|, |center|>."""
         center, radius, norm = self._regions.center, self._regions.radius, self._regions.norm
+        units = self._regions.units
         if radius.shape == center.shape and center[0].numel() > 1:
             absolute = rows.abs()
             return dot(absolute, radius), dot(absolute, center.abs())
-        # Hoelder, for both.
+        # Hoelder, for both. Each entry of the rows is reached in its unit.
         lengths = _lengths(rows.flatten(2), dual(norm)) + 2.0**-500
         far = torch.linalg.vector_norm(center.flatten(1), ord=norm, dim=1, keepdim=True)
-        return lengths * radius.reshape(-1, 1), lengths * far
+        lean = lengths * far
+        if units is not None:
+            lengths = _lengths((dense(rows) * units).flatten(2), dual(norm)) + 2.0**-500
+        return lengths * radius.reshape(-1, 1), lean
 
     # --- slopes ---------------------------------------------------------------------------------
 
@@ -315,7 +319,7 @@ class Relaxed:
             if node.perturbed and node.kind in (Kind.SCALAR, Kind.STEEP):
                 slopes[node.name] = slopes_on(node, parts[0].low[:1], parts[0].high[:1])
             elif node.perturbed and node.op == "compare":
-                gap = self._gaps.get(node.name) or _difference(*parts)
+                gap = self._gaps.get(node.name) or difference(*parts)
                 slopes[node.name] = slopes_on(RELU, gap.low[:1], gap.high[:1])
         return graph, slopes
 
@@ -375,13 +379,6 @@ class Relaxed:
             for parts in zip(*join, strict=True)
         )
         return Below(low, slope, offset)
-
-
-def _difference(a: Interval, b: Interval) -> Interval:
-    """Bound a - b."""
-    low, high = next_down(a.low - b.high), -next_down(b.low - a.high)
-    inf = torch.inf
-    return Interval(low.nan_to_num(-inf, inf, -inf), high.nan_to_num(inf, inf, -inf))
 
 
 def _lengths(rows: Tensor, norm: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import InvalidInput
-from holdfast.rounding import next_down
+from holdfast.rounding import next_down, rows_up
 from holdfast.types import Ball, Box, Region
 
 
@@ -16,15 +16,20 @@ from holdfast.types import Ball, Box, Region
 class Regions:
     """R regions of one shape: all x with ||x - center[r]|| <= radius[r], or |...| entry by entry.
 
+    With units the distance of balls is ||(x - center[r]) / units||, and where a unit is 0 nothing
+    moves.
+
     Attributes:
         center: [R, ...], float64.
         radius: At least 0: [R, 1, ...] for balls, [R, ...], one per entry, for boxes.
         norm: 1, 2 or inf; inf for boxes.
+        units: [1, ...], at least 0, for balls; None for ones.
     """
 
     center: Tensor
     radius: Tensor
     norm: float
+    units: Tensor | None = None
 
     @classmethod
     def of(cls, regions: "Region | Regions | Sequence[Region]") -> "Regions":
@@ -61,8 +66,12 @@ class Regions:
 
     def box(self) -> tuple[Tensor, Tensor]:
         """Return the smallest box around each region, rounded outward."""
-        moved = self.radius > 0
-        low, high = next_down(self.center - self.radius), -next_down(-self.center - self.radius)
+        reach = self.radius
+        if self.units is not None:
+            moves = (self.radius > 0) & (self.units > 0)
+            reach = torch.where(moves, rows_up(self.radius * self.units, 1), 0.0)
+        moved = reach > 0
+        low, high = next_down(self.center - reach), -next_down(-self.center - reach)
         return torch.where(moved, low, self.center), torch.where(moved, high, self.center)
 
 

@@ -20,6 +20,7 @@ class Bracket:
         lower_by: Method that found the lower bound.
         upper_by: Method that proved the upper bound.
         witness: Two inputs, float64, whose slope is at least `lower`; None where nothing moved.
+            Rounded where distances have units of their own.
         trace: Every improvement, in time.
         layers: The gain of every single operation.
         outcome: How the search ended.

@@ -1,5 +1,8 @@
 """The verb `lipschitz`: a proved upper and an attained lower bound, closing while time lasts."""
 
+import dataclasses
+
+import torch
 from torch import Tensor, nn
 
 from holdfast.arguments import check_example, check_model
@@ -8,7 +11,9 @@ from holdfast.brackets.search import LipschitzOptions, Search
 from holdfast.errors import Unsupported
 from holdfast.graph.capture import Example, captured
 from holdfast.graph.ir import Graph
-from holdfast.types import Region, Report, silent
+from holdfast.graph.units import in_units
+from holdfast.moves import Entries, Moves, Units
+from holdfast.types import Ball, Region, Report, silent
 
 
 def lipschitz(  # noqa: PLR0913 - the signature is the contract's
@@ -19,6 +24,8 @@ def lipschitz(  # noqa: PLR0913 - the signature is the contract's
     seconds: float = 10.0,
     tolerance: float = 1e-3,
     *,
+    free: Entries = None,
+    scale: Units = None,
     report: Report = silent,
 ) -> Bracket:
     """Bracket the Lipschitz constant of a trained network.
@@ -37,6 +44,10 @@ def lipschitz(  # noqa: PLR0913 - the signature is the contract's
         seconds: Time to spend after capture. What would not fit is left out, with a note; the first
             bounds and a step that has begun are finished.
         tolerance: Stop when upper / lower <= 1 + tolerance.
+        free: Which entries of a row may move, as truth values of its shape or numbers of entries:
+            the constant is about pairs of inputs that agree in the others, whatever these are (in
+            a region: as in its centre).
+        scale: Units of the entries, of a row's shape: distances are ||(x' - x) / scale||.
         report: Called with every improvement.
 
     Returns:
@@ -55,7 +66,7 @@ def lipschitz(  # noqa: PLR0913 - the signature is the contract's
     3.000000 <= L <= 3.000000: CLOSED
     """
     model, example = check_model(model), check_example(example)
-    options = LipschitzOptions(norm, region, seconds, tolerance)
+    options = LipschitzOptions(norm, region, seconds, tolerance, Moves(free, scale))
     with captured(model, example) as graph:
         return lipschitz_graph(graph, _points(graph, example), options, report)
 
@@ -78,7 +89,33 @@ def lipschitz_graph(
         Unsupported: When an op has no known constant.
         InvalidInput: When the region does not fit the input, or no row is finite.
     """
-    return Search(graph, options, report).run(points)
+    units = options.moves.units(graph.perturbed_input.shape)
+    if units is None:
+        return Search(graph, options, report).run(points)
+    return _in_units(graph, points, options, units, report)
+
+
+def _in_units(
+    graph: Graph, points: Tensor, options: LipschitzOptions, units: Tensor, report: Report
+) -> Bracket:
+    """Bracket the constant of u -> f(units u + offset); see `lipschitz_graph`."""
+    where = options.region
+    if isinstance(where, Ball):
+        Search(graph, options)  # refuses a centre of another shape
+        offset = where.center.double()
+        around = Ball(torch.zeros_like(offset), where.radius, where.norm)
+        options = dataclasses.replace(options, region=around)
+    else:
+        offset = torch.where(units > 0, 0.0, points[0].double().nan_to_num())
+    # Everywhere, the offset stands for all values of what is kept. The rules for all inputs do not
+    # depend on it, nor does it matter to a slope between two inputs; branch and bound depends.
+    branches = where is not None or bool((units > 0).all())
+    search = Search(in_units(graph, units, offset), options, report, branches)
+    bracket = search.run(torch.where(units > 0, points.double() / units, 0.0))
+    if bracket.witness is None:
+        return bracket
+    first, second = (units * end + offset for end in bracket.witness)
+    return dataclasses.replace(bracket, witness=(first, second))
 
 
 def _points(graph: Graph, example: Example) -> Tensor:

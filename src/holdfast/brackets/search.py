@@ -21,6 +21,7 @@ from holdfast.brackets.semidefinite import slope_bounds
 from holdfast.errors import InternalError, InvalidInput, Unsupported
 from holdfast.graph.ir import Graph
 from holdfast.graph.walk import uncovered
+from holdfast.moves import EVERYTHING, Moves
 from holdfast.types import (
     Ball,
     Box,
@@ -44,6 +45,7 @@ class LipschitzOptions:
         seconds: Time to spend after capture. What would not fit is left out, with a note; the first
             bounds and a step that has begun are finished.
         tolerance: Stop when upper / lower <= 1 + tolerance.
+        moves: What may move, in which units.
 
     Raises:
         InvalidInput: When one of them is something else, or a number is negative or not finite.
@@ -53,6 +55,7 @@ class LipschitzOptions:
     region: Region | None = None
     seconds: float = 10.0
     tolerance: float = 1e-3
+    moves: Moves = EVERYTHING
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
@@ -63,6 +66,9 @@ class LipschitzOptions:
         if not isinstance(self.region, Ball | Box | None):
             wanted = "a holdfast.Ball, a holdfast.Box, or None for everywhere"
             raise InvalidInput("region", shown(self.region), wanted)
+        if isinstance(self.region, Box) and (self.moves.free, self.moves.scale) != (None, None):
+            wanted = "a holdfast.Ball in these units, or None for everywhere"
+            raise InvalidInput("region", "a Box beside `free` or `scale`", wanted)
 
 
 @dataclass
@@ -73,6 +79,8 @@ class Search:
         graph: The model.
         options: Norm, region, time and tolerance.
         report: Called with every improvement.
+        branches: Whether branch and bound may say something: not where the graph stands for many
+            functions, one for each value of what is kept.
 
     Raises:
         InvalidInput: When the region does not fit the input.
@@ -81,6 +89,7 @@ class Search:
     graph: Graph
     options: LipschitzOptions
     report: Report = silent
+    branches: bool = True
     _trace: list[Improvement] = field(default_factory=list, init=False)
     _start: float = field(default=0.0, init=False)
     _upper: float = field(default=math.inf, init=False)
@@ -246,7 +255,7 @@ class Search:
 
     def _branch(self, end: float) -> None:
         """Split the inputs into cells with fewer kinks, down to the linear pieces."""
-        if math.isinf(self._upper) or self._closed or self._late(end):
+        if not self.branches or math.isinf(self._upper) or self._closed or self._late(end):
             return
         if products(self.graph) > 2**24:
             return  # so large a net has more kinks than branching ends with, and long lists of them
@@ -304,6 +313,7 @@ class Search:
     def _assumptions(self) -> tuple[str, ...]:
         norm, region = norm_name(self.options.norm), self.options.region
         where = "all inputs" if region is None else "all pairs of inputs in the region"
+        where = self.options.moves.meaning + where
         sentences = [
             f"The bracket is about {where}, with the {norm} norm on inputs and outputs, flattened.",
             "It is about the exact real function of the stored weights, not about rounding in "

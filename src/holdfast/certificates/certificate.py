@@ -39,6 +39,8 @@ class Certificates:
         constant: Upper bound of the Lipschitz constant from inputs to logits.
         classes: Number of classes.
         threshold: Of a model with one logit, which is class 1 above it; any other has no use of it.
+        units: Units of the entries of a row, flattened, in which distances are measured; 0 where an
+            entry keeps its value. Empty for ones.
         changes: The model and the rows, for bounds of change around each row and for the proof in a
             file; None once loaded from a file.
     """
@@ -56,6 +58,7 @@ class Certificates:
     constant: float
     classes: int
     threshold: float
+    units: Annotated[Tensor, torch.float64]
     changes: Changes | None = field(default=None, repr=False)
 
     def __len__(self) -> int:

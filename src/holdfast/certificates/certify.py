@@ -29,18 +29,20 @@ from holdfast.brackets.gain import gain_upper
 from holdfast.brackets.rates import Rates
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.change import Changes
-from holdfast.certificates.float32 import EXECUTION, check_float32, execution
+from holdfast.certificates.claim import guarantee
+from holdfast.certificates.float32 import check_float32, execution
 from holdfast.certificates.local import Balls, executed_radii, local_radii
 from holdfast.errors import Unsupported
 from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
-from holdfast.graph.replay import BATCH_SIZES
 from holdfast.graph.running import Approximate, evaluate
 from holdfast.graph.single import with_two_logits
+from holdfast.graph.units import in_units
 from holdfast.graph.walk import check_covered, uncovered
+from holdfast.moves import EVERYTHING, Entries, Moves, Units
 from holdfast.rounding import coarse_down, coarse_up, gamma, next_down
-from holdfast.types import Progress, Report, norm_name, silent
+from holdfast.types import Progress, Report, silent
 
 
 def certify(  # noqa: PLR0913 - the signature is the contract's
@@ -52,6 +54,8 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
     semantics: str = "real",
     *,
     threshold: float = 0.0,
+    free: Entries = None,
+    scale: Units = None,
     report: Report = silent,
 ) -> Certificates:
     """Certify, row by row, how far an input can move before the predicted class may change.
@@ -71,6 +75,9 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
             `float32`: the network as executed in float32, on float32 inputs, in whatever order
             sums are taken.
         threshold: For a model of one logit: class 1 is where it is above this, class 0 below.
+        free: Which entries of a row may move, as truth values of its shape or numbers of entries;
+            the others are taken to keep their values.
+        scale: Units of the entries, of a row's shape: distances are ||(x' - x) / scale||.
         report: Called with the progress.
 
     Returns:
@@ -92,7 +99,8 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
     >>> certificates.reason
     ('certified', 'tie')
     """
-    model, options = check_model(model), CertifyOptions(norm, method, semantics, threshold)
+    model, moves = check_model(model), Moves(free, scale)
+    options = CertifyOptions(norm, method, semantics, threshold, moves)
     with with_gradients():
         inputs = fit_inputs(check_inputs(inputs), model)
         labels = check_labels(labels, len(inputs))
@@ -110,6 +118,7 @@ class CertifyOptions:
         method: `auto`, `global` or `local`.
         semantics: `real` or `float32`.
         threshold: As for `certify`.
+        moves: What may move, in which units.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -119,6 +128,7 @@ class CertifyOptions:
     method: str = "auto"
     semantics: str = "real"
     threshold: float = 0.0
+    moves: Moves = EVERYTHING
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
@@ -182,28 +192,32 @@ def certify_graph(
         labels = check_classes(labels, len(inputs), classes)
     if options.semantics == "float32":
         check_covered(graph, FLOAT32)
+    units = options.moves.units(inputs.shape[1:])
+    scaled = in_units(graph, units)
     report(Progress("certificates"))
-    rates = None if labels.is_floating_point() else _rates(graph, options)
+    rates = None if labels.is_floating_point() else _rates(scaled, options)
     finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
     # Rows that are not finite are evaluated as zeros and reported apart.
     safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
     logits = _evaluate(graph, safe)
     known = finite & torch.isfinite(logits.value).all(1)
     if rates is None:
-        fields = _no_radii(graph, known, options)
+        fields = _no_radii(scaled, known, options)
     else:
-        balls = Balls(graph, safe, labels, options.norm)
+        balls = Balls(graph, safe, labels, options.norm, units)
         fields = _radii(balls, (logits, known), options, rates, report)
+    semantics = "" if labels.is_floating_point() else options.semantics
     return Certificates(
         **fields,
         labels=labels,
         norm=options.norm,
         semantics=options.semantics,
-        guarantee=_guarantee(options, labels),
+        guarantee=guarantee(options.norm, semantics, options.moves),
         fingerprint=graph.fingerprint,
         classes=classes,
         threshold=options.threshold,
-        changes=Changes(graph, inputs.detach().clone(), labels, logits, options.norm),
+        units=torch.zeros(0).double() if units is None else units.flatten(),
+        changes=Changes(graph, inputs.detach().clone(), labels, logits, options.norm, units),
     )
 
 
@@ -247,7 +261,8 @@ def _radii(
     known_gaps = torch.where(known[:, None], gaps, -1.0)
     by_constant = _global_radii(known_gaps, labels, rates, local, report)
     if options.semantics == "float32":
-        executed = execution(balls.graph, balls.inputs, by_constant, options.norm)
+        widest = 1.0 if balls.units is None else float(balls.units.max())
+        executed = execution(balls.graph, balls.inputs, by_constant, options.norm, widest)
         gaps = _gaps(executed.logits(logits), labels)
         pairs = executed.pairs(rates.pairs, options.norm)
         by_constant = torch.minimum(_radius(gaps, pairs[labels]), executed.limit)
@@ -333,25 +348,6 @@ def _no_radii(graph: Graph, known: Tensor, options: CertifyOptions) -> dict[str,
         "method": (options.method,) * count,
         "constant": constant,
     }
-
-
-def _guarantee(options: CertifyOptions, labels: Tensor) -> str:
-    norm = norm_name(options.norm)
-    sizes = ", ".join(str(size) for size in BATCH_SIZES)
-    tried = f"the captured graph did as the model does in batches of {sizes} rows like the first"
-    if labels.is_floating_point():
-        return (
-            f"Within {norm} distance epsilon of a row no output moves further than "
-            f"`output_change(epsilon)`, for the exact real function of the stored weights; {tried}."
-        )
-    inputs, meaning = {
-        "real": ("input", "exact real function of the stored weights"),
-        "float32": ("float32 input", f"network {EXECUTION}"),
-    }[options.semantics]
-    return (
-        f"Every {inputs} within {norm} distance `radius` of a certified row has the "
-        f"same largest logit as the row, its label's, for the {meaning}; {tried}."
-    )
 
 
 def _evaluate(graph: Graph, inputs: Tensor) -> Approximate:

@@ -13,10 +13,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from holdfast.bounds.interval import Interval, over
+from holdfast.bounds.interval import Interval
 from holdfast.bounds.linear import Relaxed
-from holdfast.bounds.regions import Regions
-from holdfast.certificates.local import batches, differences
+from holdfast.certificates.local import balls_around, batches, differences
 from holdfast.errors import Unsupported
 from holdfast.gradients import with_gradients
 from holdfast.graph.ir import Graph
@@ -34,6 +33,7 @@ class Changes:
         labels: [N] classes, or [N, outputs] float64 targets.
         outputs: At the rows, [N, outputs], with errors.
         norm: 1, 2 or inf.
+        units: Of one row's shape, as `Moves.units` gives them.
     """
 
     graph: Graph
@@ -41,6 +41,7 @@ class Changes:
     labels: Tensor
     outputs: Approximate
     norm: float
+    units: Tensor | None = None
 
     @cached_property
     def has_classes(self) -> bool:
@@ -62,9 +63,9 @@ class Changes:
         graph, found = self.graph.double(), []
         for rows in batches(graph, len(self.inputs)):
             x = self.inputs[rows].double().nan_to_num(0.0, 0.0, 0.0)
-            radius = over(x.new_full((len(x),), epsilon), x)
+            balls = balls_around(x, x.new_full((len(x),), epsilon), self.norm, self.units)
             try:
-                found.append(part(Relaxed(graph, Regions(x, radius, self.norm)), rows))
+                found.append(part(Relaxed(graph, balls), rows))
             except Unsupported:
                 return torch.full((len(self.inputs),), math.inf, dtype=torch.float64)
         return torch.cat(found).nan_to_num(math.inf, math.inf)

@@ -20,11 +20,12 @@ from holdfast.arguments import (
 from holdfast.brackets.lipschitz import LipschitzOptions, lipschitz_graph
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.certify import CertifyOptions, certify_graph
-from holdfast.certificates.resolution import neighbour_distance, quantisation_step
+from holdfast.certificates.resolution import in_their_units, neighbour_distance, quantisation_step
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
+from holdfast.moves import EVERYTHING, Entries, Moves, Units
 from holdfast.types import Report, norm_name, silent
 
 
@@ -70,6 +71,8 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     metric: str | None = None,
     *,
     threshold: float = 0.0,
+    free: Entries = None,
+    scale: Units = None,
     seconds: float = 5.0,
     report: Report = silent,
 ) -> Conditions:
@@ -87,6 +90,8 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
         metric: Name of the distance that you vouch for, where the numbers alone do not tell, as
             for embeddings; it is repeated in the advice.
         threshold: For a model of one logit: class 1 is where it is above this, class 0 below.
+        free: Which entries of a row may move, as truth values of its shape or numbers of entries.
+        scale: Units of the entries, of a row's shape: distances are ||(x' - x) / scale||.
         seconds: Time for the bracket of the constant.
         report: Called with the progress.
 
@@ -107,7 +112,8 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     >>> f"{verdict.median_radius:.3f} of {verdict.resolution:.3f}"
     '1.414 of 1.414'
     """
-    model, options = check_model(model), ConditionsOptions(norm, metric, seconds, threshold)
+    model, moves = check_model(model), Moves(free, scale)
+    options = ConditionsOptions(norm, metric, seconds, threshold, moves)
     with with_gradients():
         rows = _numbers(inputs)
         if rows is None:
@@ -126,6 +132,7 @@ class ConditionsOptions:
         metric: Name of the distance that the user vouches for; None for the norm itself.
         seconds: Time for the bracket of the constant.
         threshold: As for `conditions`.
+        moves: What may move, in which units.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -135,6 +142,7 @@ class ConditionsOptions:
     metric: str | None = None
     seconds: float = 5.0
     threshold: float = 0.0
+    moves: Moves = EVERYTHING
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
@@ -167,13 +175,12 @@ def conditions_graph(
     """
     norm = options.norm
     try:
-        certificates = certify_graph(
-            graph, inputs, labels, CertifyOptions(norm, threshold=options.threshold), report
-        )
+        how = CertifyOptions(norm, threshold=options.threshold, moves=options.moves)
+        certificates = certify_graph(graph, inputs, labels, how, report)
     except Unsupported:
         certificates = None
     try:
-        bracket = LipschitzOptions(norm, seconds=options.seconds)
+        bracket = LipschitzOptions(norm, seconds=options.seconds, moves=options.moves)
         ratio = lipschitz_graph(graph, inputs, bracket, report).ratio
     except Unsupported:
         ratio = math.inf
@@ -198,8 +205,9 @@ def conditions_of(
     inputs, labels = rows
     finite = torch.isfinite(inputs.flatten(1)).all(1)
     inputs, labels = inputs[finite], labels[finite]
-    step = quantisation_step(inputs)
-    between = neighbour_distance(inputs, labels, norm) if len(inputs) else None
+    units = options.moves.units(inputs.shape[1:])
+    step = quantisation_step(in_their_units(inputs, units))
+    between = neighbour_distance(inputs, labels, norm, units) if len(inputs) else None
     radius = None if certificates is None else float(certificates.radius.median())
     bounded = _bounded(radius, ratio, step, between)
     return Conditions(

@@ -21,6 +21,7 @@ from holdfast.files import read_json, write_together
 from holdfast.graph.capture import capture, weights_hash
 from holdfast.graph.ir import Graph
 from holdfast.graph.single import with_two_logits
+from holdfast.moves import EVERYTHING, Moves
 from holdfast.types import norm_name
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _proof(
     try:
         if known is None:
             raise Unsupported("a proof in a file of certificates that were loaded from a file", [])
-        _check_semantics(semantics)
+        _check_claim(semantics, known.units is not None)
         found = _proofs().prove(known, radius)
     except (Unsupported, MissingExtra) as problem:
         return [0.0] * len(radius), nothing | {"missing": str(problem)}, {}
@@ -104,8 +105,11 @@ def _proof(
     return found.radius, nothing | proof, found.tensors | found.arrays
 
 
-def _check_semantics(semantics: str) -> None:
+def _check_claim(semantics: str, in_units: bool) -> None:
     """Refuse what no file proves."""
+    if in_units:
+        why = "a file proves radii in plain distances alone, with every entry free"
+        raise Unsupported("a proof of these radii", [Obstacle("", "units", why)])
     if semantics != "real":
         why = "a file proves radii of the exact real function alone"
         raise Unsupported("a proof of float32 radii", [Obstacle("", "semantics", why)])
@@ -120,7 +124,9 @@ def _proofs() -> ModuleType:
     return proof
 
 
-def missing_proof(graph: Graph, semantics: str, threshold: float = 0.0) -> str:
+def missing_proof(
+    graph: Graph, semantics: str, threshold: float = 0.0, moves: Moves = EVERYTHING
+) -> str:
     """Return why files with certificates of a model will hold no proof; "" where they will.
 
     That is known before the rows are certified. What is left to go wrong are weights so extreme
@@ -130,9 +136,11 @@ def missing_proof(graph: Graph, semantics: str, threshold: float = 0.0) -> str:
         graph: The model, as `certify_graph` takes it.
         semantics: `real` or `float32`.
         threshold: As for `certify`.
+        moves: What may move, in which units.
     """
     try:
-        _check_semantics(semantics)
+        units = moves.units(graph.perturbed_input.shape)
+        _check_claim(semantics, units is not None)
         _proofs().plan(with_two_logits(graph.with_row_output(), threshold))
     except (Unsupported, MissingExtra) as problem:
         return str(problem)

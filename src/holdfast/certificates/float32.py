@@ -132,7 +132,9 @@ class Execution:
         return faster.fill_diagonal_(0.0)
 
 
-def execution(graph: Graph, inputs: Tensor, radius: Tensor, norm: float) -> Execution:
+def execution(
+    graph: Graph, inputs: Tensor, radius: Tensor, norm: float, widest: float = 1.0
+) -> Execution:
     """Bound the float32 execution of a graph on balls around rows.
 
     Args:
@@ -140,6 +142,7 @@ def execution(graph: Graph, inputs: Tensor, radius: Tensor, norm: float) -> Exec
         inputs: [N, ...], float32.
         radius: [N]: the bounds need not hold farther away; those of the exact function, say.
         norm: 1, 2 or inf.
+        widest: How far a step of length 1 goes at most, where distances have units of their own.
 
     Returns:
         The bounds, affine in the distance.
@@ -148,15 +151,18 @@ def execution(graph: Graph, inputs: Tensor, radius: Tensor, norm: float) -> Exec
         Unsupported: When an op has no rule, naming every such op.
     """
     growth = Growth(graph, norm)
-    radius = radius.nan_to_num(0.0).clamp(max=LARGEST)
+    # By units of plain distance from here on.
+    radius = radius.nan_to_num(0.0)
+    radius = (radius if widest == 1.0 else rows_up(radius * widest, 1)).clamp(max=LARGEST)
     # So many rows at once keep the largest nodes of ordinary nets within a few hundred MB.
     batches = zip(inputs.split(256), radius.split(256), strict=True)
     parts = [execution_error(graph, *batch, growth.rates) for batch in batches]
     room = next_down(LARGEST - torch.cat([part.peak for part in parts]))
+    limit = torch.minimum(radius, coarse_down(next_down(room / growth.steepest)))
     return Execution(
         torch.cat([part.error for part in parts]),
-        coarse_up(growth.output),
-        torch.minimum(radius, coarse_down(next_down(room / growth.steepest))),
+        mul_up(coarse_up(growth.output), widest),
+        limit if widest == 1.0 else next_down(limit / widest),
         room > 0,
     )
 

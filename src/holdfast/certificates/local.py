@@ -45,12 +45,14 @@ class Balls:
         inputs: [N, ...], finite.
         labels: [N].
         norm: Of the distance between inputs: 1, 2 or inf.
+        units: Of one row's shape, as `Moves.units` gives them.
     """
 
     graph: Graph
     inputs: Tensor
     labels: Tensor
     norm: float
+    units: Tensor | None = None
 
     def of(self, rows: Tensor) -> "Balls":
         """Return some of the rows, in float64."""
@@ -69,7 +71,7 @@ class Balls:
             [N]: valid up to the radius of the ball; not above 0 where nothing is proved.
         """
         x, labels = self.inputs, self.labels
-        relaxed = Relaxed(self.graph, Regions(x, over(radius, x), self.norm))
+        relaxed = Relaxed(self.graph, balls_around(x, radius, self.norm, self.units))
         rows = differences(labels, self.graph[self.graph.output].shape[0])
         below = relaxed.below({self.graph.output: rows})
         slope = below.slope
@@ -83,8 +85,15 @@ class Balls:
             error = found.error + FLUSH + torch.where(found.peak <= LARGEST, 0.0, math.inf)[:, None]
             noise = rows_up(noise + dot(rows.abs(), error), 8)
         height = next_down(next_down(center + below.offset) - noise)
+        if self.units is not None:
+            slope = rows_up(slope.abs() * self.units, 1)
         length = lengths_up(slope.flatten(2), dual(self.norm)) + TINY
         return coarse_down(next_down(height / length).amin(1).nan_to_num(-1.0, math.inf, -1.0))
+
+
+def balls_around(x: Tensor, radius: Tensor, norm: float, units: Tensor | None) -> Regions:
+    """Return one ball around each row, with radii [R]."""
+    return Regions(x, over(radius, x), norm, None if units is None else units[None])
 
 
 def local_radii(balls: Balls, enough: Tensor, report: Report = silent) -> Tensor:

@@ -7,7 +7,9 @@ MOST_ROWS = 2000
 """Distances between rows grow with the square of their number: the first so many are compared."""
 
 
-def neighbour_distance(inputs: Tensor, labels: Tensor, norm: float) -> float | None:
+def neighbour_distance(
+    inputs: Tensor, labels: Tensor, norm: float, units: Tensor | None = None
+) -> float | None:
     """Return half the distance from a row to its nearest row with another label, as a median.
 
     Around half the rows, a ball of any larger radius meets the ball of that radius around a row
@@ -20,21 +22,35 @@ def neighbour_distance(inputs: Tensor, labels: Tensor, norm: float) -> float | N
         inputs: [N, ...], finite.
         labels: [N], or targets [N, ...].
         norm: 1, 2 or inf.
+        units: Of one row's shape, as `Moves.units` gives them: rows that differ where a unit is 0
+            are no neighbours.
 
     Returns:
         The lower median over the first `MOST_ROWS` rows, each compared with all of them; None
         where all have one label.
     """
-    flat = inputs[:MOST_ROWS].flatten(1).double()
+    first = inputs[:MOST_ROWS]
+    flat = in_their_units(first, units).double()
+    fixed = torch.zeros_like(flat) if units is None else first.flatten(1) * (units == 0).flatten()
+    _, kept = fixed.unique(dim=0, return_inverse=True)
     labels = labels[:MOST_ROWS].reshape(len(flat), -1)
     nearest = []
     # 128 rows against 2000: 2 MB of distances at a time.
-    for rows, own in zip(flat.split(128), labels.split(128), strict=True):
+    for rows, own, same in zip(flat.split(128), labels.split(128), kept.split(128), strict=True):
         distances = torch.cdist(rows, flat, norm, "donot_use_mm_for_euclid_dist")
-        distances[(own[:, None] == labels).all(2)] = torch.inf
+        distances[(own[:, None] == labels).all(2) | (same[:, None] != kept)] = torch.inf
         nearest.append(distances.amin(1))
     median = float(torch.cat(nearest).median()) / 2
     return median if median < float("inf") else None
+
+
+def in_their_units(inputs: Tensor, units: Tensor | None) -> Tensor:
+    """Return flat rows of the entries that may move, divided by their units, [N, n]."""
+    flat = inputs.flatten(1)
+    if units is None:
+        return flat
+    free = (units > 0).flatten()
+    return flat[:, free] / units.flatten()[free].to(flat.dtype)
 
 
 def quantisation_step(inputs: Tensor) -> float | None:

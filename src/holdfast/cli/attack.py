@@ -18,6 +18,7 @@ from holdfast.cli.app import (
     norm_of,
     verb,
 )
+from holdfast.cli.moves import Free, Scale, moves_of
 
 
 @verb
@@ -30,6 +31,8 @@ def attack(  # noqa: PLR0913 - the options of the verb
         float | None, Parameter(help="any attack within this distance; the nearest by default")
     ] = None,
     threshold: Threshold = 0.0,
+    free: Free = None,
+    scale: Scale = None,
     out: Annotated[Path | None, Parameter(help="file for the attacks and their inputs")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -39,7 +42,9 @@ def attack(  # noqa: PLR0913 - the options of the verb
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
     with progress_bar("attacks") as report:
+        moves = moves_of(free, scale, rows)
         asked = {"threshold": threshold, "report": report}
+        asked |= {"free": moves.free, "scale": moves.scale}
         attacks = holdfast.attack(
             loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon, **asked
         )

@@ -18,6 +18,7 @@ from holdfast.cli.app import (
     stopping_at_once,
     verb,
 )
+from holdfast.cli.moves import Free, Scale, moves_of
 
 
 @verb
@@ -33,19 +34,27 @@ def audit(  # noqa: PLR0913 - the options of the main job
     seconds: Annotated[float, Parameter(help="time for each bracket")] = 5.0,
     step: Annotated[float, Parameter(help="learning rate of the training step")] = 0.01,
     threshold: Threshold = 0.0,
+    free: Free = None,
+    scale: Scale = None,
     training: Annotated[Path | None, Parameter(help="file of a DescentMonitor")] = None,
     as_json: Json = False,
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
     from holdfast.audits.audit import AuditOptions, audit_models
+    from holdfast.moves import EVERYTHING
+    from holdfast.sources.data import LoadedData
     from holdfast.sources.demo import DEMO_MODELS
     from holdfast.terminal import audit_summary, progress_bar
 
     models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
-    asked |= {"step": step, "threshold": threshold or None, "training": training, "out": out}
+    asked |= {"step": step, "threshold": threshold or None, "free": free, "scale": scale}
+    asked |= {"training": training, "out": out}
     command = repeat_command("audit", asked)
-    options = AuditOptions(norm_of(norm), epsilon, seconds, step, threshold, training, command)
+    moves = moves_of(free, scale, rows) if isinstance(rows, LoadedData) else EVERYTHING
+    options = AuditOptions(
+        norm_of(norm), epsilon, seconds, step, threshold, training, command, moves
+    )
     with stopping_at_once(), progress_bar("audit") as report:
         found = audit_models(models, rows, out, options, report)
     return Answer(found.document, lambda: audit_summary(found), as_json)

@@ -3,7 +3,7 @@
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -19,14 +19,8 @@ from holdfast.cli.app import (
     norm_of,
     verb,
 )
+from holdfast.cli.moves import Free, Scale, moves_of
 from holdfast.errors import HoldfastWarning, InvalidInput
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from holdfast.certificates.certificate import Certificates
-    from holdfast.graph.ir import Graph
-    from holdfast.types import Report
 
 
 @verb
@@ -39,6 +33,8 @@ def certify(  # noqa: PLR0913 - the options of the verb
     semantics: Annotated[str, Parameter(help="real, or float32: as executed")] = "real",
     epsilon: Annotated[float, Parameter(help="distance to count certified rows at")] = 0.0,
     threshold: Threshold = 0.0,
+    free: Free = None,
+    scale: Scale = None,
     out: Annotated[Path | None, Parameter(help="file for the certificates")] = None,
     attack: Annotated[
         bool, Parameter(negative=(), help="attack every row, and stop if a certificate is wrong")
@@ -46,6 +42,8 @@ def certify(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Certify how far each input can move before its class may change."""
+    from holdfast.attacks.agreement import check_agreement
+    from holdfast.attacks.attack import AttackOptions, attack_graph
     from holdfast.certificates.certify import CertifyOptions, certify_graph
     from holdfast.certificates.files import missing_proof
     from holdfast.graph.capture import captured, example_row
@@ -55,15 +53,19 @@ def certify(  # noqa: PLR0913 - the options of the verb
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
-    options = CertifyOptions(norm_of(norm), method, semantics, threshold)
+    moves = moves_of(free, scale, rows)
+    options = CertifyOptions(norm_of(norm), method, semantics, threshold, moves)
     options.check_execution(loaded.model, rows.inputs)
     example = example_row(rows.inputs)
     with progress_bar("certificates") as report, captured(loaded.model, example) as graph:
-        if out is not None and (why := missing_proof(graph, semantics, threshold)):
+        if out is not None and (why := missing_proof(graph, semantics, threshold, moves)):
             warnings.warn(HoldfastWarning(f"{out} will hold no proof: {why}"), stacklevel=1)
         certificates = certify_graph(graph, rows.inputs, rows.labels, options, report)
         if attack:
-            _attack(graph, loaded.model, (rows.inputs, rows.labels), certificates, report)
+            how = AttackOptions(certificates.norm, threshold=threshold, moves=moves)
+            pair = (rows.inputs, rows.labels)
+            attacks = attack_graph(graph, loaded.model, pair, how, report)
+            check_agreement(graph, certificates, attacks)
     if out is not None:
         certificates.save(out)
     document = {
@@ -77,19 +79,3 @@ def certify(  # noqa: PLR0913 - the options of the verb
         **certificates.document(),
     }
     return Answer(document, lambda: certificates_table(certificates, epsilon, rows.scale), as_json)
-
-
-def _attack(
-    graph: "Graph",
-    model: "nn.Module",
-    rows: "tuple[Tensor, Tensor]",
-    certificates: "Certificates",
-    report: "Report",
-) -> None:
-    """Attack certified rows, and stop where that contradicts a certificate."""
-    from holdfast.attacks.agreement import check_agreement
-    from holdfast.attacks.attack import AttackOptions, attack_graph
-
-    options = AttackOptions(certificates.norm, threshold=certificates.threshold)
-    attacks = attack_graph(graph, model, rows, options, report)
-    check_agreement(graph, certificates, attacks)

@@ -2,24 +2,31 @@
 
 import holdfast
 from holdfast.cli.app import Answer, DataName, Json, Model, NormName, Threshold, load, norm_of, verb
+from holdfast.cli.moves import Free, Scale, moves_of
 
 
 @verb
-def conditions(
+def conditions(  # noqa: PLR0913 - the options of the verb
     model: Model,
     data: DataName,
     *,
     norm: NormName = "2",
     threshold: Threshold = 0.0,
+    free: Free = None,
+    scale: Scale = None,
     as_json: Json = False,
 ) -> Answer:
     """Say whether a certificate about distances makes sense for a model and its data."""
     from holdfast.files import plain
+    from holdfast.sources.data import LoadedData
     from holdfast.terminal import conditions_table, progress_bar
 
     (loaded,), rows = load([model], data)
     with progress_bar("conditions") as report:
         asked = {"threshold": threshold, "report": report}
+        if isinstance(rows, LoadedData):
+            moves = moves_of(free, scale, rows)
+            asked |= {"free": moves.free, "scale": moves.scale}
         found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), **asked)
     document = {"model": model, "data": data, **plain(found)}
     return Answer(document, lambda: conditions_table(found), as_json)

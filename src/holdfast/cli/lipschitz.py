@@ -7,6 +7,7 @@ from cyclopts import Parameter
 import holdfast
 from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load_numbers, norm_of, verb
 from holdfast.cli.ending import INTERRUPTED
+from holdfast.cli.moves import Free, Scale, moves_of
 from holdfast.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
     ] = None,
     seconds: Annotated[float, Parameter(help="time to spend")] = 10.0,
     tolerance: Annotated[float, Parameter(help="stop at upper / lower <= 1 + this")] = 1e-3,
+    free: Free = None,
+    scale: Scale = None,
     as_json: Json = False,
 ) -> Answer:
     """Bracket the Lipschitz constant of a model from both sides."""
@@ -35,10 +38,11 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
 
     (loaded,), rows = load_numbers([model], _data_of(model, data), labelled=False)
     region = None if box is None else _box(box, rows.inputs[0])
+    moves = moves_of(free, scale, rows)
     with closing_bracket() as report:
         bracket = holdfast.lipschitz(
             loaded.model, rows.inputs, norm_of(norm), region, seconds, tolerance,
-            report=report,
+            free=moves.free, scale=moves.scale, report=report,
         )  # fmt: skip
     code = INTERRUPTED if bracket.outcome is Outcome.INTERRUPTED else 0
     document = {"model": model} | bracket_part(bracket)

@@ -14,7 +14,7 @@ from holdfast.sources.zips import checked_members
 
 def read_npz(
     path: Path, inputs: str | None, labels: str | None, rows: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Read inputs and labels from an `.npz` file.
 
     Args:
@@ -24,7 +24,7 @@ def read_npz(
         rows: How many of the first rows to read; None for all.
 
     Returns:
-        Inputs [N, ...] and labels [N].
+        Inputs [N, ...], labels [N], and no names of columns.
 
     Raises:
         InvalidInput: When the file is something else, its headers contradict each other, an array
@@ -48,7 +48,7 @@ def read_npz(
             raise
         except Exception as problem:  # a damaged file can break its reader anywhere
             raise InvalidInput("data", f"{str(path)!r} ({reason(problem)})", wanted) from problem
-    return found[0], found[1]
+    return found[0], found[1], ()
 
 
 def _chosen(

@@ -34,6 +34,7 @@ class LoadedData:
         image: Shape in which a row is shown as a picture, [H, W] or [3, H, W]; None if it is none.
         scale: What the numbers in the file were divided by; None where they were taken as they are.
         layout: Where the file has the channels of an image, if the user said so.
+        columns: Names of the entries of a row, where the file is a table.
     """
 
     inputs: Tensor
@@ -42,6 +43,7 @@ class LoadedData:
     image: tuple[int, ...] | None = None
     scale: float | None = None
     layout: str | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
@@ -119,12 +121,13 @@ def _normal(spec: str, shape: str) -> LoadedData:
     return LoadedData(inputs, torch.zeros(rows, dtype=torch.int64), spec)
 
 
-_READERS: Mapping[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+_READERS: Mapping[str, Callable[..., tuple[np.ndarray, np.ndarray, tuple[str, ...]]]] = {
     "npz": read_npz,
     "csv": read_csv,
     "parquet": read_parquet,
 }
-"""Readers of a path, the names of inputs and labels, and a number of rows, by kind of file."""
+"""Readers of a path, the names of inputs and labels, and a number of rows, by kind of file; they
+return inputs, labels and the names of columns."""
 
 
 def _from_file(spec: str, kind: str, rest: str, dtype: torch.dtype) -> LoadedData:
@@ -133,14 +136,15 @@ def _from_file(spec: str, kind: str, rest: str, dtype: torch.dtype) -> LoadedDat
     rows = whole("data", "rows", options["rows"]) if "rows" in options else None
     if not path:
         raise InvalidInput("data", repr(spec), DATA_FORMS)
-    arrays = _READERS[kind](Path(path), options.get("inputs"), options.get("labels"), rows)
+    read = _READERS[kind]
+    *arrays, names = read(Path(path), options.get("inputs"), options.get("labels"), rows)
     inputs, labels = map(torch.from_numpy, arrays)
     if inputs.dim() == 0 or inputs.numel() == 0:
         raise InvalidInput("inputs", f"shape {tuple(inputs.shape)}", "at least one row of numbers")
     layout = options.get("layout")
     scaled, scale = _scaled(channels_first(inputs, layout), options.get("scale"), dtype)
     data = checked(scaled, labels, spec)
-    return dataclasses.replace(data, scale=scale, layout=layout)
+    return dataclasses.replace(data, scale=scale, layout=layout, columns=names)
 
 
 def _scaled(inputs: Tensor, stated: str | None, dtype: torch.dtype) -> tuple[Tensor, float | None]:

@@ -89,7 +89,7 @@ def _table(path: Path, wanted: str) -> Iterator[BinaryIO]:
 
 def read_csv(
     path: Path, inputs: str | None, labels: str | None, rows: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Read features and labels from a CSV file.
 
     Args:
@@ -99,15 +99,23 @@ def read_csv(
         rows: How many of the first rows to read; None for all.
 
     Returns:
-        Inputs [N, features], int64 where all are whole and float64 otherwise, and labels [N].
+        Inputs [N, features], int64 where all are whole and float64 otherwise, labels [N], and the
+        names of the features.
 
     Raises:
         InvalidInput: When the file is not a table, a column is missing, or a field is no number.
         MemoryError: When the rows do not fit.
     """
     with _table(path, "a CSV file of numbers") as file:
-        fields = _fields(file, lambda columns: _columns(columns, inputs, labels), rows)
-        return _arrays([[_number(field, row) for field in one] for row, one in enumerate(fields)])
+        names: list[str] = []
+
+        def choose(columns: Sequence[str]) -> list[str]:
+            names.extend(_columns(columns, inputs, labels))
+            return names
+
+        fields = _fields(file, choose, rows)
+        table = [[_number(field, row) for field in one] for row, one in enumerate(fields)]
+        return *_arrays(table), tuple(names[:-1])
 
 
 def _arrays(table: list[list[int | float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -291,7 +299,7 @@ def _whole(labels: Sequence[object]) -> np.ndarray:
 
 def read_parquet(
     path: Path, inputs: str | None, labels: str | None, rows: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Read features and labels from a Parquet file.
 
     Args:
@@ -302,7 +310,7 @@ def read_parquet(
         rows: How many of the first rows to read; None for all.
 
     Returns:
-        Inputs [N, features] and labels [N].
+        Inputs [N, features], labels [N], and the names of the features; no names for lists.
 
     Raises:
         MissingExtra: When `pyarrow` is not installed.
@@ -321,7 +329,7 @@ def read_parquet(
         *features, label = (found[name] for name in names)
         lists = features[0].dtype == object
         joined = np.array(features[0].tolist()) if lists else np.stack(features, 1)
-    return joined, label
+    return joined, label, () if lists else tuple(names[:-1])
 
 
 def read_parquet_text(path: Path, columns: TextColumns, rows: int | None) -> Sentences:

@@ -1,0 +1,32 @@
+"""What certificates claim, in one sentence."""
+
+from holdfast.certificates.float32 import EXECUTION
+from holdfast.graph.replay import BATCH_SIZES
+from holdfast.moves import Moves
+from holdfast.types import norm_name
+
+
+def guarantee(norm: float, semantics: str, moves: Moves) -> str:
+    """Return what radii claim, or bounds of change where there is no class.
+
+    Args:
+        norm: 1, 2 or inf.
+        semantics: `real` or `float32`; empty where labels are targets.
+        moves: What may move, in which units.
+    """
+    sizes = ", ".join(str(size) for size in BATCH_SIZES)
+    tried = f"the captured graph did as the model does in batches of {sizes} rows like the first"
+    near, ending = f"within {norm_name(norm)} distance", f"{moves.meaning}{tried}."
+    if not semantics:
+        return (
+            f"W{near[1:]} epsilon of a row no output moves further than "
+            f"`output_change(epsilon)`, for the exact real function of the stored weights; {ending}"
+        )
+    inputs, meaning = {
+        "real": ("input", "exact real function of the stored weights"),
+        "float32": ("float32 input", f"network {EXECUTION}"),
+    }[semantics]
+    return (
+        f"Every {inputs} {near} `radius` of a certified row has the same largest logit as the row, "
+        f"its label's, for the {meaning}; {ending}"
+    )

@@ -1,0 +1,91 @@
+"""`--free` and `--scale`: what may move, by number or name of the column, and in which units."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from holdfast.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from holdfast.moves import Moves
+    from holdfast.sources.data import LoadedData
+
+Free = Annotated[
+    str | None,
+    Parameter(help="entries that may move, as 0,2,5-9 or by the names of columns; all by default"),
+]
+Scale = Annotated[
+    str | None,
+    Parameter(
+        help="units of the entries: auto (their standard deviations over the rows), numbers "
+        "separated by commas, or a .npy file"
+    ),
+]
+
+
+def moves_of(free: str | None, scale: str | None, rows: "LoadedData") -> "Moves":
+    """Return what may move in rows, and their units, as they were typed.
+
+    Raises:
+        InvalidInput: When an entry or a unit is not there.
+    """
+    from holdfast.moves import Moves
+
+    row = rows.inputs[0]
+    moves = Moves(
+        None if free is None else _entries(free, rows.columns),
+        None if scale is None else _units(scale, rows.inputs),
+    )
+    moves.units(row.shape)
+    return moves
+
+
+def _entries(text: str, columns: Sequence[str]) -> list[int]:
+    """Return numbers of entries.
+
+    Raises:
+        InvalidInput: When a part is neither a column, a number nor a range.
+    """
+    entries: list[int] = []
+    for part in (part.strip() for part in text.split(",")):
+        span = re.fullmatch(r"(\d{1,9})-(\d{1,9})", part, re.ASCII)
+        if part in columns:
+            entries.append(columns.index(part))
+        elif re.fullmatch(r"\d{1,9}", part, re.ASCII):
+            entries.append(int(part))
+        elif span and int(span[1]) <= int(span[2]) < 2**24:
+            entries += range(int(span[1]), int(span[2]) + 1)
+        else:
+            names = f", or of {', '.join(columns[:12])}" if columns else ""
+            wanted = f"entries as 0,2,5-9{names}"
+            raise InvalidInput("free", repr(part), wanted)
+    return sorted({*entries})
+
+
+def _units(text: str, inputs: "Tensor") -> "Tensor":
+    """Return units of a row's shape.
+
+    Raises:
+        InvalidInput: When they cannot be read, or are not as many as the entries of a row.
+    """
+    import numpy as np
+    import torch
+
+    if text == "auto":
+        spread = inputs.double().std(0, correction=0)
+        return torch.where(spread > 0, spread, 1.0)
+    wanted = "auto, numbers separated by commas, or a .npy file of them"
+    try:
+        if text.endswith(".npy"):
+            values = torch.from_numpy(np.load(Path(text), allow_pickle=False)).double()
+        else:
+            values = torch.tensor([float(part) for part in text.split(",")], dtype=torch.float64)
+        return values.reshape(inputs.shape[1:])
+    except (OSError, ValueError, TypeError, RuntimeError) as problem:
+        got = f"{text[:60]!r} ({str(problem)[:100]})"
+        raise InvalidInput("scale", got, f"{wanted}, {inputs[0].numel()} of them") from problem
