@@ -103,9 +103,7 @@ def _step(op: Any, sizes: list[int], arrays: list[Any]) -> Step:
         elif kind == "batch_norm":  # variance, mean, w, b: w / sqrt(variance + eps) (x - mean) + b
             n = len(first)
             fits = n and {len(second), len(third) or n, len(fourth) or n} == {n}
-            require(
-                fits and min(first) + number > 0, "batch_norm: odd sizes, or a variance below 0"
-            )
+            require(fits and min(first) + number > 0, "batch_norm: odd sizes or variances")
             scales = zip(third or [ONE] * n, first, strict=True)
             factors = [w / arb(v + number).sqrt() for w, v in scales]
             shifts = zip(fourth or [ZERO] * n, factors, second, strict=True)
