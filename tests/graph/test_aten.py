@@ -90,6 +90,7 @@ TRANSLATED: dict[str, Function] = {
     "dense": lambda x: F.linear(x.flatten(2), torch.ones(2, 35), V[:2]) + x.flatten(2) @ W4,
 }
 W4 = torch.randn(35, 2)
+IN, W5, V5 = torch.randn(84, 28) / 9, torch.randn(28, 28), torch.randn(28)
 KEPT = torch.ones(7, 7, dtype=torch.bool).tril()
 NEGATIVE = torch.where(KEPT, torch.linspace(-1, 1, 7), -3e38)
 TRANSLATED |= {
@@ -118,6 +119,17 @@ TRANSLATED |= {
     "softmax chosen": lambda x: torch.where(KEPT, x @ x.mT, torch.tensor(-math.inf)).softmax(-1),
     "softmax with a mask added": lambda x: (x @ x.mT + NEGATIVE).softmax(-1),
     "softmax of few": lambda x: (x @ x.mT).masked_fill(~KEPT, -3e38).softmax(-1),
+    "rows in the middle": lambda x: F.linear(x.flatten(2).transpose(0, 1), W4.T).transpose(0, 1),
+    "rows in the end": lambda x: x.permute(1, 2, 3, 0).reshape(6, 35, -1)[2].contiguous().mT,
+    "rows and channels": lambda x: torch.addmm(V[:2], x.reshape(-1, 35), W4).view(-1, 6, 2),
+    "rows and heads": lambda x: (
+        x.permute(1, 0, 2, 3).reshape(6, x.shape[0] * 7, 5).transpose(0, 1).reshape(-1, 7, 6, 5)
+    ),
+    "attention in heads": lambda x: F.multi_head_attention_forward(
+        *[x[:, :, :, :4].flatten(2).transpose(0, 1)] * 3,
+        *(28, 4, IN, None, None, None, False, 0.0, W5, V5),
+        training=False,
+    )[0].transpose(0, 1),
     "lengths by einsum": lambda x: torch.einsum("nhij,nhij->nj", x, x),
 }
 
@@ -129,6 +141,7 @@ OPAQUE: dict[str, Function] = {
     "division by zero": lambda x: (x / 0.0).clamp(-1, 1),
     "nearly softshrink": lambda x: torch.where(x.abs() > 0.3, x - x.sign() * 0.2, x * 0),
     "half a softshrink": lambda x: torch.where(x.abs() > 0.3, x - x.sign() * 0.3, x * 0.5),
+    "rows mixed": lambda x: x.transpose(0, 1).reshape(x.shape[0], -1).contiguous(),
     "lengths in l3": lambda x: x.norm(p=3, dim=1),
     "bilinear": lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"),
     "nearest exact": lambda x: F.interpolate(x, scale_factor=1.6, mode="nearest-exact"),

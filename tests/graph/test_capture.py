@@ -278,7 +278,7 @@ def test_rows_must_agree_across_keyword_inputs() -> None:
         holdfast.capture(nn.Linear(3, 2), {"a": torch.zeros(1, 3), "b": torch.zeros(2, 3)})
 
 
-def test_operations_on_a_moved_batch_are_executed_but_not_bounded() -> None:
+def test_attention_that_moves_the_batch_is_executed_and_has_bounds_on_balls() -> None:
     class Encoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -296,8 +296,11 @@ def test_operations_on_a_moved_batch_are_executed_but_not_bounded() -> None:
         torch.testing.assert_close(run(graph, x), model(x))
     states = hidden_states(graph, torch.randn(4, 5, 8), graph.leaf_layers)[1]
     assert {len(state) for state in states.values()} == {4}
-    with pytest.raises(Unsupported, match=r"layer\.self_attn"):
-        holdfast.lipschitz(model, torch.randn(2, 5, 8), seconds=1)
+    with pytest.raises(Unsupported, match=r"layer\.self_attn: matmul: .*method='local'"):
+        gain_upper(graph, 2.0)
+    x = torch.randn(2, 5, 8)
+    rows = holdfast.certify(model, x, model(x).argmax(1), method="local")
+    assert bool((rows.radius > 0).all())
 
 
 def test_weights_made_in_inference_mode_are_refused_with_the_way_on() -> None:

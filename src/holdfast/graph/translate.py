@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import Obstacle, Unsupported
 from holdfast.graph.aten import BY_SHAPE, TRANSLATIONS, Builder, Call, Ref, opaque
+from holdfast.graph.aten.layouts import follow
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.layers import GraphLayers
 
@@ -159,7 +160,12 @@ def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any], path: str)
         result = TRANSLATIONS[node.target](b, call)
         if result is not None and not _lacks(node, result):
             return result
-    return dataclasses.replace(opaque(b, call, args, kwargs), in_rows=shape is not None)
+    followed = follow(b, call, value)
+    if followed is not None and followed.moved is None:
+        return followed
+    moved = None if followed is None else followed.moved
+    ref = opaque(b, call, args, kwargs)
+    return dataclasses.replace(ref, in_rows=shape is not None, moved=moved)
 
 
 def _unmoved(b: Builder, ref: Ref, at_one: object) -> Ref:

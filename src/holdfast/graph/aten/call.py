@@ -21,6 +21,7 @@ class Ref:
         perturbed: Whether it depends on a floating-point input.
         at_one: For what depends on the number of rows alone: its value at batch size 1.
         in_rows: Whether the first dimension is the batch; where not, `shape` says nothing.
+        moved: Where it is not: the same value with the batch first, where that is known.
     """
 
     node: str
@@ -28,6 +29,21 @@ class Ref:
     perturbed: bool = True
     at_one: Any = None
     in_rows: bool = True
+    moved: "Moved | None" = None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A value of torch whose rows may be any dimension, or a part of one.
+
+    Attributes:
+        ref: The same entries in the same order but for the rows, which come first: [N, *sizes].
+        dims: The sizes that each dimension of the value is made of, 0 for the rows. In their order,
+            without that 0, they are the shape of `ref`; sizes of 1 are left out.
+    """
+
+    ref: Ref
+    dims: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
