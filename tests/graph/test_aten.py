@@ -141,7 +141,6 @@ OPAQUE: dict[str, Function] = {
     "division by zero": lambda x: (x / 0.0).clamp(-1, 1),
     "nearly softshrink": lambda x: torch.where(x.abs() > 0.3, x - x.sign() * 0.2, x * 0),
     "half a softshrink": lambda x: torch.where(x.abs() > 0.3, x - x.sign() * 0.3, x * 0.5),
-    "rows mixed": lambda x: x.transpose(0, 1).reshape(x.shape[0], -1).contiguous(),
     "lengths in l3": lambda x: x.norm(p=3, dim=1),
     "bilinear": lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"),
     "nearest exact": lambda x: F.interpolate(x, scale_factor=1.6, mode="nearest-exact"),
