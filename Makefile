@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text text-page
+.PHONY: help setup demo test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-resnets bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text text-page
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-lipschitz  bounds of the reference nets beside their peers; parts of it:"
 	@echo "make bench-exact, bench-local  exact constants; bounds on balls"
 	@echo "make bench-cost   seconds and memory against width and depth, with a picture"
+	@echo "make bench-resnets  brackets of residual nets with batch norm, and radii beside auto_LiRPA"
 	@echo "make bench-certify  certified radii beside auto_LiRPA, where it is installed"
 	@echo "make bench-attacked   certificates attacked by the thousand on aligned nets"
 	@echo "make bench-descent   what a monitor costs a training run"
@@ -53,7 +54,7 @@ format: $(STAMP)
 bench-lipschitz: $(STAMP)
 	$(BIN)/python -m benchmarks.lipschitz
 
-bench-exact bench-local bench-cost bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text: bench-%: $(STAMP)
+bench-exact bench-local bench-cost bench-resnets bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text: bench-%: $(STAMP)
 	$(BIN)/python -m benchmarks.$*
 
 text-page: $(STAMP)

@@ -10,6 +10,7 @@ import numpy as np
 
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
+from holdfast.brackets.blockwise import blockwise_upper
 from holdfast.brackets.budget import Skipped, affords, products, products_a_second
 from holdfast.errors import Unsupported
 from holdfast.graph.comparisons import with_pairs
@@ -66,12 +67,18 @@ def slope_bounds(
         if where is not region and time.perf_counter() - start > 0.1 * seconds:
             return
         left = seconds if where is region else 0.2 * seconds
+        begun, found = time.perf_counter(), False
         if norm == 2.0:
             bounds = lipsdp_upper(graph, tolerance, left, where, skipped)
         else:
             bounds = row_bounds_upper(graph, norm, left, where, skipped)
         for bound in bounds:
+            found = True
             yield bound, "LipSDP" if where is None else "LipSDP on the region"
+        if norm == 2.0 and where is None and not found:
+            left -= time.perf_counter() - begun
+            for bound in blockwise_upper(graph, left, skipped):
+                yield bound, "LipSDP on blocks"
 
 
 def lipsdp_upper(

@@ -84,9 +84,9 @@ def _gram_upper(stack: Tensor, floor: float) -> float:
         factor, failed = torch.linalg.cholesky_ex(shifted)
         done = failed == 0
         if bool(done.all()):
-            return max(worst, up(c + up(_residual_upper(shifted, factor) + product_error)))
+            return max(worst, up(c + up(factor_residual_upper(shifted, factor) + product_error)))
         if bool(done.any()):
-            residual = _residual_upper(shifted[done], factor[done])
+            residual = factor_residual_upper(shifted[done], factor[done])
             worst = max(worst, up(c + up(residual + product_error)))
         pending = pending[~done]
         # The guess comes from some of the matrices: others may have larger eigenvalues.
@@ -152,8 +152,16 @@ def _squares_up(part: Tensor) -> Tensor:
     return parts.square().sum(1) * (1.0 + 2.0 * gamma(count + 2)) + count * TINY
 
 
-def _residual_upper(shifted: Tensor, factor: Tensor) -> float:
-    """Return a bound of the 2-norm of c I - G - L L^H over a stack; lower triangles are read."""
+def factor_residual_upper(shifted: Tensor, factor: Tensor) -> float:
+    """Return a bound of the 2-norm of A - L L^H over a stack of Hermitian A with entries around 1.
+
+    Args:
+        shifted: A, [k, m, m]; lower triangles are read.
+        factor: L, [k, m, m], anything whose lower triangle is meant.
+
+    Returns:
+        The largest over the stack.
+    """
     m = factor.shape[-1]
     per_term = 4 if factor.is_complex() else 1
     factor = factor.tril()

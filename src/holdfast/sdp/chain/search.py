@@ -29,7 +29,7 @@ _DECREMENT = 12.0
 """Newton decrement aimed at where the point is central; a first step has about this length."""
 
 
-class _Memory:
+class Memory:
     """L-BFGS on top of a metric (Nocedal and Wright, "Numerical Optimization", algorithm 7.4)."""
 
     def __init__(self, base: Metric, length: int = 10) -> None:
@@ -75,7 +75,7 @@ def _descend(
     problem: Problem, point: Point, model: QuadraticModel, tau: float, deadline: float
 ) -> Point:
     """Take a Newton step and a few cheap ones that reuse its metric."""
-    memory = _Memory(model.metric)
+    memory = Memory(model.metric)
     residual = model.slope.clone()
     residual[-1] += tau
     direction = model.direction(tau)
