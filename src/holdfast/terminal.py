@@ -171,13 +171,23 @@ def bracket_table(bracket: "Bracket") -> RenderableType:
 def certificates_table(
     certificates: "Certificates", epsilon: float, scale: float | None = None
 ) -> RenderableType:
-    """Return accuracies, the spread of the radii and the reasons.
+    """Return accuracies, the spread of the radii and the reasons; for targets, bounds of change.
 
     Where the numbers in the data file were divided by a scale (pixels by 255), the radii are shown
     in those numbers as well.
     """
     table = _table("what", "value", header=False)
     shares = certificates.radius.new_tensor([0.1, 0.5, 0.9])
+    if not certificates.has_classes:
+        table.add_row("rows", str(len(certificates)))
+        for what in ("output", "loss"):
+            change = getattr(certificates, f"{what}_change")(epsilon)
+            spread = change.quantile(shares, interpolation="higher").tolist()
+            words = ", ".join(number(value, formats.at_most) for value in spread)
+            table.add_row(
+                f"{what} moves by at most, within {epsilon:g} (10 %, median, 90 %)", words
+            )
+        return Group(table, Text(certificates.guarantee))
     quantiles = certificates.radius.quantile(shares, interpolation="lower").tolist()
     verified = formats.percent(certificates.verified_accuracy(epsilon))
     table.add_row("rows", str(len(certificates)))

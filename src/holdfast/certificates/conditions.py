@@ -40,11 +40,13 @@ class Conditions:
         bounded: `meaningful`: half of the rows are certified to a distance that matters for the
             data; `vacuous`: they are not, though something is proved: the median radius is below a
             tenth of the half distance between neighbours, or below the quantisation step where
-            that is all there is to compare with; `unbounded`: nothing finite is proved.
+            that is all there is to compare with; `unbounded`: nothing finite is proved. For
+            targets: whether outputs, within that half distance, are proved to stay within the
+            spread of the targets.
         ratio: Upper bound of the Lipschitz constant divided by the lower one; inf where there is
             no upper bound, None without a metric.
         median_radius: Lower median of the certified radii over all rows, rows with radius 0
-            included, in input units; None where nothing can be certified.
+            included, in input units; None where nothing can be certified, and for targets.
         resolution: Half the distance from a row to its nearest row with another label, the median
             over the rows; the quantisation step where all rows have one label; None where neither
             is known. In input units.
@@ -85,7 +87,7 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     Args:
         model: A classifier in eval mode: [N, ...] to [N, classes], or to one logit, [N] or [N, 1].
         inputs: [N, ...]; integers, or a mapping without a floating-point tensor, are token ids.
-        labels: [N], class numbers.
+        labels: [N], class numbers; or targets, [N] or [N, outputs], in floating point.
         norm: Norm of the distance between inputs: 1, 2 or inf.
         metric: Name of the distance that you vouch for, where the numbers alone do not tell, as
             for embeddings; it is repeated in the advice.
@@ -208,17 +210,51 @@ def conditions_of(
     units = options.moves.units(inputs.shape[1:])
     step = quantisation_step(in_their_units(inputs, units))
     between = neighbour_distance(inputs, labels, norm, units) if len(inputs) else None
-    radius = None if certificates is None else float(certificates.radius.median())
-    bounded = _bounded(radius, ratio, step, between)
+    resolution = step if between is None else between
+    if certificates is not None and not certificates.has_classes:
+        radius, (bounded, advice) = None, _of_targets(certificates, resolution)
+    else:
+        radius = None if certificates is None else float(certificates.radius.median())
+        bounded = _bounded(radius, ratio, step, between)
+        advice = _advice(bounded, ratio, metric or norm_name(norm))
     return Conditions(
         metric="natural" if metric is None else "declared",
         bounded=bounded,
         ratio=ratio,
         median_radius=radius,
-        resolution=step if between is None else between,
+        resolution=resolution,
         quantisation=step,
         norm=norm,
-        advice=_advice(bounded, ratio, metric or norm_name(norm)),
+        advice=advice,
+    )
+
+
+def _of_targets(certificates: Certificates, distance: float | None) -> tuple[str, str]:
+    """Hold the change that is allowed between neighbours against the spread of the targets.
+
+    Args:
+        certificates: Of rows with targets.
+        distance: Half the distance between neighbours, or what else resolves the data.
+
+    Returns:
+        How it is bounded, and advice; see `Conditions`.
+    """
+    if not distance:
+        return "vacuous", "Give rows that differ: without them no distance is one that matters."
+    change = float(certificates.output_change(distance).median())
+    spread = certificates.labels.std(0, correction=0)
+    allowed = float(torch.linalg.vector_norm(spread, certificates.norm))
+    if not math.isfinite(change):
+        return "unbounded", "Use knowledge continuity: no bound of the outputs' change is proved."
+    if change > allowed:
+        return "vacuous", (
+            "Train for a smaller constant, or use knowledge continuity: halfway to a neighbour "
+            f"outputs may move by {change:.3g} for all that is proved, and targets are spread by "
+            f"{allowed:.3g}."
+        )
+    return "meaningful", (
+        f"Use bounds of change: halfway to a neighbour no output moves by more than {change:.3g}, "
+        f"in the median of the rows, and targets are spread by {allowed:.3g}."
     )
 
 

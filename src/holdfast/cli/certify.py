@@ -3,7 +3,7 @@
 import math
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -21,6 +21,9 @@ from holdfast.cli.app import (
 )
 from holdfast.cli.moves import Free, Scale, moves_of
 from holdfast.errors import HoldfastWarning, InvalidInput
+
+if TYPE_CHECKING:
+    from holdfast.certificates.certificate import Certificates
 
 
 @verb
@@ -72,10 +75,22 @@ def certify(  # noqa: PLR0913 - the options of the verb
         "model": model,
         "data": data,
         "epsilon": epsilon,
-        "clean_accuracy": certificates.clean_accuracy,
-        "verified_accuracy": certificates.verified_accuracy(epsilon),
+        **_answers(certificates, epsilon),
         "scale": rows.scale,
         "normalisation": dict(loaded.units),
         **certificates.document(),
     }
     return Answer(document, lambda: certificates_table(certificates, epsilon, rows.scale), as_json)
+
+
+def _answers(certificates: "Certificates", epsilon: float) -> dict[str, object]:
+    """Return what certificates say at a distance: about classes, or about numbers."""
+    if certificates.has_classes:
+        return {
+            "clean_accuracy": certificates.clean_accuracy,
+            "verified_accuracy": certificates.verified_accuracy(epsilon),
+        }
+    return {
+        "output_change": certificates.output_change(epsilon).tolist(),
+        "loss_change": certificates.loss_change(epsilon).tolist(),
+    }

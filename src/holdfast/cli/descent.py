@@ -20,14 +20,15 @@ def descent(
     ] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Measure whether a gradient step improves the cross entropy as the descent lemma promises."""
+    """Measure whether a gradient step improves the loss as the descent lemma promises."""
     from holdfast.report.training import descent_sentence
     from holdfast.terminal import descent_table, progress_bar
 
     (loaded,), rows = load_numbers([model], data)
+    loss = "mse" if rows.labels.is_floating_point() else "cross_entropy"
     with progress_bar("descent"):
         result = holdfast.descent(
-            loaded.model, "cross_entropy", rows.inputs, rows.labels, step, momentum,
+            loaded.model, loss, rows.inputs, rows.labels, step, momentum,
             batch_size=batch,
         )  # fmt: skip
     part = result.document()

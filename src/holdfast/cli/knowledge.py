@@ -18,9 +18,10 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     layer: Annotated[
         list[str] | None, Parameter(negative=(), help="module path; give it again for more")
     ] = None,
-    loss: Annotated[str, Parameter(help="cross_entropy, zero_one, brier or margin")] = (
-        "cross_entropy"
-    ),
+    loss: Annotated[
+        str | None,
+        Parameter(help="cross_entropy, zero_one, brier or margin; mse, for targets alone"),
+    ] = None,
     distance: Annotated[str, Parameter(help="euclidean, manhattan, chebyshev or angular")] = (
         "euclidean"
     ),
@@ -44,7 +45,9 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
     (loaded,), rows = load([model], data)
     with progress_bar("knowledge continuity"):
         more = {"perturbations": rows.perturbations, "threshold": threshold}
-        result = holdfast.knowledge(loaded.model, rows.batches, layer, loss, distance, **more)
+        batches = rows.batches
+        usual = "mse" if batches[0][1].is_floating_point() else "cross_entropy"
+        result = holdfast.knowledge(loaded.model, batches, layer, loss or usual, distance, **more)
     worst = worst_part(result, rows)
     document = {"model": model, "data": data, **rows.treatment, **result.document(), **worst}
     if isinstance(rows, LoadedData):

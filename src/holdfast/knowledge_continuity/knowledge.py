@@ -51,7 +51,8 @@ def knowledge(  # noqa: PLR0913 - the signature is the contract's
         layers: Module paths, as in `named_modules()`; `path@k` is the k-th further call of a
             module. None for one per distinct output; for token models, for the embeddings and
             every block.
-        loss: `cross_entropy`, `zero_one`, `brier`, `margin`, or a callable with one loss per row.
+        loss: `cross_entropy`, `zero_one`, `brier`, `margin`, for targets `mse`, or a callable
+            with one loss per row.
         distance: `euclidean`, `manhattan`, `chebyshev`, `angular`, or a callable.
         labels: [N], where `data` are the inputs alone.
         reference: Inputs and labels of a fixed set of anchors; certificates then count all rows of

@@ -18,7 +18,8 @@ class KnowledgeOptions:
     """How pairs are measured, and how hidden states are taken.
 
     Attributes:
-        loss: `cross_entropy`, `zero_one`, `brier`, `margin`, or a callable with one loss per row.
+        loss: `cross_entropy`, `zero_one`, `brier`, `margin`, for targets `mse`, or a callable
+            with one loss per row.
         distance: `euclidean`, `manhattan`, `chebyshev`, `angular`, or a callable that takes float64
             blocks [m, d] and [k, d] and returns [m, k]; it must be symmetric and not negative.
         pooling: `mean`, `first` or `last` over the real tokens, or a callable of states [b, T, d]

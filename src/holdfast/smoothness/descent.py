@@ -37,6 +37,8 @@ def _cross_entropy(outputs: object, labels: Tensor) -> Tensor:
 
 def _mse(answer: object, targets: Tensor) -> Tensor:
     outputs = logits_in(answer)
+    if outputs.shape == (*targets.shape, 1):
+        outputs = outputs.squeeze(-1)
     if targets.shape != outputs.shape:
         wanted = f"{tuple(outputs.shape)}, as the outputs"
         raise InvalidInput("labels", f"shape {tuple(targets.shape)}", wanted)

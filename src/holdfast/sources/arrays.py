@@ -68,6 +68,8 @@ def _chosen(
         wanted = " or ".join(f"?inputs={x}&labels={y}" for x, y in found)
         raise InvalidInput("data", got, wanted)
     usual = found[0] if found else ("", "")
+    if labels and not inputs and not found:  # the usual name of inputs, beside another one
+        usual = (next((x for x, _ in pairs if x in members), ""), labels)
     names = (inputs or usual[0], labels or usual[1])
     if not {*names} <= members.keys():
         known = ", ".join(" and ".join(pair) for pair in pairs)

@@ -29,7 +29,7 @@ class LoadedData:
 
     Attributes:
         inputs: [N, ...], floating point.
-        labels: [N], int64.
+        labels: [N], int64; or targets, float64.
         name: What the user wrote.
         image: Shape in which a row is shown as a picture, [H, W] or [3, H, W]; None if it is none.
         scale: What the numbers in the file were divided by; None where they were taken as they are.
@@ -87,11 +87,12 @@ def load_data(spec: str, dtype: torch.dtype = torch.float32) -> LoadedData:
         spec: `demo:digits`; `npz:PATH` with arrays `inputs` and `labels` (or `x` and `y`, or
             `x_test` and `y_test`); `csv:PATH` or `parquet:PATH` with a column for the label; or
             `normal:SHAPE`, standard normal rows, all of class 0. Files take the options
-            `inputs`, `labels`, `rows`, `scale` and `layout`, as in `npz:PATH?rows=200&scale=255`.
+            `inputs`, `labels`, `rows`, `scale` and `layout`, as in `npz:PATH?rows=200&scale=255`;
+            `target=NAME` in place of `labels` is a column or array of numbers to be predicted.
         dtype: Type in which whole numbers are divided by the scale: the model's.
 
     Returns:
-        The rows, checked: at least one, floating point, one whole label each.
+        The rows, checked: at least one, floating point, one whole label or target each.
 
     Raises:
         InvalidInput: When there is no such data, or it is not usable.
@@ -131,19 +132,22 @@ return inputs, labels and the names of columns."""
 
 
 def _from_file(spec: str, kind: str, rest: str, dtype: torch.dtype) -> LoadedData:
-    known = ("inputs", "labels", "rows", "scale", "layout")
+    known = ("inputs", "labels", "target", "rows", "scale", "layout")
     path, options = split_query("data", rest, known)
+    if {"labels", "target"} <= options.keys():
+        raise InvalidInput("data", f"?{rest.partition('?')[2]}", "labels or target, not both")
     rows = whole("data", "rows", options["rows"]) if "rows" in options else None
     if not path:
         raise InvalidInput("data", repr(spec), DATA_FORMS)
     read = _READERS[kind]
-    *arrays, names = read(Path(path), options.get("inputs"), options.get("labels"), rows)
+    answers = options.get("target", options.get("labels"))
+    *arrays, names = read(Path(path), options.get("inputs"), answers, rows)
     inputs, labels = map(torch.from_numpy, arrays)
     if inputs.dim() == 0 or inputs.numel() == 0:
         raise InvalidInput("inputs", f"shape {tuple(inputs.shape)}", "at least one row of numbers")
     layout = options.get("layout")
     scaled, scale = _scaled(channels_first(inputs, layout), options.get("scale"), dtype)
-    data = checked(scaled, labels, spec)
+    data = checked(scaled, labels, spec, targets="target" in options)
     return dataclasses.replace(data, scale=scale, layout=layout, columns=names)
 
 
@@ -165,16 +169,17 @@ def _scaled(inputs: Tensor, stated: str | None, dtype: torch.dtype) -> tuple[Ten
     return (values if scale == 1.0 else values / scale), scale
 
 
-def checked(inputs: Tensor, labels: Tensor, name: str) -> LoadedData:
+def checked(inputs: Tensor, labels: Tensor, name: str, targets: bool = False) -> LoadedData:
     """Return rows and labels once they are seen to be usable.
 
     Args:
         inputs: [N, ...], floating point.
-        labels: [N], whole numbers.
+        labels: [N], whole numbers; any numbers where they are targets.
         name: What to call the data.
+        targets: Whether labels are numbers to be predicted, not classes.
 
     Returns:
-        The data, labels as int64.
+        The data, labels as int64, targets as float64.
 
     Raises:
         InvalidInput: When they are empty, not finite, or do not belong together.
@@ -183,8 +188,11 @@ def checked(inputs: Tensor, labels: Tensor, name: str) -> LoadedData:
     if labels.shape != (len(inputs),):
         got = f"labels of shape {list(labels.shape)} for {len(inputs)} inputs"
         raise InvalidInput("data", got, f"[{len(inputs)}]")
-    if labels.is_floating_point():
-        raise InvalidInput("data", f"labels of type {labels.dtype}", "whole class numbers")
+    if targets and not bool(torch.isfinite(labels.double()).all()):
+        raise InvalidInput("data", "targets that are not finite", "finite targets")
+    if labels.is_floating_point() and not targets:
+        wanted = "whole class numbers, or ?target=NAME for numbers to be predicted"
+        raise InvalidInput("data", f"labels of type {labels.dtype}", wanted)
     if not inputs.is_floating_point():
         wanted = "floating-point inputs in the model's units, or ?scale=255 (scale=1: as they are)"
         raise InvalidInput("data", f"inputs of type {inputs.dtype}", wanted)
@@ -192,7 +200,8 @@ def checked(inputs: Tensor, labels: Tensor, name: str) -> LoadedData:
     if bad:
         got = f"NaN or infinity in {len(bad)} rows (the first is row {bad[0]})"
         raise InvalidInput("data", got, "finite inputs")
-    return LoadedData(inputs, labels.long(), name, _image(tuple(inputs.shape[1:])))
+    answers = labels.double() if targets else labels.long()
+    return LoadedData(inputs, answers, name, _image(tuple(inputs.shape[1:])))
 
 
 def _image(shape: tuple[int, ...]) -> tuple[int, ...] | None:

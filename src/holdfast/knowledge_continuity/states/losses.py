@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.arguments import look_up
+from holdfast.arguments import check_targets, look_up
 from holdfast.errors import InvalidInput
 from holdfast.gradients import with_gradients
 from holdfast.graph.forward import run_function
@@ -29,7 +29,8 @@ def row_losses(loss: Loss, outputs: Tensor, labels: Tensor, threshold: float = 0
     * `cross_entropy`: -log p_y, in nats;
     * `zero_one`: 0 if z_y is larger than every other logit, else 1 (a tie counts as wrong);
     * `brier`: the squared distance from p to the one-hot label, from 0 to 2 (Brier, 1950);
-    * `margin`: max(0, 1 - (z_y - the largest other logit)), in logits (Crammer and Singer, 2001).
+    * `margin`: max(0, 1 - (z_y - the largest other logit)), in logits (Crammer and Singer, 2001);
+    * `mse`: the mean of (z - y)^2 over the outputs, for targets y.
 
     Args:
         loss: One of these names, or a callable `(outputs, labels) -> [N]`.
@@ -52,9 +53,13 @@ def row_losses(loss: Loss, outputs: Tensor, labels: Tensor, threshold: float = 0
         losses = run_function("loss", loss, outputs, labels)
     else:
         named = look_up("loss", loss, LOSSES)
-        logits = _logits(loss, outputs, threshold)
-        _check_classes(logits, labels)
-        losses = named(logits.double(), labels.long())
+        if loss == "mse":
+            flat = outputs.reshape(len(outputs), -1)
+            losses = named(flat.double(), check_targets(labels, *flat.shape))
+        else:
+            logits = _logits(loss, outputs, threshold)
+            _check_classes(logits, labels)
+            losses = named(logits.double(), labels.long())
     return _checked(losses, len(outputs), name_of(loss))
 
 
@@ -93,8 +98,11 @@ def loss_roundings(loss: Loss, outputs: Tensor, labels: Tensor, threshold: float
     for logits, targets in zip(outputs.split(1024), labels.split(1024), strict=True):
         with with_gradients():
             z = logits.detach().to(torch.float64, copy=True).requires_grad_()
-            chosen = targets.to(torch.int64, copy=True)
-            total = LOSSES[loss](_logits(loss, z, threshold), chosen).sum()
+            if loss == "mse":
+                total = _mse(z.reshape(len(z), -1), targets.double().reshape(len(z), -1)).sum()
+            else:
+                chosen = targets.to(torch.int64, copy=True)
+                total = LOSSES[loss](_logits(loss, z, threshold), chosen).sum()
             (slopes,) = torch.autograd.grad(total, z)
         each = (slopes * z.detach()).nan_to_num(0.0, 0.0, 0.0).abs()  # a class at -inf weighs 0
         moved.append(each.reshape(len(each), -1).sum(1))
@@ -121,7 +129,8 @@ def _check_classes(outputs: Tensor, labels: Tensor) -> None:
     if labels.shape != outputs.shape[:1]:
         raise InvalidInput("labels", f"shape {tuple(labels.shape)}", f"[{len(outputs)}]")
     if labels.is_floating_point() or labels.is_complex():
-        raise InvalidInput("labels", str(labels.dtype), "integer class indices")
+        wanted = "integer class indices, or loss='mse' for targets"
+        raise InvalidInput("labels", str(labels.dtype), wanted)
     classes = outputs.shape[1]
     if outside := int(((labels < 0) | (labels >= classes)).sum()):
         raise InvalidInput("labels", f"{outside} labels outside", f"0 to {classes - 1}")
@@ -167,9 +176,14 @@ def _lead(logits: Tensor, labels: Tensor) -> Tensor:
     return own.squeeze(1) - others.amax(1)
 
 
+def _mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets.to(outputs)).square().mean(1)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": _cross_entropy,
     "zero_one": _zero_one,
     "brier": _brier,
     "margin": _margin,
+    "mse": _mse,
 }
