@@ -28,8 +28,8 @@ class Certificates:
         predicted: [N] int64, class of the largest logit; -1 where the logits are not finite.
         labels: [N] int64; [N, outputs] float64 for targets.
         reason: Per row: `certified`, `misclassified`, `tie`, `within_rounding`, `not_finite`,
-            `unbounded_constant`, `may_overflow`, `no_class`, `not_proved`; every radius of 0
-            has one that says why.
+            `unbounded_constant`, `not_bounded`, `may_overflow`, `no_class`, `not_proved`; every
+            radius of 0 has one that says why.
         method: Per row: what gave the radius, `global` or `local`.
         norm: 1, 2 or inf.
         semantics: What a radius is about. `real`: the exact real function of the stored weights;

@@ -272,12 +272,14 @@ def _radii(
     # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
     safe = (margins > 0) & (radii > 0)
     leads = _leads(logits, labels)
-    unbounded = options.method != "local" and math.isinf(rates.constant)
-    columns = (known, leads, in_range, safe)
+    unbounded = math.isinf(rates.constant)
+    if options.method == "local":  # what a ball around the row says is all that there is
+        unbounded = margins > 0
+    columns = (known, leads, in_range, safe, torch.as_tensor(unbounded).expand_as(safe))
     each = zip(*(column.tolist() for column in columns), strict=True)
     reason = tuple(
-        _reason(row_known, lead, row_in_range, row_safe, unbounded)
-        for row_known, lead, row_in_range, row_safe in each
+        _reason(*row, "not_bounded" if options.method == "local" else "unbounded_constant")
+        for row in each
     )
     certified = torch.tensor([entry == "certified" for entry in reason], dtype=torch.bool)
     nearer = "local" if options.method == "local" else "global"
@@ -387,7 +389,7 @@ def _leads(logits: Approximate, labels: Tensor) -> Tensor:
     return (own - others).squeeze(1)
 
 
-def _reason(known: bool, lead: float, in_range: bool, safe: bool, unbounded: bool) -> str:
+def _reason(known: bool, lead: float, in_range: bool, safe: bool, unbounded: bool, why: str) -> str:
     """Say why the radius of a row is 0, or that it is certified.
 
     Args:
@@ -395,7 +397,8 @@ def _reason(known: bool, lead: float, in_range: bool, safe: bool, unbounded: boo
         lead: The label's logit minus the largest other one, as computed.
         in_range: Nothing overflows at the row.
         safe: Margin and radius are proved to be above 0.
-        unbounded: No finite constant is known.
+        unbounded: No finite constant is known, or nothing on any ball around the row.
+        why: The name of that.
 
     Returns:
         One of the reasons of `Certificates`.
@@ -410,4 +413,4 @@ def _reason(known: bool, lead: float, in_range: bool, safe: bool, unbounded: boo
         return "may_overflow"
     if safe:
         return "certified"
-    return "unbounded_constant" if unbounded else "within_rounding"
+    return why if unbounded else "within_rounding"

@@ -88,7 +88,9 @@ class Balls:
         if self.units is not None:
             slope = rows_up(slope.abs() * self.units, 1)
         length = lengths_up(slope.flatten(2), dual(self.norm)) + TINY
-        return coarse_down(next_down(height / length).amin(1).nan_to_num(-1.0, math.inf, -1.0))
+        return coarse_down(
+            next_down(height / length).amin(1).nan_to_num(-math.inf, math.inf, -math.inf)
+        )
 
 
 def balls_around(x: Tensor, radius: Tensor, norm: float, units: Tensor | None) -> Regions:
