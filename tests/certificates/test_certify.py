@@ -152,10 +152,22 @@ def test_a_row_that_nothing_can_change_is_unbounded() -> None:
 
 
 def test_an_unbounded_constant_is_a_reason() -> None:
-    model = nn.Sequential(nn.LayerNorm(4, eps=0.0), nn.Linear(4, 2)).eval()
-    x = torch.randn(1, 4)
-    certificates = holdfast.certify(model, x, model(x).argmax(1))
-    assert certificates.reason == ("unbounded_constant",)
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x[:, 0] * 0.0 + 1.0, x[:, 0].sqrt()], 1)
+
+    x, label = torch.zeros(1, 1), torch.tensor([0])
+    assert holdfast.certify(Root(), x, label).reason == ("unbounded_constant",)
+    assert holdfast.certify(Root(), x, label, method="local").reason == ("not_bounded",)
+
+
+def test_a_ball_ends_where_a_normalisation_without_epsilon_is_not_defined() -> None:
+    """All entries equal give 0 / 0, at distance 1 in linf, whatever the logits are elsewhere."""
+    model = nn.Sequential(nn.LayerNorm(2, eps=0.0), nn.Linear(2, 2)).eval()
+    model[1].weight.data = 0.01 * torch.eye(2)
+    model[1].bias.data = torch.tensor([1.0, 0.0])
+    certificates = holdfast.certify(model, torch.tensor([[1.0, 3.0]]), torch.tensor([0]), math.inf)
+    assert 0.9 < float(certificates.radius) < 1.0
 
 
 def test_radii_do_not_depend_on_batch_or_order_or_threads() -> None:

@@ -29,6 +29,7 @@ from torch import Tensor
 from holdfast.batches import flat_rows
 from holdfast.bounds.backward import RELU, BackwardStep, Pulled, dot
 from holdfast.bounds.interval import READING, RULES, Interval, around, difference, lift
+from holdfast.bounds.normalisation import vanishes
 from holdfast.bounds.planes import Below, optimised
 from holdfast.bounds.regions import Regions, middle_form
 from holdfast.bounds.steps import make_step
@@ -132,6 +133,8 @@ class Relaxed:
         if node.kind is Kind.STEEP:
             undefined = node.facts.curve(node.params).undefined(parts[0].low, parts[0].high)
             self.defined = self.defined & ~flat_rows(undefined).any(1)
+        elif node.params.get("eps") is not None and node.kind is Kind.VECTOR:
+            self.defined = self.defined & ~vanishes(node, parts[0].low, parts[0].high)
         result = RULES[node.op](node, parts)
         self.intervals[node.name] = result
         step = make_step(node, parts, result, gap)

@@ -107,6 +107,12 @@ def normalisation_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
     return Tangent(pull, at * weight + bias, shift * weight + bias, rest, rest, rows_up(size, 8))
 
 
+def vanishes(node: Node, low: Tensor, high: Tensor) -> Tensor:
+    """Return which boxes may hold a point where s is 0, and z is not defined, [R]."""
+    known = _standardised(node, *_flat_middle(node, low, high))
+    return ~(known.smallest > 0.0).reshape(len(low), -1).all(1)
+
+
 def standardised_on(
     node: Node, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Ends, Ends, tuple[int, ...]]:
