@@ -199,6 +199,15 @@ def test_what_jumps_is_refused_with_an_end_that_works(tmp_path, op):
     assert torch.equal(holdfast.load_model(f"onnx:{path}{word}").model(rows), whole(rows))
 
 
+def test_what_would_jump_but_does_not_move_is_only_unknown(tmp_path):
+    nodes = [node("Sign", "c", "s"), node("Add", "x s", "a"), helper.make_node("Sign", [], ["y"])]
+    path = save(make_model(nodes, [1, 4], [constant("c", np.ones(4, np.float32))]), tmp_path)
+    with pytest.raises(Unsupported, match=r"\(1\) y: Sign: this operator is not known"):
+        holdfast.load_model(f"onnx:{path}")
+    with pytest.raises(Unsupported, match=r"\(1\) s: Sign: this operator is not known"):
+        holdfast.load_model(f"onnx:{path}?output=a")
+
+
 def test_an_output_of_places_is_refused(tmp_path):
     model = make_model([node("TopK", "x k", "v y", axis=1)], [1, 4], [constant("k", [2])])
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64

@@ -131,12 +131,17 @@ def build(graph: OnnxGraph) -> tuple[Wired, tuple[int, ...]]:
 
 
 def _unknown(graph: OnnxGraph) -> Iterator[Obstacle]:
+    moving = {graph.entry}
     for node in graph.nodes:
-        if node.op not in OPERATORS and node.op not in _READ:
-            if node.op in _JUMPS:
-                why = "its value jumps, so that no distance on the input bounds its change"
-                yield node.obstacle(why, f"end the model before it: ?output={node.inputs[0]}")
-                continue
+        sources = [name for name in node.inputs if name in moving]
+        if sources:
+            moving.update(node.outputs)
+        if node.op in OPERATORS or node.op in _READ:
+            continue
+        if sources and node.op in _JUMPS:
+            why = "its value jumps, so that no distance on the input bounds its change"
+            yield node.obstacle(why, f"end the model before it: ?output={sources[0]}")
+        else:
             advice = "export the model with plain operators, as torch:, or load it with module:"
             yield node.obstacle("this operator is not known", advice)
 
