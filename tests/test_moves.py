@@ -178,6 +178,16 @@ def test_neighbours_agree_in_what_is_kept() -> None:
     assert kept.resolution == kept.quantisation  # no row has a neighbour that it can reach
 
 
+def test_uneven_columns_are_told() -> None:
+    model, x = net(), rows() * torch.tensor([1.0, 1.0, 1000.0, 1.0])
+    labels = model(x).argmax(1)
+    assert "give each its unit" in holdfast.conditions(model, x, labels).advice
+    for how in ({"free": [0, 1, 3]}, {"scale": [1.0, 1.0, 1000.0, 1.0]}):
+        assert "its unit" not in holdfast.conditions(model, x, labels, **how).advice
+    images = nn.Sequential(nn.Flatten(), model)
+    assert "its unit" not in holdfast.conditions(images, x.reshape(-1, 1, 2, 2), labels).advice
+
+
 def test_a_file_says_that_it_proves_nothing_about_units(tmp_path) -> None:
     model, x = net(), rows()
     found = holdfast.certify(model, x, model(x).argmax(1), scale=UNITS)

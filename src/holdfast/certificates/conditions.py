@@ -52,7 +52,8 @@ class Conditions:
             is known. In input units.
         quantisation: Step of the grid that all values lie on; None where they lie on none.
         norm: 1, 2 or inf.
-        advice: What to do, in one sentence.
+        advice: What to do, in one sentence; and another where the columns of a table are spread
+            more than a hundred times differently.
     """
 
     metric: str
@@ -225,7 +226,21 @@ def conditions_of(
         resolution=resolution,
         quantisation=step,
         norm=norm,
-        advice=advice,
+        advice=advice + _uneven(inputs, options.moves),
+    )
+
+
+def _uneven(inputs: Tensor, moves: Moves) -> str:
+    """Say where columns of a table are spread so differently that one of them decides distances."""
+    if inputs.dim() != 2 or moves.scale is not None or not len(inputs):
+        return ""
+    spread = in_their_units(inputs, moves.units(inputs.shape[1:])).double().std(0, correction=0)
+    spread = spread[spread > 0]
+    if not len(spread) or float(spread.max()) <= 100 * float(spread.min()):
+        return ""
+    factor = float(spread.max() / spread.min())
+    return (
+        f" Columns are spread by up to a factor of {factor:.3g}: give each its unit with `scale`."
     )
 
 
