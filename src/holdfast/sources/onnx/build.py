@@ -140,7 +140,9 @@ def _unknown(graph: OnnxGraph) -> Iterator[Obstacle]:
             continue
         if sources and node.op in _JUMPS:
             why = "its value jumps, so that no distance on the input bounds its change"
-            yield node.obstacle(why, f"end the model before it: ?output={sources[0]}")
+            first = sources[0] == graph.entry
+            advice = f"end the model before it: ?output={sources[0]}"
+            yield node.obstacle(why, "leave it out of the model" if first else advice)
         else:
             advice = "export the model with plain operators, as torch:, or load it with module:"
             yield node.obstacle("this operator is not known", advice)
