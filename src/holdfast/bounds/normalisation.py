@@ -86,7 +86,8 @@ def normalisation_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
         rest = values if node.op == "rms_norm" else values - mean(values)
         return steep * (rest - z * mean(z * values))
 
-    def pull(rows: Tensor) -> list[Tensor]:
+    def pull(lower: Tensor, upper: Tensor) -> list[Tensor]:
+        rows = lower + upper
         lying = (rows * weight).reshape(*rows.shape[:2], *flat[1:])
         return [times(lying, z[:, None], steep[:, None]).reshape(rows.shape)]
 
@@ -104,7 +105,8 @@ def normalisation_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
     )
     size = weight.abs() * (reach + at.abs())
     rest = rows_up(weight.abs() * rest + 16.0 * UNIT * (size + bias.abs()) + SMALLEST, 8)
-    return Tangent(pull, at * weight + bias, shift * weight + bias, rest, rest, rows_up(size, 8))
+    shifts = (shift * weight + bias,) * 2
+    return Tangent(pull, at * weight + bias, shifts, rest, rest, rows_up(size, 8))
 
 
 def vanishes(node: Node, low: Tensor, high: Tensor) -> Tensor:

@@ -94,8 +94,8 @@ def softmax_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
     def total(values: Tensor, dim: int = dim) -> Tensor:
         return values.sum(dim, keepdim=True)
 
-    def pull(rows: Tensor) -> list[Tensor]:
-        wide = p[:, None]
+    def pull(lower: Tensor, upper: Tensor) -> list[Tensor]:
+        wide, rows = p[:, None], lower + upper
         if node.op == "log_softmax":
             return [rows - wide * total(rows, dim + 1)]
         return [wide * (rows - total(wide * rows, dim + 1))]
@@ -114,4 +114,5 @@ def softmax_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
     rounding = 4.0 * gamma(n + 16) * (reach + at.value.abs()) + n * SMALLEST
     below, above = (rows_up(part + at.error + turned + rounding, n + 16) for part in (below, above))
     below, above = (torch.where(known, part, inf) for part in (below, above))
-    return Tangent(pull, at.value, at.value - moved, below, above, rows_up(reach, n + 16))
+    shifts = (at.value - moved,) * 2
+    return Tangent(pull, at.value, shifts, below, above, rows_up(reach, n + 16))

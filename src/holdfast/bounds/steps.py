@@ -44,7 +44,8 @@ def tangent_step(
     Returns:
         The step.
     """
-    floor, ceiling = next_down(known.shift - known.below), -next_down(-known.shift - known.above)
+    floor = next_down(known.shifts[0] - known.below)
+    ceiling = -next_down(-known.shifts[1] - known.above)
     finite = known.size.isfinite() & floor.isfinite() & ceiling.isfinite()
     lower = finite & (known.at - known.below >= result.low)
     upper = finite & (known.at + known.above <= result.high)
@@ -56,8 +57,8 @@ def tangent_step(
     def pull(rows: Tensor, _: Tensor | None) -> Pulled:
         positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
         added = dot(positive, floor) + dot(negative, ceiling)
-        beside = positive * lower[:, None] + negative * upper[:, None]
-        return Pulled(known.pull(beside), added, dot(rows.detach().abs(), magnitude))
+        back = known.pull(positive * lower[:, None], negative * upper[:, None])
+        return Pulled(back, added, dot(rows.detach().abs(), magnitude))
 
     return BackwardStep(node.inputs, pull, magnitude, count)
 

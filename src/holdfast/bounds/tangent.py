@@ -1,7 +1,7 @@
-"""A linear map beside an operation on boxes, and how far its values leave it.
+"""Linear maps beside an operation on boxes, and how far its values leave them.
 
-With c the middle of a box and J the derivative there, rounded, f(x) lies between
-f(c) + J (x - c) - below and f(c) + J (x - c) + above, entry by entry. What the tangent leaves is of
+With c the middle of a box, f(x) lies between f(c) + J (x - c) - below and f(c) + K (x - c) + above,
+entry by entry, with J and K the derivative in c, rounded, or near it. What the maps leave is of
 second order in the size of the box.
 """
 
@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Ends = tuple[Tensor, Tensor]
-Pull = Callable[[Tensor], list[Tensor]]
+Pull = Callable[[Tensor, Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Tangent:
-    """A linear map J beside an operation on boxes.
+    """Linear maps J and K beside an operation on boxes.
 
     Attributes:
-        pull: The transpose of J: from rows [R or 1, K, ...] of the result to those of the inputs.
+        pull: The transposes: from rows [R or 1, K, ...] of J x and of K x to those of the inputs.
         at: The value in the middle, [R, ...].
-        shift: at - J c; what rounding makes of it is in `below` and `above`.
-        below: How far a value can be below J x + shift, at least 0.
-        above: How far it can be above.
-        size: |J| |x|, [R, ...].
+        shifts: at - J c and at - K c; what rounding makes of them is in `below` and `above`.
+        below: How far a value can be below J x + shifts[0], at least 0.
+        above: How far it can be above K x + shifts[1].
+        size: |J| |x| and |K| |x|, the larger, [R, ...].
     """
 
     pull: Pull
     at: Tensor
-    shift: Tensor
+    shifts: Ends
     below: Tensor
     above: Tensor
     size: Tensor
