@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast.bounds.interval import interval_bounds
-from holdfast.bounds.linear import LinearBounds, linear_bounds
+from holdfast.bounds.linear import LinearBounds, Relaxed, linear_bounds
 from holdfast.bounds.planes import Below
+from holdfast.bounds.regions import Regions
 from holdfast.errors import InvalidInput
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import Approximate
@@ -299,3 +300,26 @@ def test_the_demo_net() -> None:
     )
     values = run(graph.double(), points)
     assert bool((values >= got.low[0]).all() and (values <= got.high[0]).all())
+
+
+def test_intervals_on_larger_balls_leave_less_to_do_and_hold() -> None:
+    """What is known around a ball is used inside it: bounds hold and are as tight as without."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    )
+    graph = holdfast.capture(net.double().eval(), torch.zeros(1, 1, 6, 6).double())
+    center = torch.randn(1, 6, 6).double()
+    large, small = (Regions.of(Ball(center, r, math.inf)) for r in (0.3, 0.1))
+    outer = Relaxed(graph, large).tightened()
+    assert outer
+    known, alone = Relaxed(graph, small, outer=outer), Relaxed(graph, small)
+    points = center + 0.1 * (2.0 * torch.rand(500, 1, 6, 6).double() - 1.0)
+    values = net(points).detach()
+    rows = torch.eye(3, dtype=torch.float64)
+    lows = known.bounds(rows).low, alone.bounds(rows).low
+    assert bool((lows[0] <= values.amin(0)).all())
+    assert lows[0] == pytest.approx(lows[1], rel=1e-3)
+    for name, interval in known.tightened().items():
+        assert bool((interval.low >= outer[name].low).all())
+        assert bool((interval.high <= outer[name].high).all())

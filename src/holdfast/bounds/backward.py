@@ -26,7 +26,7 @@ from holdfast.batches import flat_rows, groups_last
 from holdfast.bounds.interval import Interval
 from holdfast.bounds.relaxations import Lines, lines
 from holdfast.bounds.vector import convex_lines
-from holdfast.bounds.windows import Coefficients, Windows, conv_adjoint, is_even
+from holdfast.bounds.windows import Coefficients, Windows, conv_adjoint, dense, is_even
 from holdfast.graph.ir import Node
 from holdfast.graph.running import factor_underflow
 from holdfast.graph.running import offset as added_by
@@ -369,3 +369,15 @@ def constant_step(result: Interval) -> BackwardStep:
         return Pulled([], added, _size(rows, magnitude))
 
     return BackwardStep((), pull, magnitude, 2 * result.low[0].numel() + 16)
+
+
+def pull_back(step: BackwardStep, rows: Coefficients, slopes: Tensor | None) -> Pulled:
+    """Read a step backwards, in windows where that saves work."""
+    if isinstance(rows, Windows) and step.windowed and rows.worth_it():
+        return step.windowed(rows)
+    return step.pull(dense(rows), slopes)
+
+
+def joined(first: Coefficients, second: Coefficients) -> Coefficients:
+    """Add rows of one node."""
+    return dense(first) + dense(second)

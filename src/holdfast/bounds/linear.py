@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from holdfast.batches import flat_rows
-from holdfast.bounds.backward import RELU, BackwardStep, Pulled, dot
+from holdfast.bounds.backward import RELU, BackwardStep, dot, joined, pull_back
 from holdfast.bounds.interval import READING, RULES, Interval, around, difference, lift
 from holdfast.bounds.normalisation import vanishes
 from holdfast.bounds.planes import Below, optimised
@@ -101,6 +101,7 @@ class Relaxed:
         graph: Captured model.
         regions: R regions.
         end: Reading of `time.perf_counter` from which intervals are no longer tightened.
+        outer: What `tightened` says on regions that contain these.
 
     Attributes:
         graph: In float64, with sorts as comparisons and poolings as maxima of groups.
@@ -109,8 +110,14 @@ class Relaxed:
     """
 
     @torch.no_grad()
-    def __init__(self, graph: Graph, regions: Regions, end: float = math.inf) -> None:
-        self._end = end
+    def __init__(
+        self,
+        graph: Graph,
+        regions: Regions,
+        end: float = math.inf,
+        outer: Env[Interval] | None = None,
+    ) -> None:
+        self._end, self._outer = end, outer or {}
         self.graph, self._regions = with_groups(graph.double()), regions
         check_covered(self.graph, READING)
         self.intervals: Env[Interval] = lift(self.graph, regions)
@@ -136,12 +143,18 @@ class Relaxed:
         elif node.params.get("eps") is not None and node.kind is Kind.VECTOR:
             self.defined = self.defined & ~vanishes(node, parts[0].low, parts[0].high)
         result = RULES[node.op](node, parts)
+        if node.name in self._outer:
+            result = result.meet(self._outer[node.name].low, self._outer[node.name].high)
         self.intervals[node.name] = result
         step = make_step(node, parts, result, gap)
         self._steps[node.name] = step
         self._operations = max(self._operations, step.operations + len(self.graph.nodes) + 64)
         size = flat_rows(step.magnitude).sum(1) + flat_rows(result.size()).sum(1)
         self._dust = self._dust + _DUST * (size[:, None] + result.low[0].numel())
+
+    def tightened(self) -> Env[Interval]:
+        """Return the intervals that were tightened: they hold on every part of the regions."""
+        return {name: self.intervals[name] for name in self._tight}
 
     # --- intervals ------------------------------------------------------------------------------
 
@@ -263,11 +276,13 @@ class Relaxed:
                 mirrored = False
                 pending = {name: mirrored_rows(rows) for name, rows in pending.items()}
                 total, size = torch.cat([total, -total], 1), torch.cat([size, size], 1)
-            pulled = _pull(step, pending.pop(node.name), slopes.get(node.name) if slopes else None)
+            pulled = pull_back(
+                step, pending.pop(node.name), slopes.get(node.name) if slopes else None
+            )
             total = total if pulled.added is None else total + pulled.added
             size = size if pulled.size is None else size + pulled.size
             for name, part in zip(step.inputs, pulled.rows, strict=True):
-                pending[name] = _joined(pending[name], part) if name in pending else part
+                pending[name] = joined(pending[name], part) if name in pending else part
         rows = pending.get(self._entry)
         if rows is None:
             rows = torch.zeros(1, total.shape[1], *self._regions.center.shape[1:]).double()
@@ -304,8 +319,6 @@ class Relaxed:
         if units is not None:
             lengths = _lengths((dense(rows) * units).flatten(2), dual(norm)) + 2.0**-500
         return lengths * radius.reshape(-1, 1), lean
-
-    # --- slopes ---------------------------------------------------------------------------------
 
     def slopes(self) -> tuple[Graph, dict[str, tuple[Tensor, Tensor]]]:
         """Return slopes on the first region, with the graph whose nodes they belong to.
@@ -389,18 +402,6 @@ def _lengths(rows: Tensor, norm: float) -> Tensor:
     if norm == 2.0:
         return torch.linalg.vector_norm(rows, dim=-1)
     return rows.abs().sum(-1) if norm == 1.0 else rows.abs().amax(-1)
-
-
-def _pull(step: BackwardStep, rows: Coefficients, slopes: Tensor | None) -> Pulled:
-    """Read a step backwards, in windows where that saves work."""
-    if isinstance(rows, Windows) and step.windowed and rows.worth_it():
-        return step.windowed(rows)
-    return step.pull(dense(rows), slopes)
-
-
-def _joined(first: Coefficients, second: Coefficients) -> Coefficients:
-    """Add rows of one node."""
-    return dense(first) + dense(second)
 
 
 def _places(wanted: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ matrix product, which depend on the batch and on the number of threads, decide n
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from holdfast.bounds.backward import dot
 from holdfast.bounds.float32 import FLUSH, LARGEST, execution_error_within
-from holdfast.bounds.interval import over
+from holdfast.bounds.interval import Interval, over
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
 from holdfast.graph.ir import Graph
@@ -34,6 +34,10 @@ _STEPS = 1024
 _REACH = 40
 """Radii tried lie within this many factors of two of the first estimate, far beyond where the
 distance by the gradient says anything."""
+
+
+Known = Mapping[str, tuple[Tensor, Tensor]]
+"""Bounds of nodes around one row, by name."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +64,26 @@ class Balls:
         return dataclasses.replace(self, inputs=inputs, labels=self.labels[rows])
 
     @torch.no_grad()
-    def held(self, radius: Tensor, executed: bool = False) -> Tensor:
+    def held(
+        self,
+        radius: Tensor,
+        executed: bool = False,
+        outer: Mapping[str, Interval] | None = None,
+    ) -> tuple[Tensor, list[Known | None]]:
         """Return how far each label provably holds, as far as linear bounds on a ball say.
 
         Args:
             radius: [N], of the ball around each row.
             executed: Whether the label must hold for the network as executed in float32.
+            outer: Intervals of nodes on larger balls.
 
         Returns:
-            [N]: valid up to the radius of the ball; not above 0 where nothing is proved.
+            [N]: valid up to the radius of the ball; not above 0 where nothing is proved. And for
+            every row the intervals that hold on its ball; None where they say nothing.
         """
         x, labels = self.inputs, self.labels
-        relaxed = Relaxed(self.graph, balls_around(x, radius, self.norm, self.units))
+        balls = balls_around(x, radius, self.norm, self.units)
+        relaxed = Relaxed(self.graph, balls, outer=outer)
         rows = differences(labels, self.graph[self.graph.output].shape[0])
         below = relaxed.below({self.graph.output: rows})
         slope = below.slope
@@ -88,9 +100,31 @@ class Balls:
         if self.units is not None:
             slope = rows_up(slope.abs() * self.units, 1)
         length = lengths_up(slope.flatten(2), dual(self.norm)) + TINY
-        return coarse_down(
-            next_down(height / length).amin(1).nan_to_num(-math.inf, math.inf, -math.inf)
-        )
+        least = next_down(height / length).amin(1)
+        reached = coarse_down(least.nan_to_num(-math.inf, math.inf, -math.inf))
+        return reached, _by_row(relaxed)
+
+
+def _by_row(relaxed: Relaxed) -> list[Known | None]:
+    """Return the intervals of each row where every function is defined on its whole ball."""
+    tight = relaxed.tightened()
+    return [
+        {name: (part.low[row], part.high[row]) for name, part in tight.items()} if known else None
+        for row, known in enumerate(relaxed.defined.tolist())
+    ]
+
+
+def _stacked(known: Sequence[Known | None]) -> dict[str, Interval]:
+    """Return the intervals of rows together, without limits where nothing is known of a row."""
+    names = {name: ends for part in known if part for name, ends in part.items()}
+    stacked = {}
+    for name, (low, high) in names.items():
+        nothing = (torch.full_like(low, -math.inf), torch.full_like(high, math.inf))
+        rows = [part.get(name, nothing) if part else nothing for part in known]
+        below, above = (torch.stack(side) for side in zip(*rows, strict=True))
+        below = below.nan_to_num(-math.inf, math.inf, -math.inf)
+        stacked[name] = Interval(below, above.nan_to_num(math.inf, math.inf, -math.inf))
+    return stacked
 
 
 def balls_around(x: Tensor, radius: Tensor, norm: float, units: Tensor | None) -> Regions:
@@ -114,7 +148,7 @@ def local_radii(balls: Balls, enough: Tensor, report: Report = silent) -> Tensor
         Unsupported: When an op has no linear bounds, naming every such op.
     """
     balls = dataclasses.replace(balls, graph=balls.graph.double())
-    first = _held(balls, torch.arange(len(balls.inputs)), torch.zeros_like(enough))
+    first, _ = _held(balls, torch.arange(len(balls.inputs)), torch.zeros_like(enough))
     starts = [_Crossing(held) if held > 0 else None for held in first.tolist()]
     hopeless = _hopeless(balls, first, enough)
     for row in hopeless.tolist():
@@ -133,9 +167,9 @@ def _hopeless(balls: Balls, first: Tensor, enough: Tensor) -> Tensor:
         enough: [N].
     """
     useless = first < enough
-    # Where the search would start above what is enough anyway, its own first step tells.
-    near = (~useless & (first * 2.0 ** (-_Crossing.START / _STEPS) < enough)).nonzero().flatten()
-    useless[near] = _held(balls, near, enough[near]) < enough[near]
+    # A radius is rarely below an eighth of the distance by the gradient: there the search tells.
+    near = (~useless & (first / 8.0 < enough)).nonzero().flatten()
+    useless[near] = _held(balls, near, enough[near])[0] < enough[near]
     return useless.nonzero().flatten()
 
 
@@ -181,10 +215,10 @@ class _Crossing:
         first: g(0), the distance by the gradient alone, above 0; infinite where it vanishes.
 
     Attributes:
-        START: The first radius tried is so many places below that distance: an eighth of it.
+        START: The first radius tried is so many places below that distance: about a third of it.
     """
 
-    START = 3 * _STEPS
+    START = 3 * _STEPS // 2
 
     def __init__(self, first: float) -> None:
         first = first if first < 2.0**_REACH else 1.0
@@ -227,7 +261,8 @@ class _Crossing:
             self._low = max(self._low, _place(min(radius, held)))
         guess = self._between() if math.isfinite(self._outside[0]) else self._beyond(before)
         self._tried = min(max(_place(guess), self._low + 1), self._high - 1)
-        return self._high - self._low > 1 and self._evaluations < 20  # 8 to 12 are usual
+        # 5 to 10 are usual.
+        return self._high - self._low > 1 and self._evaluations < 20
 
     def _between(self) -> float:
         """Return where the chord of g(r) - r crosses 0 (the Illinois rule)."""
@@ -263,22 +298,46 @@ def _search(
     """Return the largest radius found for each row that has a crossing to find; 0 for others."""
     best = torch.zeros(len(crossings), dtype=torch.float64)
     going = {row: crossing for row, crossing in enumerate(crossings) if crossing is not None}
+    around: dict[int, tuple[float, Known]] = {}
     while going:
         report(Progress("certificates", len(crossings) - len(going), len(crossings)))
         rows = torch.tensor(list(going))
         tried = [crossing.radius for crossing in going.values()]
         radius = torch.tensor(tried, dtype=torch.float64)
-        held = _held(balls, rows, radius, executed)
+        outer = [None if known is None else known[1] for known in map(around.get, rows.tolist())]
+        held, found = _held(balls, rows, radius, executed, outer)
         best[rows] = torch.maximum(best[rows], torch.minimum(held, radius))
-        pairs = zip(going.items(), held.tolist(), strict=True)
-        going = {row: crossing for (row, crossing), value in pairs if crossing.note(value)}
+        results = list(zip(going.items(), held.tolist(), tried, found, strict=True))
+        going = {row: crossing for (row, crossing), value, *_ in results if crossing.note(value)}
+        # What holds on a ball holds on all smaller ones: kinks outside it stay out of them.
+        around |= {
+            row: (radius, known)
+            for (row, crossing), _, radius, known in results
+            if row in going and crossing.radius < radius and known is not None
+        }
     return best
 
 
-def _held(balls: Balls, rows: Tensor, radius: Tensor, executed: bool = False) -> Tensor:
-    """Return `Balls.held` for many rows, some at a time."""
-    found = [
-        balls.of(rows[part]).held(radius[part], executed)
-        for part in batches(balls.graph, len(rows))
-    ]
-    return torch.cat(found) if found else radius
+def _held(
+    balls: Balls,
+    rows: Tensor,
+    radius: Tensor,
+    executed: bool = False,
+    outer: Sequence[Known | None] = (),
+) -> tuple[Tensor, list[Known | None]]:
+    """Return `Balls.held` for many rows, some at a time.
+
+    Args:
+        balls: The rows.
+        rows: Their numbers, [N].
+        radius: [N].
+        executed: As in `Balls.held`.
+        outer: For every row the intervals on a larger ball, where they are known.
+    """
+    held, found = [radius[:0]], []
+    for part in batches(balls.graph, len(rows)):
+        known = _stacked([outer[k] for k in part.tolist()]) if outer else None
+        values, intervals = balls.of(rows[part]).held(radius[part], executed, known)
+        held.append(values)
+        found += intervals
+    return torch.cat(held), found
