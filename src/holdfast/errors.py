@@ -93,11 +93,11 @@ class Unsupported(HoldfastError):
 
     Args:
         what: What was attempted, for example "capture" or "Lipschitz gain (l2)".
-        obstacles: Every reason found, in execution order.
+        obstacles: Every reason found, in execution order; each is said once.
     """
 
     def __init__(self, what: str, obstacles: Sequence[Obstacle]) -> None:
-        self.what, self.obstacles = what, tuple(obstacles)
+        self.what, self.obstacles = what, tuple(dict.fromkeys(obstacles))
         reasons = "; ".join(f"({i}) {o}" for i, o in enumerate(self.obstacles, 1))
         super().__init__(f"{what} refused: {reasons}")
 

@@ -1,5 +1,8 @@
 """Why an operation outside the vocabulary cannot be bounded, where the operation itself says so."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from holdfast.graph.ir import Graph, Node
@@ -36,6 +39,11 @@ _ADVICE = {
         "raise its threshold: 20 hides the jump in float32, 40 in float64",
     ),
 }
+_RECURRENT = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
+
+MAX_STEPS = 1024
+"""Steps of a recurrent layer that are written out: each becomes about ten nodes."""
+
 _PRODUCTS = frozenset(("mul", "matmul", "bmm", "einsum", "div"))
 
 
@@ -68,7 +76,27 @@ def reason(graph: Graph, node: Node) -> tuple[str, str] | None:
     if name in ("where", "masked_fill"):
         kinds = [graph[source].params.get("dtype") for source in moving]
         return _CONDITION if torch.bool in kinds else _FILL
-    return _ADVICE.get(name)
+    return _recurrent(graph, node) if name in _RECURRENT else _ADVICE.get(name)
+
+
+def steps(args: Sequence[Any], rows: Any) -> int:
+    """Return how many steps a call of a recurrent layer takes, over all layers and directions.
+
+    Args:
+        args: Of the call.
+        rows: Its input, or the node of it; shape [steps, features] a row.
+    """
+    return rows.shape[0] * args[4] * (1 + args[7])
+
+
+def _recurrent(graph: Graph, node: Node) -> tuple[str, str]:
+    """Say why a recurrent layer was not written out step by step."""
+    rows = graph[node.inputs[0]]
+    if len(rows.shape) == 2 and (count := steps(node.params["args"], rows)) > MAX_STEPS:
+        why = f"takes {count} steps over all layers and directions; {MAX_STEPS} are written out"
+        return why, "give shorter sequences"
+    why = f"more than {MAX_STEPS} steps, or weights or a first state that move: not written out"
+    return why, "give shorter sequences, or leave it out of the certified part"
 
 
 def _by_type(graph: Graph, node: Node) -> tuple[str, str] | None:

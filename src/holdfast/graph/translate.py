@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from holdfast.errors import Obstacle, Unsupported
 from holdfast.graph.aten import BY_SHAPE, TRANSLATIONS, Builder, Call, Ref, opaque
 from holdfast.graph.aten.layouts import follow
+from holdfast.graph.aten.turned import turned
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.layers import GraphLayers
 
@@ -44,8 +45,9 @@ def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
             path = named.path(node)
             obstacles += [*_chance(node, path), *_branches(node, path)]
             value = values[node.name] = _step(b, node, values, path)
-            if isinstance(value, Ref) and value.at_one is None:
-                named.note(node, value.node if value.in_rows else None)
+            shown = value[0] if isinstance(value, list) and value else value
+            if isinstance(shown, Ref) and shown.at_one is None and shown.moved is None:
+                named.note(node, shown.node if shown.in_rows else None)
         elif node.op == "output":
             output = _resolve(node.args[0], values)
     name = _single_output(output, len(program.graph_signature.user_outputs), obstacles)
@@ -155,12 +157,17 @@ def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any], path: str)
     if not branches and all(ref.at_one is not None for ref in refs):
         folded = _fold(node, args, kwargs)
         return _unmoved(b, opaque(b, call, args, kwargs), folded) if refs else folded
-    in_rows = shape is not None or isinstance(value, list | tuple)
-    if in_rows and all(ref.in_rows for ref in refs) and _in_words(node, call, values):
+    several = isinstance(value, list | tuple) or node.target is operator.getitem
+    apart = several and all(ref.in_rows or ref.moved is not None for ref in refs)
+    plain = shape is not None and all(ref.in_rows for ref in refs)
+    words = _in_words(node, call, values)
+    if (apart or plain) and words:
         result = TRANSLATIONS[node.target](b, call)
         if result is not None and not _lacks(node, result):
             return result
     followed = follow(b, call, value)
+    if followed is None and words:
+        followed = turned(b, call, value)
     if followed is not None and followed.moved is None:
         return followed
     moved = None if followed is None else followed.moved

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from holdfast.graph.ir import Node
+from holdfast.graph.walk import Slot
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -238,3 +241,32 @@ def reduce(op: str) -> Translate:
         return b.emit(op, [x], call, call.shape, dims=dims, keepdim=keepdim)
 
     return translate
+
+
+def opaque(b: Builder, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ref:
+    """Emit an operation outside the vocabulary: it can be executed, not bounded."""
+    inputs: list[Ref] = []
+
+    def slot(item: object) -> object:
+        if isinstance(item, Ref):
+            inputs.append(item)
+            return Slot(len(inputs) - 1)
+        if isinstance(item, list | tuple):
+            return [slot(part) for part in item]
+        return item
+
+    settings = {
+        "target": str(call.target) if hasattr(call.target, "_schema") else _name(call.target),
+        # Where other operations stand for a part of the model, memory may be laid out otherwise.
+        "call": aten.reshape.default if call.target is aten.view.default else call.target,
+        "args": [slot(item) for item in args],
+        "kwargs": {name: slot(item) for name, item in kwargs.items()},
+        "dtype": call.dtype,
+    }
+    ref = b.emit("aten", inputs, call, call.shape, **settings)
+    b.outside[ref.node] = call
+    return ref
+
+
+def _name(target: object) -> str:
+    return getattr(target, "__name__", str(target))

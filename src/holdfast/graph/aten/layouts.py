@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holdfast.graph.aten.attention import masked_softmax
-from holdfast.graph.aten.call import Builder, Call, Moved, Ref, with_args
+from holdfast.graph.aten.call import Builder, Call, Moved, Ref, opaque, with_args
 from holdfast.graph.aten.contract import matmul
 
 aten = torch.ops.aten
@@ -50,7 +50,7 @@ def follow(b: Builder, call: Call, value: object) -> Ref | None:
     if len(parts) < len(given):
         return None
     if call.target in _VIEWS:
-        found = _viewed(b, call, parts[0], [_size(b, size) for size in value.shape])
+        found = _viewed(b, call, parts[0], [row_size(b, size) for size in value.shape])
     elif call.target in _RULES and len(parts) == 1:
         found = _RULES[call.target](b, call, parts[0])
     else:
@@ -72,11 +72,42 @@ def _moved(b: Builder, call: Call, ref: Ref) -> Moved | None:
     return Moved(flat, dims)
 
 
+def rows_first(b: Builder, call: Call, ref: Ref) -> tuple[Ref, int] | None:
+    """Return a value with its rows first, and which dimension they are; None where they are joined.
+
+    Args:
+        b: The builder.
+        call: The call that reads it.
+        ref: The value; its other dimensions keep their sizes and their order.
+    """
+    if ref.in_rows:
+        return ref, 0
+    if ref.moved is None or (0,) not in ref.moved.dims:
+        return None
+    sizes = tuple(math.prod(dim) for dim in ref.moved.dims if dim != (0,))
+    return _reshaped(b, call, ref.moved.ref, sizes), ref.moved.dims.index((0,))
+
+
+def rows_at(b: Builder, call: Call, first: Ref, place: int) -> Ref:
+    """Return a value whose rows come first as one where they are another dimension."""
+    if place == 0:
+        return first
+    dims = [(size,) if size != 1 else () for size in first.shape]
+    flat = _reshaped(b, call, first, tuple(size for size in first.shape if size != 1))
+    moved = Moved(flat, (*dims[:place], (0,), *dims[place:]))
+    order = [*range(1, place + 1), 0, *range(place + 1, len(first.shape) + 1)]
+    turn = dataclasses.replace(
+        call, target=aten.permute.default, args=[first, order], shape=first.shape
+    )
+    whole = opaque(b, turn, turn.args, {})  # for what reads it and is not followed
+    return dataclasses.replace(whole, in_rows=False, moved=moved)
+
+
 def _reshaped(b: Builder, call: Call, ref: Ref, shape: tuple[int, ...]) -> Ref:
     return ref if ref.shape == shape else b.emit("reshape", [ref], call, shape, shape=shape)
 
 
-def _size(b: Builder, size: Any) -> tuple[int, bool] | None:
+def row_size(b: Builder, size: Any) -> tuple[int, bool] | None:
     """Return a size as a number and whether the number of rows is multiplied with it."""
     if not isinstance(size, torch.SymInt):
         return int(size), False
