@@ -16,7 +16,7 @@ from holdfast.certificates.proofs.values import Pick, Values, constant
 from holdfast.errors import Unsupported
 from holdfast.graph.comparisons import NOT_WRITTEN, with_pairs
 from holdfast.graph.ir import Graph, Node
-from holdfast.ops import Kind, names
+from holdfast.ops import OPS, Kind, names
 from holdfast.ops.geometry import conv_transpose, pad
 from holdfast.ops.wiring import filled
 
@@ -32,6 +32,13 @@ def lower(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], list[i
         Unsupported: When one of them is not made of what the checker knows.
     """
     return _Lowering(with_pairs(graph)).whole()
+
+
+def written() -> frozenset[str]:
+    """Return the names of the operations that the checker may read, in most of their settings."""
+    entry = Node("x", "input", shape=(1,))
+    comparisons = {"sort", "max_pool", "amax"}  # written as such before they come here
+    return frozenset({*_Lowering(Graph((entry,), "x", {})).rules, *comparisons} & OPS.keys())
 
 
 def cut_points(ops: Sequence[dict[str, Any]]) -> list[int]:
