@@ -253,7 +253,7 @@ def test_models_that_cannot_be_attacked():
     x, labels = torch.zeros(2, 6), torch.tensor([0, 0])
     with pytest.raises(Unsupported, match="Dropout: training mode"):
         holdfast.attack(nn.Sequential(nn.Linear(6, 3), nn.Dropout()).train(), x, labels)
-    with pytest.raises(Unsupported, match="at least two logits"):
-        holdfast.attack(nn.Linear(6, 1), x, labels)
+    with pytest.raises(Unsupported, match="wanted one row of logits"):
+        holdfast.attack(nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (2, 2))), x, labels)
     with pytest.raises(InvalidInput, match=r"use holdfast\.knowledge"):
         holdfast.attack(nn.Embedding(6, 3), torch.zeros(2, dtype=torch.int64), labels)
