@@ -2,15 +2,21 @@
 
 Run with `make bench-resnets`. A WideResNet-10-2 and a CIFAR ResNet-18 of width 64 with random
 weights, whose batch norms have seen noise, and the shared cifar_resnet2b.onnx. The product is the
-bound before blocks; a lower bound is the same for both.
+bound before blocks; a lower bound is the same for both. With auto_LiRPA on PYTHONPATH linf radii
+are compared with those of its CROWN as well (`ROWS=4`).
 """
 
+import importlib.util
 import itertools
+import math
+import os
 import resource
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from benchmarks.certify import XS, YS, bisected, crown, spent
 from benchmarks.reference import shared
 from rich.console import Console
 from rich.table import Table
@@ -81,6 +87,26 @@ def resnet18() -> nn.Module:
     return _classifier(stem, body, 512)
 
 
+def radii_beside_crown(count: int) -> str:
+    """Return what rows cost here and through auto_LiRPA, and how the radii compare."""
+    net = load_model(f"onnx:{shared() / 'cifar_resnet2b.onnx'}").model
+    with np.load(shared().parent / "data" / "cifar10_test2000.npz", allow_pickle=False) as arrays:
+        images, labels = (next(arrays[n] for n in arrays if n in names) for names in (XS, YS))
+    pixels = torch.from_numpy(images[:50]).float().permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.4914, 0.4822, 0.4465],
+                                                          [0.2471, 0.2435, 0.2616]))  # fmt: skip
+    rows, labels = (pixels - mean) / std, torch.from_numpy(labels[:50]).long()
+    right = (net(rows).argmax(1) == labels).nonzero().flatten()[:count]
+    rows, labels = rows[right], labels[right]
+    ours, cpu = spent(lambda: holdfast.certify(net, rows, labels, math.inf).radius)
+    peer, its = spent(lambda: bisected(crown(net, rows, labels), count, math.inf))
+    least = float((ours / peer.double()).min())
+    return (
+        f"linf radii of {count} rows: {cpu / count:.2f} CPU s a row, auto_LiRPA's CROWN "
+        f"{its / count:.2f}, ratio {cpu / its:.2f}; smallest quotient of radii {least:.4f}"
+    )
+
+
 def main() -> None:
     """Print a line for each net and budget."""
     torch.set_num_threads(1)
@@ -115,6 +141,8 @@ def main() -> None:
             cells = [f"{number:.4g}" for number in numbers]
             table.add_row(name, f"{seconds:g}", *cells, "; ".join(found.notes))
     console.print(table)
+    if importlib.util.find_spec("auto_LiRPA") is not None:
+        console.print(radii_beside_crown(int(os.environ.get("ROWS", "4"))))
 
 
 if __name__ == "__main__":

@@ -50,25 +50,27 @@ def steepest_pairs(
         norm: 1, 2 or inf, on both sides.
         region: Both points of a pair lie in it; None for no restriction.
         batch: Points taken at once.
-        spent: Says when to stop; asked between steps, after the first pair.
+        spent: Says when to stop; asked between steps.
 
     Yields:
         A `SteepPair` whenever a batch has a larger proved slope than all before.
     """
     graph = graph.double()
     best = 0.0
-    for part in points.double().split(batch):
-        if best and spent():
+    for number, part in enumerate(points.double().split(batch)):
+        if number and spent():
             return
         directions, values = steepest_directions(graph, part, norm, spent)
         finalists = values.argsort(descending=True)[:8]
-        for first, second in pairs_along(part[finalists], directions[finalists], region):
+        pairs = pairs_along(part[finalists], directions[finalists], region)
+        for tried, (first, second) in enumerate(pairs):
+            # Without time a pair that proves something is enough, and three that do not.
+            if spent() and (best or tried > 2):
+                return
             witness = best_pair(graph, first, second, norm)
             if witness.slope > best:
                 best = witness.slope
                 yield witness
-            if best and spent():
-                return
 
 
 def steepest_directions(
