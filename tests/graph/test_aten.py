@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import holdfast
 from holdfast.graph.capture import capture
 from holdfast.graph.walk import hidden_states, run
+from holdfast.ops import Kind
 
 Function = Callable[[Tensor], Tensor]
 
@@ -130,6 +131,8 @@ TRANSLATED |= {
         *(28, 4, IN, None, None, None, False, 0.0, W5, V5),
         training=False,
     )[0].transpose(0, 1),
+    "RMS in pieces": lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-2),
+    "RMS by a quotient": lambda x: x / (x.pow(2).mean(-1, keepdim=True) + 1e-2).sqrt(),
     "lengths by einsum": lambda x: torch.einsum("nhij,nhij->nj", x, x),
 }
 
@@ -181,6 +184,14 @@ def test_every_argument_counts(functions: dict[str, Function]) -> None:
         torch.testing.assert_close(layers[f"parts.{name}"], function(x), msg=name)
     outside = {node.path.removeprefix("parts.") for node in graph.nodes if node.op == "aten"}
     assert outside == (set() if functions is TRANSLATED else set(functions))
+
+
+def test_pieces_are_put_together_again() -> None:
+    pieces = ("RMS in pieces", "RMS by a quotient", "gates")
+    model = Every({name: TRANSLATED[name] for name in pieces}).eval()
+    graph = capture(model, torch.randn(1, 6, 7, 5))
+    ops = {node.op for node in graph.nodes if node.kind is not Kind.WIRING}
+    assert ops == {"input", "rms_norm", "silu", "scale", "divide", "add"}
 
 
 def test_a_scale_factor_is_taken_as_it_is() -> None:

@@ -31,6 +31,52 @@ def tanhshrink(b: Builder, call: Call) -> Translation:
     return b.emit("tanhshrink", [x], call, x.shape) if whole else None
 
 
+def factored(b: Builder, call: Call, left: Ref, right: Ref) -> Translation:
+    """Translate a product of x with a function of x: a gate, or what normalises it."""
+    # A GELU in pieces stays in pieces: 1 + tanh loses digits that the whole keeps.
+    for x, factor in ((left, right), (right, left)):
+        if whole := _root_mean_square(b, call, x, factor):
+            return whole
+    return gated(b, call, left, right)
+
+
+def _source(b: Builder, name: str, op: str, **settings: object) -> str | None:
+    """Return what an operation of the given settings reads; None where a node is another one."""
+    node = b.nodes[name]
+    fits = node.op == op and len(node.inputs) == 1
+    return (
+        node.inputs[0]
+        if fits and all(_is_setting(node.params[k], v) for k, v in settings.items())
+        else None
+    )
+
+
+def _is_setting(given: object, wanted: object) -> bool:
+    return type(given) is type(wanted) and given == wanted
+
+
+def _path(b: Builder, name: str | None, *steps: tuple[str, dict[str, object]]) -> str | None:
+    """Follow several operations back to what the first of them reads."""
+    for op, settings in steps:
+        name = None if name is None else _source(b, name, op, **settings)
+    return name
+
+
+def _root_mean_square(b: Builder, call: Call, x: Ref, factor: Ref) -> Translation:
+    """Translate x / sqrt(mean(x^2) + eps), the mean along the last dimension."""
+    for steps in ([("rsqrt", {})], [("reciprocal", {}), ("sqrt", {})]):
+        shift = b.nodes.get(_path(b, factor.node, *steps) or "")
+        if shift is None or shift.op != "shift":
+            continue
+        eps = shift.params["offset"]
+        means = ("mean", {"dims": (len(x.shape),), "keepdim": True})
+        squared = _path(b, shift.inputs[0], means, ("power", {"exponent": 2}))
+        if squared == x.node and isinstance(eps, float) and eps >= 0.0:
+            settings = {"shape": x.shape[-1:], "weight": None, "bias": None, "eps": eps}
+            return b.emit("rms_norm", [x], call, x.shape, **settings)
+    return None
+
+
 def gated(b: Builder, call: Call, left: Ref, right: Ref) -> Translation:
     """Translate the product x sigmoid(x), or x sigmoid(a x) with a number a."""
     for x, gate in ((left, right), (right, left)):

@@ -17,7 +17,7 @@ from holdfast.graph.aten.call import (
     broadcast,
     unary,
 )
-from holdfast.graph.aten.patterns import gated, log1p
+from holdfast.graph.aten.patterns import factored, log1p
 
 aten = torch.ops.aten
 
@@ -28,7 +28,7 @@ def product(b: Builder, call: Call, left: Ref, right: Ref) -> Translation:
         return None  # a number that follows the batch
     if alike(b, left, right, call):
         return b.emit("power", [left], call, call.shape, exponent=2)
-    if whole := gated(b, call, left, right):
+    if whole := factored(b, call, left, right):
         return whole
     parts = [broadcast(b, call, ref) for ref in (left, right)]
     moving = [ref for ref in parts if ref is not None]
