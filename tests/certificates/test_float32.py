@@ -72,10 +72,17 @@ def test_every_execution_lies_within_the_error(seed, scales, bias, radius, norm)
             assert abs(a - b) <= Fraction(error) + reach
 
 
+_UNROUNDED = {"layer norm", "group norm", "rms norm", "lengths"} | {
+    "attention",
+    "exponentials",
+    "products",
+    "roots",
+}
+"""Nets with an operation whose rounding in float32 is not known."""
+
+
 @pytest.mark.parametrize("flush", [False, True])
-@pytest.mark.parametrize(
-    "name", sorted(set(NETS) - {"layer norm", "group norm", "rms norm", "lengths"})
-)
+@pytest.mark.parametrize("name", sorted(set(NETS) - _UNROUNDED))
 def test_what_torch_executes_lies_within_the_error(name: str, flush: bool) -> None:
     graph = graph_of(name)
     generator = torch.Generator().manual_seed(3)
