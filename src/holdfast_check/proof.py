@@ -40,7 +40,7 @@ def squared_rates(steps: list[Step], cuts: list[int], norm: float, arrays: Tenso
     before = ONE
     for first, last in pairwise(ends[:-1]):
         slopes = (steps[last].scalar or ())[:2]
-        if last == first + 1 and slopes:  # scalar functions alone keep every norm
+        if list(steps[last].of) == [first] and slopes:  # scalar functions alone keep every norm
             before *= max(map(abs, slopes)) ** 2
         else:
             form = normal_form(steps, first, last)

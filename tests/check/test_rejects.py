@@ -576,3 +576,27 @@ def test_a_damaged_header_is_rejected(files, tmp_path):
         refit(target, arrays)
         with pytest.raises(Rejected):
             check(target)
+
+
+@pytest.mark.parametrize("reads", [[0], [0, 1]])
+def test_a_cut_takes_nothing_from_before_it(tmp_path, reads):
+    """A scalar function behind a cut may read nothing but the value of the cut."""
+    target = written(tmp_path, "linear")
+
+    def change(document, arrays):
+        proof, (layer,) = document["proof"], document["proof"]["graph"]
+        arrays["tiny"], arrays["places"] = torch.full((4,), 2.0**-20), torch.arange(4)
+        # The identity, from the value before the cut, at a rate of 2^-19 to that cut.
+        small = {"op": "diagonal", "of": [0], "arrays": ["tiny"], "slope": (0.0).hex()}
+        skip = {"op": "leaky_relu", "of": reads, "arrays": [], "slope": (1.0).hex()}
+        taken = {"op": "take", "of": [2], "arrays": ["places"], "slope": (0.0).hex()}
+        proof.update(graph=[small, skip, taken, {**layer, "of": [3]}], cuts=[1, 2])
+        for name in ("tiny", "places"):
+            proof["tensors"].append({"name": name, "sha256": ""})
+        arrays["to.1.q"] = torch.full((4,), 2.0**39, dtype=torch.float64)
+        arrays["to.1.l"], arrays["to.1.r"] = torch.zeros(0).double(), torch.zeros(10).double()
+        rehash(document, arrays)
+
+    rewrite(target, change)
+    with pytest.raises(Rejected, match="before its cut"):
+        check(target)
