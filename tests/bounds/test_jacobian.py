@@ -23,7 +23,10 @@ def alone(op: str, shape: tuple[int, ...], **params: object) -> Graph:
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("size", [1e-3, 0.3, 3.0])
+@pytest.mark.parametrize(
+    "size",
+    [0.3, *(pytest.param(size, marks=pytest.mark.slow) for size in (1e-3, 3.0))],
+)
 def test_no_secant_in_the_region_is_steeper(name: str, size: float) -> None:
     graph = graph_of(name)
     for region in some_regions(7, size)[1:]:
