@@ -45,7 +45,10 @@ def _lstm_step(
 def _gru_step(
     b: Builder, call: Call, x: Ref, state: list[State], weights: Sequence[Any]
 ) -> list[State]:
-    """Return h' = n + z (h - n) with n = tanh(x_n + r h_n); gates are r, z, n."""
+    """Return h' = (1 - z) n + z h with n = tanh(x_n + r h_n); gates are r, z, n.
+
+    Torch computes n + z (h - n), of which bounds are up to a fifth wider.
+    """
     (h,) = state
     n = h.shape[-1]
     ahead, back = _shares(b, call, x, h, weights)
@@ -54,8 +57,8 @@ def _gru_step(
     r, z = _cut(b, call, gates, 0, n), _cut(b, call, gates, n, 2 * n)
     kept = _times(b, call, r, _part(b, call, back, 2 * n, 3 * n))
     new = _curve(b, call, "tanh", _added(b, call, _cut(b, call, ahead, 2 * n, 3 * n), kept))
-    change = _added(b, call, _do(b, call, aten.neg.default, new.shape, new), h)
-    return [_added(b, call, new, _times(b, call, z, change))]
+    rest = _do(b, call, aten.rsub.Scalar, z.shape, z, 1.0, 1.0)
+    return [_added(b, call, cast(Ref, _times(b, call, rest, new)), _times(b, call, z, h))]
 
 
 def _rnn_step(curve: str) -> Step:
