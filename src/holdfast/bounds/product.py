@@ -52,9 +52,10 @@ def product_tangent(node: Node, parts: Sequence[Ends]) -> Tangent:
         return _by_terms(parts, lambda terms: terms, _pull_entries)
     (left, _), (right, _) = parts
     if left.numel() * right.shape[-1] <= 2**21:  # every term, in some tens of MB
+        a, b = parts
         terms = [
-            tuple(end[..., :, None, :] for end in parts[0]),
-            tuple(end.mT[..., None, :, :] for end in parts[1]),
+            (a[0][..., :, None, :], a[1][..., :, None, :]),
+            (b[0].mT[..., None, :, :], b[1].mT[..., None, :, :]),
         ]
         return _by_terms(terms, lambda terms: terms.sum(-1), _pull_matrices)
     return _in_the_middle(node, parts)
