@@ -105,8 +105,8 @@ def normalisation_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
     )
     size = weight.abs() * (reach + at.abs())
     rest = rows_up(weight.abs() * rest + 16.0 * UNIT * (size + bias.abs()) + SMALLEST, 8)
-    shifts = (shift * weight + bias,) * 2
-    return Tangent(pull, at * weight + bias, shifts, rest, rest, rows_up(size, 8))
+    shift = shift * weight + bias
+    return Tangent(pull, at * weight + bias, (shift, shift), rest, rest, rows_up(size, 8))
 
 
 def vanishes(node: Node, low: Tensor, high: Tensor) -> Tensor:

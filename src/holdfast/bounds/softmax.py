@@ -114,5 +114,5 @@ def softmax_tangent(node: Node, low: Tensor, high: Tensor) -> Tangent:
     rounding = 4.0 * gamma(n + 16) * (reach + at.value.abs()) + n * SMALLEST
     below, above = (rows_up(part + at.error + turned + rounding, n + 16) for part in (below, above))
     below, above = (torch.where(known, part, inf) for part in (below, above))
-    shifts = (at.value - moved,) * 2
-    return Tangent(pull, at.value, shifts, below, above, rows_up(reach, n + 16))
+    shift = at.value - moved
+    return Tangent(pull, at.value, (shift, shift), below, above, rows_up(reach, n + 16))

@@ -278,7 +278,7 @@ def _radii(
     columns = (known, leads, in_range, safe, torch.as_tensor(unbounded).expand_as(safe))
     each = zip(*(column.tolist() for column in columns), strict=True)
     reason = tuple(
-        _reason(*row, "not_bounded" if options.method == "local" else "unbounded_constant")
+        _reason(row, "not_bounded" if options.method == "local" else "unbounded_constant")
         for row in each
     )
     certified = torch.tensor([entry == "certified" for entry in reason], dtype=torch.bool)
@@ -389,20 +389,19 @@ def _leads(logits: Approximate, labels: Tensor) -> Tensor:
     return (own - others).squeeze(1)
 
 
-def _reason(known: bool, lead: float, in_range: bool, safe: bool, unbounded: bool, why: str) -> str:
+def _reason(row: tuple[bool, float, bool, bool, bool], why: str) -> str:
     """Say why the radius of a row is 0, or that it is certified.
 
     Args:
-        known: The row and its logits are finite.
-        lead: The label's logit minus the largest other one, as computed.
-        in_range: Nothing overflows at the row.
-        safe: Margin and radius are proved to be above 0.
-        unbounded: No finite constant is known, or nothing on any ball around the row.
-        why: The name of that.
+        row: Whether the row and its logits are finite; the label's logit minus the largest other
+            one, as computed; whether nothing overflows at the row; whether margin and radius are
+            proved to be above 0; and whether no finite constant is known, or nothing on any ball.
+        why: The name of the last.
 
     Returns:
         One of the reasons of `Certificates`.
     """
+    known, lead, in_range, safe, unbounded = row
     if not known:
         return "not_finite"
     if lead < 0:
