@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.check.zoo import rewrite
 from tests.nets import crossed
 from torch import Tensor, nn
 
@@ -117,6 +118,38 @@ def test_a_file_proves_it_for_its_own_threshold(tmp_path: Path) -> None:
     document["threshold"] = (0.0).hex()
     path.write_text(json.dumps(document))
     assert not describes(path, model)
+
+
+class Shifted(Number):
+    """A model of one logit that ends in a shift of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) - 0.125
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_a_file_with_another_threshold_proves_nothing(tmp_path: Path, double: bool) -> None:
+    path, (x, _) = tmp_path / "c.json", rows()
+    kind = torch.float64 if double else torch.float32
+    model, x = Shifted(False).to(kind), x.to(kind)
+    y = (model.eval()(x) > 0.1).flatten().long()
+    holdfast.certify(model, x, y, method="global", threshold=0.1).save(path)
+    assert holdfast_check.check(path).proved > 0
+    for wrong in (0.1 + 2.0**-20, -0.1, 0.225, 1e300):
+        rewrite(path, lambda document, arrays, wrong=wrong: document.update(threshold=wrong.hex()))
+        with pytest.raises(holdfast_check.Rejected, match="another threshold"):
+            holdfast_check.check(path)
+
+
+def test_a_file_of_several_logits_has_no_threshold(tmp_path: Path) -> None:
+    path, (x, _) = tmp_path / "c.json", rows()
+    model = Twice(Number(False)).eval()
+    found = holdfast.certify(model, x, model(x).argmax(1), method="global", threshold=0.25)
+    found.save(path)
+    assert found.threshold == 0.0 and holdfast_check.check(path).proved > 0
+    rewrite(path, lambda document, arrays: document.update(threshold=(0.25).hex()))
+    with pytest.raises(holdfast_check.Rejected, match="another threshold"):
+        holdfast_check.check(path)
 
 
 @pytest.mark.parametrize("flat", [True, False])

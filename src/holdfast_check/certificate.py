@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +84,9 @@ def _prove(content: Any, tensors: Tensors, arrays: Tensors) -> None:
     require(inputs.shape[:1] == (len(rows["radius"]),), "the inputs are not those of the rows")
     steps = read_graph(proof["graph"], math.prod(inputs.shape[1:]), tensors)
     require(steps[-1].size == classes > 1, "the graph has another number of classes")
+    if content["threshold"]:
+        own = _is_above(proof["graph"], tensors, content["threshold"])
+        require(own, "the graph has another threshold")
     rates = squared_rates(steps, proof["cuts"], float(content["norm"]), arrays)
     todo = [k for k, radius in enumerate(rows["radius"]) if radius > 0]
     for some in (todo[start : start + 64] for start in range(0, len(todo), 64)):
@@ -97,3 +101,16 @@ def _prove(content: Any, tensors: Tensors, arrays: Tensors) -> None:
                 far = arb(rates[max(label, other), min(label, other)] * rational(radius) ** 2)
                 holds = gap > 0 and gap**2 > far and gap >= arb(rational(margin))
                 require(holds, f"row {k}: margin or radius is not proved for class {other}")
+
+
+def _is_above(graph: Any, tensors: Tensors, threshold: float) -> bool:
+    """Return whether the logits are 0 and a number less the threshold, rounded as it is stored."""
+    shift, last = [{"op": "", "arrays": []}, *graph][-2:]
+    name = [*shift["arrays"], "", ""][1]
+    if shift["op"] != "diagonal" or last["op"] != "take" or name not in tensors:
+        return False
+    if shift["arrays"][0] or tensors[name].dtype not in ("F32", "F64") or abs(threshold) > 1e38:
+        return False
+    stored = struct.pack("<f" if tensors[name].dtype == "F32" else "<d", -threshold)
+    places = tensors[last["arrays"][0]].numbers()
+    return last["of"] == [len(graph) - 1] and places == [-1, 0] and tensors[name].data == stored

@@ -174,9 +174,10 @@ def certify_graph(
         Unsupported: When the output is not one row of outputs, or cannot be bounded.
         InvalidInput: When labels do not fit.
     """
-    graph = graph.with_row_output()
-    if not labels.is_floating_point():
-        graph = with_two_logits(graph, options.threshold)
+    graph, threshold = graph.with_row_output(), 0.0
+    if not labels.is_floating_point() and graph[graph.output].shape == (1,):
+        threshold = options.threshold
+        graph = with_two_logits(graph, threshold)
     output = graph[graph.output]
     classes = output.shape[0] if len(output.shape) == 1 else 0
     if not classes:
@@ -215,7 +216,7 @@ def certify_graph(
         guarantee=guarantee(options.norm, semantics, options.moves),
         fingerprint=graph.fingerprint,
         classes=classes,
-        threshold=options.threshold,
+        threshold=threshold,
         units=torch.zeros(0).double() if units is None else units.flatten(),
         changes=Changes(graph, inputs.detach().clone(), labels, logits, options.norm, units),
     )
