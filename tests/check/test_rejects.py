@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.check.zoo import example, numbers, rehash, rewrite, written
+from tests.traps.truth import Function
 from torch import Tensor
 
 import holdfast
@@ -600,3 +601,19 @@ def test_a_cut_takes_nothing_from_before_it(tmp_path, reads):
     rewrite(target, change)
     with pytest.raises(Rejected, match="before its cut"):
         check(target)
+
+
+def test_a_softmax_with_a_mask_is_no_part_that_may_be_left_out(tmp_path):
+    """What its mask leaves out may be the largest of what it is taken of."""
+    layer = torch.nn.Linear(4, 3, dtype=torch.float64)
+    layer.weight.data.zero_()
+    layer.bias.data.copy_(torch.tensor([1.0, 0.0, 3.0]))
+    lost = torch.tensor([False, False, True])
+    model = Function(lambda x: layer(x).masked_fill(lost, -math.inf).softmax(1)).double()
+    x = torch.zeros(1, 4, dtype=torch.float64)
+    path = tmp_path / "c.json"
+    found = holdfast.certify(model, x, torch.tensor([0]), method="global")
+    assert float(found.radius) > 0
+    found.save(path)
+    proof = json.loads(path.read_text())["proof"]
+    assert "softmax" in proof["missing"] and not proof["graph"]

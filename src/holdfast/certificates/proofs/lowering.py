@@ -301,14 +301,14 @@ class _Lowering:
 
 
 def _logits(graph: Graph) -> str:
-    """Return the name of the output, or of what a softmax there is taken of.
+    """Return the name of the output, or of what a softmax of all of it there is taken of.
 
     Its entries are in the same order. Where the first of two is larger, by d, it leads by more than
     in the softmax: by log p - log q = d, and p - q = (p + q) tanh(d / 2) <= d.
     """
     last = graph[graph.output]
     final = last.op in ("softmax", "log_softmax") and len(last.shape) == 1
-    return last.inputs[0] if final else last.name
+    return last.inputs[0] if final and "mask" not in last.params else last.name
 
 
 def _places(shape: Sequence[int]) -> Tensor:
