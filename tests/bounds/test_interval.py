@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from tests.bounds.zoo import NETS, all_values, graph_of, points_in, some_regions
+from tests.nets import crossed
 from torch import nn
 
 import holdfast
@@ -24,8 +25,7 @@ def assert_holds(graph: Graph, env: dict, row: int, region: Region, count: int) 
         assert bool((value.value - value.error <= high).all()), name
 
 
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("size", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize(("name", "size"), crossed(NETS, (0.0, 0.3, 3.0)))
 def test_no_value_leaves_the_bounds(name: str, size: float) -> None:
     graph = graph_of(name)
     for region in some_regions(1, size):

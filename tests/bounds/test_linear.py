@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.bounds.zoo import NETS, all_values, graph_of, points_in, some_regions
+from tests.nets import crossed
 from torch import Tensor, nn
 
 import holdfast
@@ -57,8 +58,7 @@ def assert_holds(graph: Graph, got: LinearBounds, region: Region, spec: Tensor, 
         assert bool((sign * exact - line + room + rounding >= 0).all())
 
 
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("size", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize(("name", "size"), crossed(NETS, (0.0, 0.3, 3.0)))
 def test_no_value_leaves_the_bounds(name: str, size: float) -> None:
     graph = graph_of(name)
     outputs = math.prod(graph[graph.output].shape)
