@@ -32,7 +32,7 @@ from holdfast.types import Box, Region
 
 
 @dataclass(frozen=True)
-class Rows:
+class Boxed:
     """A box around K rows at a node: everything within `reach` of `middle`, entry by entry.
 
     Attributes:
@@ -43,32 +43,32 @@ class Rows:
     middle: Tensor
     reach: Tensor
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Boxed":
         """Move entries."""
-        return Rows(function(self.middle), function(self.reach))
+        return Boxed(function(self.middle), function(self.reach))
 
-    def __add__(self, other: "Rows") -> "Rows":
+    def __add__(self, other: "Boxed") -> "Boxed":
         """Add two boxes."""
         middle = self.middle + other.middle
-        return Rows(middle, rows_up(self.reach + other.reach + UNIT * middle.abs(), 4))
+        return Boxed(middle, rows_up(self.reach + other.reach + UNIT * middle.abs(), 4))
 
-    def __sub__(self, other: "Rows") -> "Rows":
+    def __sub__(self, other: "Boxed") -> "Boxed":
         """Subtract a box."""
-        return self + Rows(-other.middle, other.reach)
+        return self + Boxed(-other.middle, other.reach)
 
-    def times(self, factor: Ends) -> "Rows":
+    def times(self, factor: Ends) -> "Boxed":
         """Multiply by numbers between two ends, entry by entry."""
         m, r = middle_form(*factor)
         middle = self.middle * m
         reach = self.middle.abs() * r + self.reach * (m.abs() + r)
-        return Rows(middle, rows_up(reach + 2.0 * UNIT * middle.abs() + SMALLEST, 8))
+        return Boxed(middle, rows_up(reach + 2.0 * UNIT * middle.abs() + SMALLEST, 8))
 
-    def total(self, dim: int) -> "Rows":
+    def total(self, dim: int) -> "Boxed":
         """Add up along a dimension, which stays with size 1."""
         count = self.middle.shape[dim] + 4
         size = gamma(count) * self.middle.abs().sum(dim, keepdim=True)
         reach = rows_up(self.reach.sum(dim, keepdim=True) + size, count)
-        return Rows(self.middle.sum(dim, keepdim=True), reach)
+        return Boxed(self.middle.sum(dim, keepdim=True), reach)
 
 
 def region_constant_upper(graph: Graph, region: Region, norm: float) -> float:
@@ -100,7 +100,7 @@ def region_constant_upper(graph: Graph, region: Region, norm: float) -> float:
     return bound if bound >= 0.0 else math.inf  # NaN: numbers too large for float64
 
 
-def _norm_upper(box: Rows, norm: float) -> float:
+def _norm_upper(box: Boxed, norm: float) -> float:
     """Return an upper bound of the norms of all matrices in a box, [outputs, inputs]."""
     sizes = rows_up(box.middle.abs() + box.reach, 2)
     if norm != 2.0:
@@ -121,7 +121,7 @@ class _Backward:
         self.graph, self.intervals = relaxed.graph, relaxed.intervals
         _, self.slopes = relaxed.slopes()
         self.entry = self.graph.perturbed_input
-        self._rules: Mapping[str, Callable[[Node, Rows], Sequence[Rows]]] = rules(
+        self._rules: Mapping[str, Callable[[Node, Boxed], Sequence[Boxed]]] = rules(
             {
                 Kind.AFFINE: self._affine,
                 Kind.WIRING: self._affine,
@@ -148,7 +148,7 @@ class _Backward:
             n.op in self._rules or n.op == "input" or not n.perturbed for n in self.graph.nodes
         )
 
-    def whole(self) -> Rows:
+    def whole(self) -> Boxed:
         """Return the box around the Jacobian, [outputs, inputs]."""
         shape = self.graph[self.graph.output].shape
         count = math.prod(shape)
@@ -156,10 +156,10 @@ class _Backward:
         unit = torch.eye(count, dtype=torch.float64).reshape(count, *shape)
         # Values of the widest node that are held at once: 8 MB.
         parts = [self._read(part) for part in unit.split(max(1, 2**20 // widest))]
-        return Rows(*(torch.cat(ends) for ends in zip(*parts, strict=True)))
+        return Boxed(*(torch.cat(ends) for ends in zip(*parts, strict=True)))
 
     def _read(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        pending = {self.graph.output: Rows(unit, torch.zeros_like(unit))}
+        pending = {self.graph.output: Boxed(unit, torch.zeros_like(unit))}
         for node in reversed(self.graph.nodes):
             if node.name not in pending or node.name == self.entry.name or not node.perturbed:
                 continue
@@ -167,7 +167,7 @@ class _Backward:
             for name, part in zip(node.inputs, back, strict=True):
                 pending[name] = pending[name] + part if name in pending else part
         zeros = torch.zeros(len(unit), *self.entry.shape, dtype=torch.float64)
-        found = pending.get(self.entry.name, Rows(zeros, zeros))
+        found = pending.get(self.entry.name, Boxed(zeros, zeros))
         return flat_rows(found.middle), flat_rows(found.reach)
 
     def _parts(self, node: Node) -> list[Interval]:
@@ -177,7 +177,7 @@ class _Backward:
         (x,) = self._parts(node)
         return x.low, x.high
 
-    def _affine(self, node: Node, rows: Rows) -> list[Rows]:
+    def _affine(self, node: Node, rows: Boxed) -> list[Boxed]:
         shapes = [part.low.shape[1:] for part in self._parts(node)]
         op, params = node.facts.linear(node.params)
         if node.kind is Kind.AFFINE:
@@ -190,27 +190,27 @@ class _Backward:
             for how, part in ((node, rows.middle), (absolute, size))
         )
         return [
-            Rows(m[0], rows_up(r[0] + count * SMALLEST, count))
+            Boxed(m[0], rows_up(r[0] + count * SMALLEST, count))
             for m, r in zip(middle, reach, strict=True)
         ]
 
-    def _elementwise(self, node: Node, rows: Rows) -> list[Rows]:
+    def _elementwise(self, node: Node, rows: Boxed) -> list[Boxed]:
         return [rows.times(self.slopes[node.name])]
 
-    def _product(self, node: Node, rows: Rows) -> list[Rows]:
+    def _product(self, node: Node, rows: Boxed) -> list[Boxed]:
         a, b = ((part.low, part.high) for part in self._parts(node))
         if node.op == "product":
             return [rows.times(b), rows.times(a)]
-        left = _matmul(rows, Rows(*middle_form(*b)).map(lambda part: part.mT))
-        return [left, _matmul(Rows(*middle_form(*a)).map(lambda part: part.mT), rows)]
+        left = _matmul(rows, Boxed(*middle_form(*b)).map(lambda part: part.mT))
+        return [left, _matmul(Boxed(*middle_form(*a)).map(lambda part: part.mT), rows)]
 
-    def _compare(self, node: Node, rows: Rows) -> list[Rows]:
+    def _compare(self, node: Node, rows: Boxed) -> list[Boxed]:
         """Read [a - g, b + g] backwards, with g = relu(a - b)."""
         smaller, larger = (rows.map(lambda part, k=k: part[:, k]) for k in range(2))
         moved = (larger - smaller).times(self.slopes[node.name])
         return [smaller + moved, larger - moved]
 
-    def _largest(self, node: Node, rows: Rows) -> list[Rows]:
+    def _largest(self, node: Node, rows: Boxed) -> list[Boxed]:
         """Read maxima of groups backwards: each is a mean of the entries that can be largest."""
         low, high = self._ends(node)
         shape, dims = low.shape[1:], tuple(node.params["dims"])
@@ -223,15 +223,15 @@ class _Backward:
         wide = lying.times((alone.double(), possible.double()))
         return [wide.map(lambda part: ungroup(part[None], shape, dims)[0])]
 
-    def _sort(self, node: Node, rows: Rows) -> list[Rows]:
+    def _sort(self, node: Node, rows: Boxed) -> list[Boxed]:
         """Take the hull of the rows: every entry is the one of some place."""
         dim = node.params["dim"]
         low = (rows.middle - rows.reach).amin(dim, keepdim=True).expand_as(rows.middle)
         high = (rows.middle + rows.reach).amax(dim, keepdim=True).expand_as(rows.middle)
         middle, reach = middle_form(low, high)
-        return [Rows(middle, rows_up(reach + 4.0 * UNIT * (low.abs() + high.abs()), 4))]
+        return [Boxed(middle, rows_up(reach + 4.0 * UNIT * (low.abs() + high.abs()), 4))]
 
-    def _softmax(self, node: Node, rows: Rows) -> list[Rows]:
+    def _softmax(self, node: Node, rows: Boxed) -> list[Boxed]:
         """Multiply by diag(p) - p p^T, or by I - 1 p^T for the logarithm."""
         dim = node.params["dim"]
         shares = softmax_range(dataclasses.replace(node, op="softmax"), *self._ends(node))
@@ -239,7 +239,7 @@ class _Backward:
             return [rows - rows.total(dim).times(shares)]
         return [(rows - rows.times(shares).total(dim)).times(shares)]
 
-    def _normalisation(self, node: Node, rows: Rows) -> list[Rows]:
+    def _normalisation(self, node: Node, rows: Boxed) -> list[Boxed]:
         """Multiply by the weight, and by (P - z z^T / d) / s."""
         weight, z, steep, flat = standardised_on(node, *self._ends(node))
         shape = rows.middle.shape
@@ -251,7 +251,7 @@ class _Backward:
             rest = rest - lying.total(-1).times(part)
         return [rest.times(steep).map(lambda part: part.reshape(shape))]
 
-    def _reduction(self, node: Node, rows: Rows) -> list[Rows]:
+    def _reduction(self, node: Node, rows: Boxed) -> list[Boxed]:
         """Multiply by the gradient of each group: x / ||x||, or the softmax."""
         dims = tuple(node.params["dims"])
         low, high = (groups_last(end, dims) for end in self._ends(node))
@@ -269,10 +269,10 @@ class _Backward:
         return [wide.map(lambda part: ungroup(part[None], shape, dims)[0])]
 
 
-def _matmul(left: Rows, right: Rows) -> Rows:
+def _matmul(left: Boxed, right: Boxed) -> Boxed:
     """Multiply two boxes of matrices."""
     count = left.middle.shape[-1] + 8
     sizes = left.middle.abs(), right.middle.abs()
     reach = sizes[0] @ right.reach + left.reach @ (sizes[1] + right.reach)
     reach = reach + 2.0 * gamma(count) * (sizes[0] @ sizes[1]) + count * SMALLEST
-    return Rows(left.middle @ right.middle, rows_up(reach, 2 * count))
+    return Boxed(left.middle @ right.middle, rows_up(reach, 2 * count))

@@ -115,7 +115,7 @@ class Relaxed:
         graph: Graph,
         regions: Regions,
         end: float = math.inf,
-        outer: Env[Interval] | None = None,
+        outer: Mapping[str, Interval] | None = None,
     ) -> None:
         self._end, self._outer = end, outer or {}
         self.graph, self._regions = with_groups(graph.double()), regions

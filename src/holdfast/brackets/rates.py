@@ -107,9 +107,11 @@ def _by_rows(gains: GainReading) -> Tensor:
 
 
 def _times(lengths: Tensor, constant: float) -> Tensor:
-    """Multiply rounding up; where the rows are equal nothing changes, whatever the constant."""
+    """Multiply rounding up; where the rows are equal nothing changes."""
     if constant == 0.0:
         return torch.zeros_like(lengths)
+    if math.isinf(constant):  # there may be inputs where what comes before has no value at all
+        return torch.full_like(lengths, math.inf).fill_diagonal_(0.0)
     above = -next_down(-lengths * coarse_up(constant))
     return torch.where(lengths == 0.0, 0.0, above)
 

@@ -278,9 +278,10 @@ def _radii(
         unbounded = margins > 0
     columns = (known, leads, in_range, safe, torch.as_tensor(unbounded).expand_as(safe))
     each = zip(*(column.tolist() for column in columns), strict=True)
+    why = "not_bounded" if options.method == "local" else "unbounded_constant"
     reason = tuple(
-        _reason(row, "not_bounded" if options.method == "local" else "unbounded_constant")
-        for row in each
+        _reason(row_known, lead, row_in_range, row_safe, why if lost else "")
+        for row_known, lead, row_in_range, row_safe, lost in each
     )
     certified = torch.tensor([entry == "certified" for entry in reason], dtype=torch.bool)
     nearer = "local" if options.method == "local" else "global"
@@ -390,19 +391,20 @@ def _leads(logits: Approximate, labels: Tensor) -> Tensor:
     return (own - others).squeeze(1)
 
 
-def _reason(row: tuple[bool, float, bool, bool, bool], why: str) -> str:
+def _reason(known: bool, lead: float, in_range: bool, safe: bool, why: str) -> str:
     """Say why the radius of a row is 0, or that it is certified.
 
     Args:
-        row: Whether the row and its logits are finite; the label's logit minus the largest other
-            one, as computed; whether nothing overflows at the row; whether margin and radius are
-            proved to be above 0; and whether no finite constant is known, or nothing on any ball.
-        why: The name of the last.
+        known: The row and its logits are finite.
+        lead: The label's logit minus the largest other one, as computed.
+        in_range: Nothing overflows at the row.
+        safe: Margin and radius are proved to be above 0.
+        why: That no finite constant is known, or nothing on any ball around the row, by name; ""
+            where something is.
 
     Returns:
         One of the reasons of `Certificates`.
     """
-    known, lead, in_range, safe, unbounded = row
     if not known:
         return "not_finite"
     if lead < 0:
@@ -413,4 +415,4 @@ def _reason(row: tuple[bool, float, bool, bool, bool], why: str) -> str:
         return "may_overflow"
     if safe:
         return "certified"
-    return why if unbounded else "within_rounding"
+    return why or "within_rounding"

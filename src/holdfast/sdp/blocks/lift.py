@@ -97,10 +97,10 @@ def block_form(part: Graph, laid: Plan) -> BlockForm:
     Raises:
         Unsupported: When an operation has no rule, or weights are too extreme.
     """
-    return _Lift(part, laid).form()
+    return _BlockLift(part, laid).form()
 
 
-class _Lift:
+class _BlockLift:
     """Walks a part of a graph and records its activations.
 
     Args:

@@ -173,13 +173,6 @@ class Found:
         return Found(weights, mixed(self.multipliers, other.multipliers, 1.0), self.held)
 
 
-class _Plain:
-    """The metric of steps in logarithms: how far a step for a gradient of one."""
-
-    def solve(self, right: Tensor) -> Tensor:
-        return right * 1.0
-
-
 def lower_product(
     forms: Sequence[BlockForm | None],
     found: Found,
@@ -214,7 +207,7 @@ def lower_product(
 
     x = found.free()
     for power in doublings:
-        memory = Memory(_Plain(), 20)
+        memory = Memory(None, 20)
         value, slope = evaluate(x, power)
         for _ in range(40):
             if time.perf_counter() > end or math.isinf(value):

@@ -30,9 +30,12 @@ _DECREMENT = 12.0
 
 
 class Memory:
-    """L-BFGS on top of a metric (Nocedal and Wright, "Numerical Optimization", algorithm 7.4)."""
+    """L-BFGS on top of a metric, of lengths where there is none.
 
-    def __init__(self, base: Metric, length: int = 10) -> None:
+    Nocedal and Wright, "Numerical Optimization", algorithm 7.4.
+    """
+
+    def __init__(self, base: Metric | None, length: int = 10) -> None:
         self.base = base
         self.length = length
         self.pairs: list[tuple[Tensor, Tensor, float]] = []
@@ -49,7 +52,7 @@ class Memory:
         for step, change, product in reversed(self.pairs):
             weights.append(float(step @ right) / product)
             right -= weights[-1] * change
-        found = self.base.solve(right)
+        found = right if self.base is None else self.base.solve(right)
         for (step, change, product), weight in zip(self.pairs, reversed(weights), strict=True):
             found += (weight - float(change @ found) / product) * step
         return -found
