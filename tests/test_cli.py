@@ -162,7 +162,7 @@ BAD = {
     f"{CERTIFY} hf:x": "data: got 'hf:x', wanted demo:NAME, npz:PATH, csv:PATH, parquet:PATH or",
     f"{CERTIFY} csv:good.csv": "data: got 'good.csv' (No such file or directory), wanted a CSV",
     f"{CERTIFY} parquet:junk.npz": "data: got 'junk.npz' (",
-    f"{CERTIFY} npz:good.npz?row=3": "data: got ?row=3, wanted ?inputs=...&labels=...&rows=...",
+    f"{CERTIFY} npz:good.npz?row=3": "data: got ?row=3, wanted ?inputs=...&labels=...&target=",
     f"{CERTIFY} npz:good.npz?scale=0": "data: got scale=0, wanted one number above 0",
     f"{CERTIFY} npz:good.npz?inputs=z": "data: got arrays inputs, labels, wanted",
     f"{CERTIFY} npz:junk.npz": "data: got 'junk.npz', which is something else, wanted an .npz",
@@ -226,7 +226,7 @@ BAD = {
     "certify module:factories:leaves npz:good.npz": "raised SystemExit: 7",
     "certify module:factories:leaving npz:good.npz": "model: got code that ends Python (enough)",
     "certify module:factories:training npz:good.npz": "1: Dropout: training mode",
-    "certify module:factories:product npz:good.npz": "has no global Lipschitz constant",
+    "certify module:factories:product npz:good.npz --method global": "no global Lipschitz",
     "certify module:factories npz:good.npz": "model: got 'module:factories', wanted demo:NAME,",
     "certify zip:net npz:good.npz": "model: got 'zip:net', wanted demo:NAME, onnx:PATH, torch:PATH",
     "certify hf:net npz:good.npz": "model: got 'hf:net', wanted hf:FOLDER with config.json",
@@ -501,7 +501,7 @@ def _net_weights(seed: int) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_only_claimed_has_its_exit_code(run, tmp_path) -> None:
-    model = "module:factories:normal"
+    model = "module:factories:layer_normal"
     assert run(f"certify {model} npz:good.npz --out {tmp_path}/c.json")[0] == 0
     code, out, _ = run(f"check {tmp_path}/c.json")
     assert code == 6 and "nothing is proved" in out
