@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.nets import crossed
 from torch import nn
 
 import holdfast
@@ -90,8 +91,7 @@ def test_every_verb_reads_them(files, capsys) -> None:
     words(["lipschitz", *given, "--seconds", "0.1"], capsys)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(("norm", "size"), crossed(NORMS, (1e-3, 1.0, 1e3)))
 def test_conditions_hold_change_against_the_spread(norm: float, size: float) -> None:
     """The verdict is about what is proved, so it may only be better than what happens."""
     x, y = rows()

@@ -237,7 +237,7 @@ def test_no_value_leaves_the_bounds(name: str, draw: tuple[int, int], width: flo
 
 
 @pytest.mark.parametrize("name", STEEP)
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(DRAWS, WIDTHS)
 def test_no_secant_leaves_the_slopes(name: str, draw: tuple[int, int], width: float) -> None:
     (seed, power), case = draw, CASES[name]

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tests.nets import crossed
 from tests.traps.truth import Function
 from torch import Tensor, nn
 
@@ -44,8 +45,7 @@ def graphs(name: str) -> tuple[Graph, Graph]:
     return capture(net(end), POINTS[:1]), capture(net(lambda y: column(end(y))), POINTS[:1])
 
 
-@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize(("name", "norm"), crossed(ENDS, (1.0, 2.0, math.inf)))
 def test_the_bracket_is_that_of_the_net_with_a_column(name: str, norm: float) -> None:
     flat, wide = graphs(name)
     assert gain_upper(flat, norm) == gain_upper(wide, norm)

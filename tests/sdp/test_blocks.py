@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.nets import crossed
 from torch import Tensor, nn
 
 import holdfast
@@ -158,8 +159,10 @@ def small(act: nn.Module, hidden: bool = False) -> Graph:
     return holdfast.capture(net.eval(), torch.zeros(1, 2, 8, 8))
 
 
-@pytest.mark.parametrize("hidden", [False, True])
-@pytest.mark.parametrize("act", [nn.ReLU(), nn.LeakyReLU(0.2), nn.GELU(), nn.Tanh()], ids=repr)
+@pytest.mark.parametrize(
+    ("act", "hidden"),
+    crossed([nn.ReLU(), nn.LeakyReLU(0.2), nn.GELU(), nn.Tanh()], [False, True]),
+)
 def test_whole_nets_are_bounded_more_tightly(act: nn.Module, hidden: bool) -> None:
     graph = small(act, hidden)
     bounds = list(blockwise_upper(graph, 3.0, lambda why: None))

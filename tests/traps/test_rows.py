@@ -78,10 +78,11 @@ def test_jumps_are_refused(function, word: str) -> None:
     ids=["square", "exp", "product", "attention", "quotient"],
 )
 def test_what_has_no_constant_is_refused(function) -> None:
-    """Trap 18."""
-    for method in ("auto", "local"):
-        said = refusal(Function(function), method=method)
-        assert "aten" in said
+    """Trap 18: what is bounded on a ball is refused everywhere, with the line that works."""
+    said = refusal(Function(function), method="global")
+    assert "no global Lipschitz constant" in said and "method='local'" in said
+    local = holdfast.certify(Function(function), X, LABEL, method="local")
+    assert "local" in local.method and not math.isinf(float(local.radius))
 
 
 def test_low_precision_is_refused_in_both_semantics() -> None:

@@ -206,6 +206,8 @@ def lower_product(
         return value, torch.autograd.grad(total, x)[0]
 
     x = found.free()
+    if not x.numel():  # one channel, and no unit: there is nothing to choose
+        return found
     for power in doublings:
         memory = Memory(None, 20)
         value, slope = evaluate(x, power)
@@ -213,7 +215,10 @@ def lower_product(
             if time.perf_counter() > end or math.isinf(value):
                 return found.at(x)
             way = memory.direction(slope)
-            size = min(1.0, 0.5 / float(way.abs().max()))
+            longest = float(way.abs().max())
+            if not longest > 0.0:
+                break
+            size = min(1.0, 0.5 / longest)
             while size > 1e-4:
                 after, turned = evaluate(x + size * way, power)
                 if after < value + 1e-4 * size * float(slope @ way):
