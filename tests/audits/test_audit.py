@@ -257,5 +257,10 @@ def test_ctrl_c_in_the_bracket_ends_the_audit(tmp_path, monkeypatch):
         yield
 
     monkeypatch.setattr("holdfast.brackets.search.steepest_pairs", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        audit(net(), rows(), tmp_path, AuditOptions(seconds=10.0))
+    # Where tests run in the background of a shell, Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            audit(net(), rows(), tmp_path, AuditOptions(seconds=10.0))
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -241,6 +241,7 @@ def test_headings_and_landmarks_are_in_order(visit, audit):
 def test_hostile_names_stay_words(visit, audit, width):
     names = hostile()
     assert len(names) >= 200
+    names = names if width > 1000 else names[::3]
     for subject, name in zip(audit["subjects"], names, strict=False):
         subject |= {"name": name, "description": names[2], "model": names[3]}
         subject["lipschitz"] |= {
@@ -260,7 +261,7 @@ def test_hostile_names_stay_words(visit, audit, width):
         for table in ("volatility", "normalised", "same_label", "other_label", "collisions"):
             known[table] = dict.fromkeys(names, known[table]["0"])
         known["worst"] = dict.fromkeys(names, known["worst"]["0"])
-        known["rows"] |= {str(row): {"text": names[row % 200]} for row in range(0, 200, 2)}
+        known["rows"] |= {str(row): {"text": names[row % len(names)]} for row in range(0, 200, 2)}
         known["by_class"] = dict.fromkeys(
             names, dict.fromkeys(names, known["normalised"][names[0]])
         )

@@ -357,7 +357,13 @@ CAPTURED = """
 """
 
 
-@pytest.mark.parametrize("name", [name.strip() for name in CAPTURED.split(",")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name.strip(), marks=[pytest.mark.slow] if number % 3 else [])
+        for number, name in enumerate(CAPTURED.split(","))
+    ],
+)
 def test_what_is_read_can_be_captured_and_bounded(tmp_path, name):
     model, row = build(read_onnx(save(CASES[name].model(), tmp_path)))
     rows = torch.rand(3, *row, generator=torch.Generator().manual_seed(0)) + 0.1
