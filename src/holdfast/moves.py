@@ -97,6 +97,11 @@ def _mask(free: Tensor, row: Tensor) -> Tensor:
     return torch.zeros(count, dtype=torch.bool).scatter(0, free.long(), True).reshape(row.shape)
 
 
+def recorded(units: Tensor | None) -> Tensor:
+    """Return units as results keep them: flattened, and empty for ones."""
+    return torch.zeros(0, dtype=torch.float64) if units is None else units.flatten()
+
+
 def _fitted(argument: str, values: Tensor, row: Tensor) -> Tensor:
     """Return values that broadcast to one row.
 

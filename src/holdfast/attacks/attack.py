@@ -27,7 +27,7 @@ from holdfast.graph.capture import captured, example_row
 from holdfast.graph.forward import logits_in, run_model
 from holdfast.graph.ir import Graph
 from holdfast.graph.single import two_logits
-from holdfast.moves import EVERYTHING, Entries, Moves, Units
+from holdfast.moves import EVERYTHING, Entries, Moves, Units, recorded
 from holdfast.types import Report, silent
 
 
@@ -189,7 +189,7 @@ def attack_graph(
         reason=reason,
         norm=options.norm,
         epsilon=reach,
-        units=torch.zeros(0).double() if flat is None else flat,
+        units=recorded(units),
         fingerprint=graph.fingerprint,
     )
 

@@ -40,7 +40,7 @@ from holdfast.graph.running import Approximate, evaluate
 from holdfast.graph.single import with_two_logits
 from holdfast.graph.units import in_units
 from holdfast.graph.walk import check_covered, uncovered
-from holdfast.moves import EVERYTHING, Entries, Moves, Units
+from holdfast.moves import EVERYTHING, Entries, Moves, Units, recorded
 from holdfast.rounding import coarse_down, coarse_up, gamma, next_down
 from holdfast.types import Progress, Report, silent
 
@@ -217,7 +217,7 @@ def certify_graph(
         fingerprint=graph.fingerprint,
         classes=classes,
         threshold=threshold,
-        units=torch.zeros(0).double() if units is None else units.flatten(),
+        units=recorded(units),
         changes=Changes(graph, inputs.detach().clone(), labels, logits, options.norm, units),
     )
 

@@ -44,6 +44,18 @@ def flat_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
     return [amount for pair in reversed(pads) for amount in pair]
 
 
+def _kernel(weight: Tensor, stated: list[int] | None) -> list[int]:
+    """Return the sizes of a kernel.
+
+    Raises:
+        ValueError: When they are not those that the file states.
+    """
+    kernel = list(weight.shape[2:])
+    if stated is not None and stated != kernel:
+        raise ValueError(f"kernel_shape {stated} of a weight of shape {list(weight.shape)}")
+    return kernel
+
+
 def conv(  # noqa: PLR0913 - the attributes of the operator
     x: RowValue,
     weight: Tensor,
@@ -64,9 +76,7 @@ def conv(  # noqa: PLR0913 - the attributes of the operator
     Raises:
         ValueError: When `kernel_shape` is not that of the weight.
     """
-    kernel, rank = list(weight.shape[2:]), weight.dim() - 2
-    if kernel_shape is not None and kernel_shape != kernel:
-        raise ValueError(f"kernel_shape {kernel_shape} of a weight of shape {list(weight.shape)}")
+    kernel, rank = _kernel(weight, kernel_shape), weight.dim() - 2
     steps, spread = strides or [1] * rank, dilations or [1] * rank
     amounts = window_pads(x, kernel, steps, spread, auto_pad, pads)
     function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
@@ -99,9 +109,7 @@ def conv_transpose(  # noqa: PLR0913 - the attributes of the operator
     Raises:
         ValueError: When `kernel_shape` is not that of the weight, or a shape does not fit.
     """
-    kernel, rank = list(weight.shape[2:]), weight.dim() - 2
-    if kernel_shape is not None and kernel_shape != kernel:
-        raise ValueError(f"kernel_shape {kernel_shape} of a weight of shape {list(weight.shape)}")
+    kernel, rank = _kernel(weight, kernel_shape), weight.dim() - 2
     steps, spread = strides or [1] * rank, dilations or [1] * rank
     more = output_padding or [0] * rank
     if output_shape is None and auto_pad in ("NOTSET", "VALID"):
