@@ -17,8 +17,9 @@ from holdfast.audits.parts import bracket_part, conditions_part, descent_part, k
 from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.lipschitz import LipschitzOptions, lipschitz_graph
 from holdfast.certificates.certificate import Certificates
-from holdfast.certificates.certify import CertifyOptions, certify_graph
+from holdfast.certificates.certify import certify_graph
 from holdfast.certificates.conditions import ConditionsOptions, conditions, conditions_of
+from holdfast.certificates.options import CertifyOptions
 from holdfast.errors import HoldfastError, InvalidInput, Unsupported
 from holdfast.files import StrPath, plain
 from holdfast.graph.capture import captured, weights_hash

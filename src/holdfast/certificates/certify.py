@@ -6,42 +6,36 @@ f_y - f_j moves by at most K_yj r within distance r, the class holds within marg
 
 import contextlib
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.arguments import (
-    check_choice,
     check_classes,
     check_inputs,
     check_labels,
     check_model,
-    check_norm,
     check_targets,
-    check_threshold,
     fit_inputs,
 )
 from holdfast.bounds.float32 import FLOAT32
-from holdfast.bounds.interval import READING
 from holdfast.brackets.gain import gain_upper
-from holdfast.brackets.rates import Rates
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.change import Changes
 from holdfast.certificates.claim import guarantee
-from holdfast.certificates.float32 import check_float32, execution
-from holdfast.certificates.local import Balls, executed_radii, local_radii
+from holdfast.certificates.local import Balls
+from holdfast.certificates.options import CertifyOptions
+from holdfast.certificates.radii import evaluated, global_rates, radii_of
 from holdfast.errors import Unsupported
 from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
-from holdfast.graph.running import Approximate, evaluate
 from holdfast.graph.single import with_two_logits
 from holdfast.graph.units import in_units
-from holdfast.graph.walk import check_covered, uncovered
-from holdfast.moves import EVERYTHING, Entries, Moves, Units, recorded
-from holdfast.rounding import coarse_down, coarse_up, gamma, next_down
+from holdfast.graph.walk import check_covered
+from holdfast.moves import Entries, Moves, Units, recorded
+from holdfast.rounding import coarse_up
 from holdfast.types import Progress, Report, silent
 
 
@@ -109,48 +103,6 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
             return certify_graph(graph, inputs, labels, options, report)
 
 
-@dataclass(frozen=True)
-class CertifyOptions:
-    """How rows are certified.
-
-    Attributes:
-        norm: 1, 2 or inf.
-        method: `auto`, `global` or `local`.
-        semantics: `real` or `float32`.
-        threshold: As for `certify`.
-        moves: What may move, in which units.
-
-    Raises:
-        InvalidInput: When one of them is something else.
-    """
-
-    norm: float = 2.0
-    method: str = "auto"
-    semantics: str = "real"
-    threshold: float = 0.0
-    moves: Moves = EVERYTHING
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "threshold", check_threshold(self.threshold))
-        object.__setattr__(self, "norm", check_norm(self.norm))
-        check_choice("method", self.method, ("auto", "global", "local"))
-        check_choice("semantics", self.semantics, ("real", "float32"))
-
-    def check_execution(self, model: nn.Module, inputs: Tensor) -> None:
-        """Refuse a model that is not executed in the way that the claim is about.
-
-        Args:
-            model: The model.
-            inputs: [N, ...].
-
-        Raises:
-            Unsupported: With all the reasons.
-            InvalidInput: When the inputs are not of the type that the claim is about.
-        """
-        if self.semantics == "float32":
-            check_float32(model, inputs)
-
-
 def certify_graph(
     graph: Graph,
     inputs: Tensor,
@@ -196,17 +148,17 @@ def certify_graph(
     units = options.moves.units(inputs.shape[1:])
     scaled = in_units(graph, units)
     report(Progress("certificates"))
-    rates = None if labels.is_floating_point() else _rates(scaled, options)
+    rates = None if labels.is_floating_point() else global_rates(scaled, options)
     finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
     # Rows that are not finite are evaluated as zeros and reported apart.
     safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
-    logits = _evaluate(graph, safe)
+    logits = evaluated(graph, safe)
     known = finite & torch.isfinite(logits.value).all(1)
     if rates is None:
         fields = _no_radii(scaled, known, options)
     else:
         balls = Balls(graph, safe, labels, options.norm, units)
-        fields = _radii(balls, (logits, known), options, rates, report)
+        fields = radii_of(balls, (logits, known), options, rates, report)
     semantics = "" if labels.is_floating_point() else options.semantics
     return Certificates(
         **fields,
@@ -220,114 +172,6 @@ def certify_graph(
         units=recorded(units),
         changes=Changes(graph, inputs.detach().clone(), labels, logits, options.norm, units),
     )
-
-
-def _radii(
-    balls: Balls,
-    seen: tuple[Approximate, Tensor],
-    options: CertifyOptions,
-    rates: Rates,
-    report: Report,
-) -> dict[str, Any]:
-    """Return radii, margins, predictions, reasons and methods of a classifier's rows.
-
-    Args:
-        balls: The rows.
-        seen: Their logits [N, classes], and whether rows and logits were finite, [N].
-        options: Norm, method and semantics.
-        rates: Global constants.
-        report: Called with the progress.
-
-    Raises:
-        Unsupported: When an op has no linear bounds and no global constant is finite.
-    """
-    (logits, known), labels = seen, balls.labels
-    gaps = _gaps(logits, labels)
-    local = torch.zeros(len(gaps), dtype=torch.float64)
-    if options.method != "global":
-        worth = (known & (gaps.amin(1) > 0)).nonzero().flatten()
-        # Where a global constant proves more, the local radius need not be known. As executed in
-        # float32 the two lose different parts of their radii, so there it must.
-        enough = _radius(gaps, rates.pairs[labels])[worth]
-        if options.semantics == "float32":
-            enough = torch.zeros_like(enough)
-        try:
-            local[worth] = local_radii(balls.of(worth), enough, report)
-        except Unsupported:
-            if options.method == "local" or not math.isfinite(rates.constant):
-                raise
-    in_range = torch.ones_like(known)
-    if options.semantics == "float32":
-        local = executed_radii(balls, local, report)
-    known_gaps = torch.where(known[:, None], gaps, -1.0)
-    by_constant = _global_radii(known_gaps, labels, rates, local, report)
-    if options.semantics == "float32":
-        widest = 1.0 if balls.units is None else float(balls.units.max())
-        executed = execution(balls.graph, balls.inputs, by_constant, options.norm, widest)
-        gaps = _gaps(executed.logits(logits), labels)
-        pairs = executed.pairs(rates.pairs, options.norm)
-        by_constant = torch.minimum(_radius(gaps, pairs[labels]), executed.limit)
-        in_range = executed.in_range
-    margins = coarse_down(gaps.amin(1))
-    radii = torch.maximum(by_constant, local)
-    # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
-    safe = (margins > 0) & (radii > 0)
-    leads = _leads(logits, labels)
-    unbounded = math.isinf(rates.constant)
-    if options.method == "local":  # what a ball around the row says is all that there is
-        unbounded = margins > 0
-    columns = (known, leads, in_range, safe, torch.as_tensor(unbounded).expand_as(safe))
-    each = zip(*(column.tolist() for column in columns), strict=True)
-    why = "not_bounded" if options.method == "local" else "unbounded_constant"
-    reason = tuple(
-        _reason(row_known, lead, row_in_range, row_safe, why if lost else "")
-        for row_known, lead, row_in_range, row_safe, lost in each
-    )
-    certified = torch.tensor([entry == "certified" for entry in reason], dtype=torch.bool)
-    nearer = "local" if options.method == "local" else "global"
-    return {
-        "radius": torch.where(certified, radii, 0.0),
-        "margin": torch.where(known, margins, 0.0),
-        "predicted": torch.where(known, logits.value.argmax(1), -1),
-        "reason": reason,
-        "method": tuple("local" if win else nearer for win in (local > by_constant).tolist()),
-        "constant": rates.constant,
-    }
-
-
-def _global_radii(
-    gaps: Tensor, labels: Tensor, rates: Rates, local: Tensor, report: Report
-) -> Tensor:
-    """Return the radius of each row by global constants where it exceeds the local one, else 0.
-
-    Constants are tightened only as far as that takes; the result is as if all of them were.
-    """
-    count = 0
-    while True:
-        slowest = _ratios(gaps, rates.final[labels]).amin(1)
-        reached, other = _ratios(gaps, rates.pairs[labels]).min(1)
-        unsure = (slowest > local) & (slowest > reached)
-        if not bool(unsure.any()):
-            return torch.where(slowest > local, _radius(gaps, rates.pairs[labels]), 0.0)
-        asked = torch.stack([labels, other], 1)[unsure]
-        wanted, rows = asked.sort(1).values.unique(dim=0, return_counts=True)
-        i, j = wanted[rows.argmax()].tolist()
-        rates.tighten(i, j)
-        count += 1
-        report(Progress("certificates: constants of pairs of classes", count))
-
-
-def _rates(graph: Graph, options: CertifyOptions) -> Rates:
-    """Return global constants; infinite ones where bounds around rows are all that there is."""
-    unknown = Rates.unknown(graph[graph.output].shape[0])
-    if options.method == "local":
-        return unknown
-    try:
-        return Rates(graph, options.norm)
-    except Unsupported:
-        if options.method == "global" or uncovered(graph, READING):
-            raise
-        return unknown
 
 
 def _no_radii(graph: Graph, known: Tensor, options: CertifyOptions) -> dict[str, Any]:
@@ -352,67 +196,3 @@ def _no_radii(graph: Graph, known: Tensor, options: CertifyOptions) -> dict[str,
         "method": (options.method,) * count,
         "constant": constant,
     }
-
-
-def _evaluate(graph: Graph, inputs: Tensor) -> Approximate:
-    # So many rows at once keep the largest nodes of ordinary nets within a few hundred MB.
-    parts = [evaluate(graph, part) for part in inputs.split(256)]
-    return Approximate(
-        torch.cat([part.value for part in parts]), torch.cat([part.error for part in parts])
-    )
-
-
-def _gaps(logits: Approximate, labels: Tensor) -> Tensor:
-    """Return how far each label's logit leads every other one, bounded below, [N, classes]."""
-    value, error = logits.value, logits.error
-    own, noise = (part.gather(1, labels[:, None]) for part in (value, error))
-    noise = (noise + error) * (1.0 + 4.0 * gamma(2))
-    gaps = next_down(next_down(own - value) - noise)
-    return gaps.scatter(1, labels[:, None], math.inf)
-
-
-def _ratios(gaps: Tensor, rates: Tensor) -> Tensor:
-    """Return how far every gap lasts, [N, classes]; an equal logit everywhere never matters."""
-    return torch.where(rates > 0, gaps / rates, math.inf * gaps.sign())
-
-
-def _radius(gaps: Tensor, rates: Tensor) -> Tensor:
-    """Return per row the smallest proved radius over the other classes."""
-    ratios = _ratios(gaps, rates)
-    # A quotient that overflowed is a number all the same: only a rate of 0 makes it infinite.
-    below = torch.where(rates > 0, next_down(ratios), ratios)
-    return coarse_down(below.amin(1)).clamp(min=0.0)
-
-
-def _leads(logits: Approximate, labels: Tensor) -> Tensor:
-    """Return per row the label's logit minus the largest other one, as computed."""
-    own = logits.value.gather(1, labels[:, None])
-    others = logits.value.scatter(1, labels[:, None], -math.inf).amax(1, keepdim=True)
-    return (own - others).squeeze(1)
-
-
-def _reason(known: bool, lead: float, in_range: bool, safe: bool, why: str) -> str:
-    """Say why the radius of a row is 0, or that it is certified.
-
-    Args:
-        known: The row and its logits are finite.
-        lead: The label's logit minus the largest other one, as computed.
-        in_range: Nothing overflows at the row.
-        safe: Margin and radius are proved to be above 0.
-        why: That no finite constant is known, or nothing on any ball around the row, by name; ""
-            where something is.
-
-    Returns:
-        One of the reasons of `Certificates`.
-    """
-    if not known:
-        return "not_finite"
-    if lead < 0:
-        return "misclassified"
-    if lead == 0:
-        return "tie"
-    if not in_range:
-        return "may_overflow"
-    if safe:
-        return "certified"
-    return why or "within_rounding"

@@ -19,7 +19,8 @@ from holdfast.arguments import (
 )
 from holdfast.brackets.lipschitz import LipschitzOptions, lipschitz_graph
 from holdfast.certificates.certificate import Certificates
-from holdfast.certificates.certify import CertifyOptions, certify_graph
+from holdfast.certificates.certify import certify_graph
+from holdfast.certificates.options import CertifyOptions
 from holdfast.certificates.resolution import in_their_units, neighbour_distance, quantisation_step
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.gradients import with_gradients

@@ -47,8 +47,9 @@ def certify(  # noqa: PLR0913 - the options of the verb
     """Certify how far each input can move before its class may change."""
     from holdfast.attacks.agreement import check_agreement
     from holdfast.attacks.attack import AttackOptions, attack_graph
-    from holdfast.certificates.certify import CertifyOptions, certify_graph
+    from holdfast.certificates.certify import certify_graph
     from holdfast.certificates.files import missing_proof
+    from holdfast.certificates.options import CertifyOptions
     from holdfast.graph.capture import captured, example_row
     from holdfast.terminal import certificates_table, progress_bar
 
