@@ -284,8 +284,8 @@ class Net(nn.Module):
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda x: x.half().float(), "to_copy.default: rounds to float16: a step"),
-        (lambda x: x.bfloat16().mul(2).float(), "to_copy.default: rounds to bfloat16: a step"),
+        (lambda x: x.half().float(), "aten.to.dtype: rounds to float16: a step"),
+        (lambda x: x.bfloat16().mul(2).float(), "aten.to.dtype: rounds to bfloat16: a step"),
         (lambda x: x.int().float(), "rounds to whole numbers: a step"),
         (lambda x: (x > 0).float(), "gt.Scalar: jumps"),
         (F.hardshrink, "le.Scalar: jumps"),

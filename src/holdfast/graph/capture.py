@@ -18,7 +18,7 @@ from holdfast.errors import Obstacle, Unsupported
 from holdfast.gradients import with_gradients
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import check_replay
-from holdfast.graph.translate import translate
+from holdfast.graph.translate import functional, translate
 from holdfast.rounding import check_subnormals
 
 Example = Tensor | Mapping[str, Tensor]
@@ -215,14 +215,14 @@ def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         with warnings.catch_warnings(), _quiet_torch():
             warnings.simplefilter("ignore")  # torch's own, about its own internals
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-            functional = program.run_decompositions({})
+            writes_nothing = functional(program)
     except Exception as error:
         raise Unsupported("capture", [_export_obstacle(error)]) from error
     if limits := _limits(program):
         why = f"what it does depends on the number of rows: exported for {' and '.join(limits)}"
         advice = "do the same for any x.shape[0]"
         raise Unsupported("capture", [Obstacle("", "batch", why, advice)])
-    return functional
+    return writes_nothing
 
 
 def _limits(program: torch.export.ExportedProgram) -> list[str]:

@@ -3,7 +3,7 @@
 import dataclasses
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,22 @@ from holdfast.graph.aten.turned import turned
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.layers import GraphLayers
 
+aten = torch.ops.aten
+
+_SILENT = frozenset(
+    (
+        *(aten.dropout.default, aten.to.dtype, aten.contiguous.default),
+        *(aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int),
+    )
+)
+"""Calls that may do nothing: then they are no operation, and no layer ends with them."""
+
 
 def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
     """Translate a functional exported program, node by node.
 
     Args:
-        program: From `torch.export` with an empty decomposition table.
+        program: What `functional` returned.
         model: What was exported: its modules name the layers.
 
     Returns:
@@ -46,7 +56,7 @@ def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
             obstacles += [*_chance(node, path), *_branches(node, path)]
             value = values[node.name] = _step(b, node, values, path)
             shown = value[0] if isinstance(value, list) and value else value
-            if isinstance(shown, Ref) and shown.at_one is None and shown.moved is None:
+            if _is_layer(shown, node, values):
                 named.note(node, shown.node if shown.in_rows else None)
         elif node.op == "output":
             output = _resolve(node.args[0], values)
@@ -54,6 +64,66 @@ def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
     if obstacles:
         raise Unsupported("capture", obstacles)
     return Graph(tuple(b.nodes.values()), name, named.layers).pruned()
+
+
+def _is_layer(value: object, node: torch.fx.Node, values: Mapping[str, object]) -> TypeGuard[Ref]:
+    """Return whether a call makes, or passes on, what a layer may be: a value that moves."""
+    if not isinstance(value, Ref) or value.at_one is not None or value.moved is not None:
+        return False
+    return node.target not in _SILENT or value is not values[node.all_input_nodes[0].name]
+
+
+def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return a program that writes nothing and is made of calls that are translated, where it can.
+
+    The second pass of `torch.export` makes such a program; it takes three quarters of a capture's
+    time, and most models need nothing but `relu_` to be read as `relu`.
+
+    Args:
+        program: As it was exported. Calls that write into what nothing else reads are replaced.
+    """
+    given = set(program.graph_signature.user_inputs)
+    moving = {node for node in program.graph.nodes if node.name in given}
+    twins: dict[torch.fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op in ("placeholder", "output") or _is_check(node):
+            continue
+        target = _target(node, twins)
+        reached = not moving.isdisjoint(node.all_input_nodes)
+        size = isinstance(node.meta.get("val"), torch.SymInt | int)
+        if target is None or (reached and not (size or target in TRANSLATIONS)):
+            return program.run_decompositions({})
+        if reached:
+            moving.add(node)
+        twins[node] = target
+    for node, target in twins.items():
+        node.target = target
+    return program
+
+
+def _target(node: torch.fx.Node, twins: Mapping[torch.fx.Node, Any]) -> Any | None:
+    """Return what a node calls, or the same that writes nothing; None where neither is known.
+
+    Args:
+        node: The call.
+        twins: What is called instead at the nodes before it.
+    """
+    target: Any = node.target
+    if node.op != "call_function" or isinstance(target, torch._ops.HigherOrderOperator):
+        return None
+    schema = getattr(target, "_schema", None)
+    if not (schema and schema.is_mutable) or target is aten.detach_.default:
+        return target
+    # What is written into is nobody else's: a result of its own that only this call reads.
+    written = node.all_input_nodes[0] if node.all_input_nodes else node
+    maker = twins.get(written)
+    made = getattr(maker, "_schema", None)
+    own = made and made.returns and all(item.alias_info is None for item in made.returns)
+    if not own or maker not in TRANSLATIONS or maker in _SILENT:
+        return None
+    alone = list(written.users) == [node] and node.args[0] is written
+    packet = getattr(aten, schema.name.removeprefix("aten::").removesuffix("_"), None)
+    return getattr(packet, schema.overload_name or "default", None) if alone else None
 
 
 def _written_state(program: torch.export.ExportedProgram) -> list[Obstacle]:
@@ -70,7 +140,10 @@ def _written_state(program: torch.export.ExportedProgram) -> list[Obstacle]:
 def _chance(node: torch.fx.Node, path: str) -> list[Obstacle]:
     """Return why a node's result is not a function of its own row, if so."""
     name = str(node.target)
-    if name.startswith(("aten._native_batch_norm_legit.", "aten._native_batch_norm_legit_func")):
+    whole = name == "aten.batch_norm.default" and node.args[5] is True
+    if whole or name.startswith(
+        ("aten._native_batch_norm_legit.", "aten._native_batch_norm_legit_func")
+    ):
         why = "normalises with the statistics of the batch"
     elif _draws(node):
         why = "draws random numbers in the forward pass"
@@ -222,7 +295,8 @@ def _in_words(node: torch.fx.Node, call: Call, values: Mapping[str, Any]) -> boo
 
 def _lacks(node: torch.fx.Node, result: Ref | list[Ref]) -> bool:
     """Return whether a result is asked for that a translation does not give, such as indices."""
-    asked = [user.args[1] for user in node.users if user.target is operator.getitem]
+    users = [user for user in node.users if user.users]
+    asked = [user.args[1] for user in users if user.target is operator.getitem]
     return isinstance(result, list) and any(index not in range(len(result)) for index in asked)
 
 

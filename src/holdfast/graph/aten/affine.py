@@ -105,12 +105,19 @@ def _conv_transpose(b: Builder, call: Call) -> Translation:
 
 
 def _batch_norm(b: Builder, call: Call) -> Translation:
-    x, weight, bias, mean, variance, _, eps = call.args  # the momentum is for training
-    if not (isinstance(x, Ref) and _fixed(mean, weight) and _fixed(variance, bias)):
+    x, weight, bias, mean, variance, training, _, eps, _ = call.args  # momentum, cuDNN
+    if training or not (isinstance(x, Ref) and _fixed(mean, weight) and _fixed(variance, bias)):
         return None
     statistics = {"mean": mean, "variance": variance, "weight": weight, "bias": bias, "eps": eps}
+    return b.emit("batch_norm", [x], call, x.shape, **statistics)
+
+
+def _batch_norm_written_out(b: Builder, call: Call) -> Translation:
+    """Translate what the second pass of torch.export makes of a batch norm in eval mode."""
+    *statistics, momentum, eps = call.args
+    result = _batch_norm(b, with_args(call, [*statistics, False, momentum, eps, False]))
     # ATen returns a tuple whose first entry is the result.
-    return [b.emit("batch_norm", [x], call, x.shape, **statistics)]
+    return [result] if isinstance(result, Ref) else None
 
 
 def _add(sign: float) -> Translate:
@@ -263,7 +270,8 @@ AFFINE: Mapping[object, Translate] = {
     aten.conv_transpose1d.default: _conv_transpose,
     aten.conv_transpose2d.input: _conv_transpose,
     aten.conv_transpose3d.input: _conv_transpose,
-    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.batch_norm.default: _batch_norm,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm_written_out,
     aten.add.Tensor: _add(1.0),
     aten.add.Scalar: _add(1.0),
     aten.sub.Tensor: _add(-1.0),

@@ -271,6 +271,7 @@ _RULES: Mapping[object, _Rule] = {
         (aten.linear.default, aten.addmm.default, aten.mm.default, aten.matmul.default), _linear
     ),
     **dict.fromkeys(
-        (aten.clone.default, aten.contiguous.default, aten.alias.default), lambda b, call, x: x
+        (aten.clone.default, aten.contiguous.default, aten.alias.default, aten.dropout.default),
+        lambda b, call, x: x,
     ),
 }

@@ -50,6 +50,11 @@ def _transpose(b: Builder, call: Call) -> Translation:
     return _permutation(b, call, dims)
 
 
+def _dropout(b: Builder, call: Call) -> Translation:
+    x, _, training = call.args
+    return None if training else x
+
+
 def _expand(b: Builder, call: Call) -> Translation:
     x = call.args[0]
     if len(call.shape) != len(x.shape):
@@ -278,6 +283,7 @@ WIRING: Mapping[object, Translate] = {
     aten.contiguous.default: _same,
     aten.alias.default: _same,
     aten.detach.default: _same,
+    aten.dropout.default: _dropout,
     aten.nan_to_num.default: _same,  # finite numbers stay, and no others are spoken of
     aten.to.dtype: _cast,
     aten._to_copy.default: _cast,
