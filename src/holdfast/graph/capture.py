@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from holdfast.arguments import check_example, check_model
 from holdfast.errors import Obstacle, Unsupported
 from holdfast.gradients import with_gradients
+from holdfast.graph.functional import functional
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import check_replay
-from holdfast.graph.translate import functional, translate
+from holdfast.graph.translate import translate
 from holdfast.rounding import check_subnormals
 
 Example = Tensor | Mapping[str, Tensor]

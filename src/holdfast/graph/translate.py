@@ -12,18 +12,9 @@ from holdfast.errors import Obstacle, Unsupported
 from holdfast.graph.aten import BY_SHAPE, TRANSLATIONS, Builder, Call, Ref, opaque
 from holdfast.graph.aten.layouts import follow
 from holdfast.graph.aten.turned import turned
+from holdfast.graph.functional import SILENT, is_check
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.layers import GraphLayers
-
-aten = torch.ops.aten
-
-_SILENT = frozenset(
-    (
-        *(aten.dropout.default, aten.to.dtype, aten.contiguous.default),
-        *(aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int),
-    )
-)
-"""Calls that may do nothing: then they are no operation, and no layer ends with them."""
 
 
 def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
@@ -51,7 +42,7 @@ def translate(program: torch.export.ExportedProgram, model: nn.Module) -> Graph:
         elif node.op == "get_attr":
             constant = operator.attrgetter(node.target)(program.graph_module)
             values[node.name] = constant.detach() if isinstance(constant, Tensor) else constant
-        elif node.op == "call_function" and not _is_check(node):
+        elif node.op == "call_function" and not is_check(node):
             path = named.path(node)
             obstacles += [*_chance(node, path), *_branches(node, path)]
             value = values[node.name] = _step(b, node, values, path)
@@ -70,60 +61,7 @@ def _is_layer(value: object, node: torch.fx.Node, values: Mapping[str, object]) 
     """Return whether a call makes, or passes on, what a layer may be: a value that moves."""
     if not isinstance(value, Ref) or value.at_one is not None or value.moved is not None:
         return False
-    return node.target not in _SILENT or value is not values[node.all_input_nodes[0].name]
-
-
-def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return a program that writes nothing and is made of calls that are translated, where it can.
-
-    The second pass of `torch.export` makes such a program; it takes three quarters of a capture's
-    time, and most models need nothing but `relu_` to be read as `relu`.
-
-    Args:
-        program: As it was exported. Calls that write into what nothing else reads are replaced.
-    """
-    given = set(program.graph_signature.user_inputs)
-    moving = {node for node in program.graph.nodes if node.name in given}
-    twins: dict[torch.fx.Node, Any] = {}
-    for node in program.graph.nodes:
-        if node.op in ("placeholder", "output") or _is_check(node):
-            continue
-        target = _target(node, twins)
-        reached = not moving.isdisjoint(node.all_input_nodes)
-        size = isinstance(node.meta.get("val"), torch.SymInt | int)
-        if target is None or (reached and not (size or target in TRANSLATIONS)):
-            return program.run_decompositions({})
-        if reached:
-            moving.add(node)
-        twins[node] = target
-    for node, target in twins.items():
-        node.target = target
-    return program
-
-
-def _target(node: torch.fx.Node, twins: Mapping[torch.fx.Node, Any]) -> Any | None:
-    """Return what a node calls, or the same that writes nothing; None where neither is known.
-
-    Args:
-        node: The call.
-        twins: What is called instead at the nodes before it.
-    """
-    target: Any = node.target
-    if node.op != "call_function" or isinstance(target, torch._ops.HigherOrderOperator):
-        return None
-    schema = getattr(target, "_schema", None)
-    if not (schema and schema.is_mutable) or target is aten.detach_.default:
-        return target
-    # What is written into is nobody else's: a result of its own that only this call reads.
-    written = node.all_input_nodes[0] if node.all_input_nodes else node
-    maker = twins.get(written)
-    made = getattr(maker, "_schema", None)
-    own = made and made.returns and all(item.alias_info is None for item in made.returns)
-    if not own or maker not in TRANSLATIONS or maker in _SILENT:
-        return None
-    alone = list(written.users) == [node] and node.args[0] is written
-    packet = getattr(aten, schema.name.removeprefix("aten::").removesuffix("_"), None)
-    return getattr(packet, schema.overload_name or "default", None) if alone else None
+    return node.target not in SILENT or value is not values[node.all_input_nodes[0].name]
 
 
 def _written_state(program: torch.export.ExportedProgram) -> list[Obstacle]:
@@ -192,11 +130,6 @@ def _input(b: Builder, node: torch.fx.Node) -> Ref:
     if isinstance(value.shape[0], torch.SymInt):
         b.batch.add(value.shape[0].node.expr)
     return Ref(node.name, shape, perturbed)
-
-
-def _is_check(node: torch.fx.Node) -> bool:
-    """Return whether a node only asserts something for torch.export itself."""
-    return "assert" in str(node.target) or "sym_constrain" in str(node.target)
 
 
 def _resolve(item: object, values: Mapping[str, Any]) -> object:
