@@ -43,6 +43,7 @@ def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
         twins[node] = target
     for node, target in twins.items():
         node.target = target
+    program.graph.eliminate_dead_code()
     return program
 
 

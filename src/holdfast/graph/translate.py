@@ -228,8 +228,7 @@ def _in_words(node: torch.fx.Node, call: Call, values: Mapping[str, Any]) -> boo
 
 def _lacks(node: torch.fx.Node, result: Ref | list[Ref]) -> bool:
     """Return whether a result is asked for that a translation does not give, such as indices."""
-    users = [user for user in node.users if user.users]
-    asked = [user.args[1] for user in users if user.target is operator.getitem]
+    asked = [user.args[1] for user in node.users if user.target is operator.getitem]
     return isinstance(result, list) and any(index not in range(len(result)) for index in asked)
 
 
