@@ -17,6 +17,7 @@ FLOORS = {
     "types": 0,
     "moves": 0,
     "rounding": 0,
+    "corners": 0,
     "threads": 0,
     "batches": 0,
     "versions": 0,

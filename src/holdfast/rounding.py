@@ -85,6 +85,20 @@ def add_up(*terms: float) -> float:
     return total
 
 
+def add_down(first: float, second: float) -> float:
+    """Return the largest float64 at most the sum of two numbers far from both ends of float64.
+
+    Knuth's TwoSum says on which side of the exact sum the rounded one lies.
+
+    >>> add_down(1.0, 2.0**-60) == 1.0 and add_down(1.0, -(2.0**-60)) == down(1.0)
+    True
+    """
+    total = first + second
+    part = total - first
+    error = (first - (total - part)) + (second - part)
+    return down(total) if error < 0.0 else total
+
+
 def sqrt_up(value: float) -> float:
     """Return an upper bound of the square root; squares of small whole numbers stay exact."""
     root = math.sqrt(value)

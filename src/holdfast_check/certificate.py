@@ -22,6 +22,7 @@ _PROOF |= {"tensors": [{"name": str, "sha256": str}], "graph": _GRAPH, "cuts": [
 _SPEC = {"format": str, "digest": str, "norm": str, "semantics": str, "classes": int}
 _SPEC |= {"rows": _ROWS, "proof": _PROOF, "guarantee": str, "fingerprint": str, "constant": float}
 _SPEC |= {"assumptions": [str], "citations": [str], "threshold": float, "units": [float]}
+_SPEC |= {"onehot": [[int]]}
 
 
 class Report(NamedTuple):
@@ -51,7 +52,7 @@ def check(certificate: str | Path, model: str | Path | None = None) -> Report:
         require(not proved, "radii above 0 without a proof")
         lines = [f"the file says why: {proof['missing']!a:.300}", claimed]
         return Report(*counts, (*lines, f"nothing is proved{', nor compared' * bool(model)}"))
-    plain = content["semantics"] == "real" and not content["units"]
+    plain = content["semantics"] == "real" and not content["units"] + content["onehot"]
     require(plain, "only the exact real function is proved here, in plain distances")
     require(re.fullmatch(r"\w[\w.-]{0,150}", proof["file"], re.A), "no plain file name")
     raw = read_once(Path(certificate).parent / proof["file"])

@@ -68,9 +68,10 @@ def _surely_lost(graph: Graph, points: Tensor, labels: Tensor) -> Tensor:
 def _check_same(graph: Graph, certificates: Certificates, attacks: Attacks) -> None:
     same = certificates.norm == attacks.norm and torch.equal(certificates.labels, attacks.labels)
     same = same and torch.equal(certificates.units, attacks.units)
+    same = same and certificates.onehot == attacks.onehot
     hashes = {graph.fingerprint, certificates.fingerprint, attacks.fingerprint}
     if not same or len(hashes) > 1:
-        got = "attacks on another model, with other labels, in another norm or other units"
+        got = "attacks on another model, with other labels, in another norm, other units or groups"
         raise InvalidInput("attacks", got, "those of the certificates")
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,19 @@ from holdfast.arguments import (
     check_threshold,
     fit_inputs,
 )
+from holdfast.attacks.corners import search_corners
 from holdfast.attacks.result import Attacks
 from holdfast.attacks.rows import Rows
-from holdfast.attacks.search import search
+from holdfast.attacks.search import answers, search
 from holdfast.brackets.lower.ascent import within
+from holdfast.corners import nearest_first
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.forward import logits_in, run_model
 from holdfast.graph.ir import Graph
 from holdfast.graph.single import two_logits
-from holdfast.moves import EVERYTHING, Entries, Moves, Units, recorded
+from holdfast.moves import EVERYTHING, Entries, Groups, Moves, Units, recorded
 from holdfast.types import Report, silent
 
 
@@ -41,6 +44,7 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
     threshold: float = 0.0,
     free: Entries = None,
     scale: Units = None,
+    onehot: Groups = (),
     report: Report = silent,
 ) -> Attacks:
     """Look, row by row, for the nearest input that the model does not give the label.
@@ -61,6 +65,8 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
         threshold: For a model of one logit: class 1 is where it is above this, class 0 below.
         free: Which entries of a row may move, as truth values of its shape or numbers of entries.
         scale: Units of the entries, of a row's shape: distances are ||(x' - x) / scale||.
+        onehot: Groups of entries of the flattened row, as for `certify`: adversarials hold one 1
+            among 0s in each.
         report: Called with the progress.
 
     Returns:
@@ -82,7 +88,7 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
     >>> attacks.reason
     ('found', 'misclassified')
     """
-    moves = Moves(free, scale)
+    moves = Moves(free, scale, onehot)
     model = check_model(model)
     options = AttackOptions(norm, epsilon, threshold=threshold, moves=moves)
     with with_gradients():
@@ -170,10 +176,20 @@ def attack_graph(
     def logits(x: Tensor) -> Tensor:
         return two_logits(logits_in(run_model(model, x)), options.threshold)
 
-    units = options.moves.units(inputs.shape[1:])
-    flat = None if units is None else units.flatten()
+    moves = options.moves
+    units, numeric = (of(inputs.shape[1:]) for of in (moves.units, moves.numeric_units))
+    moves.check_rows(inputs)
+    flat = None if numeric is None else numeric.flatten()
     found = Rows.begin(logits, (safe, labels), options.norm, reach, flat)
-    clean, tried = search(found, within(options.seconds), report)
+    spent = within(options.seconds)
+    if flat is None or bool(flat.any()):
+        clean, tried = search(found, spent, report)
+    else:  # categories alone
+        clean, tried = answers(found), torch.full_like(finite, not spent())
+    if moves.groups and units is not None:
+        every = units.flatten()
+        walk = partial(nearest_first, groups=moves.groups, units=every, norm=options.norm)
+        found = search_corners(found, finite & (clean == labels), walk, every, spent, report)
     clean[~finite] = -1
     reason = tuple(_reasons(found, clean, tried))
     distance = found.distance.clone()
@@ -190,6 +206,7 @@ def attack_graph(
         norm=options.norm,
         epsilon=reach,
         units=recorded(units),
+        onehot=moves.groups,
         fingerprint=graph.fingerprint,
     )
 

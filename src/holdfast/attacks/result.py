@@ -33,6 +33,7 @@ class Attacks:
         epsilon: Distance within which adversarials were looked for; inf: the nearest ones.
         units: Units of the entries of a row, flattened, in which distances are measured; 0 where an
             entry keeps its value. Empty for ones.
+        onehot: Groups of entries of the flattened row that hold one 1 among 0s in adversarials too.
         fingerprint: SHA-256 of the model's weights.
     """
 
@@ -44,6 +45,7 @@ class Attacks:
     norm: float
     epsilon: float
     units: Annotated[Tensor, torch.float64]
+    onehot: tuple[tuple[int, ...], ...]
     fingerprint: str
 
     def __len__(self) -> int:

@@ -42,7 +42,7 @@ def search(
         bool, whether the search reached the row before its time was spent.
     """
     nearest = math.isinf(rows.epsilon)
-    clean = torch.cat([_answers(rows.take(part)) for part in _parts(rows.labels >= 0)])
+    clean = answers(rows)
     right = clean == rows.labels
     tried = torch.zeros_like(right)
     phases = list(_phases(rows.center[:1], nearest))
@@ -68,9 +68,11 @@ def _parts(chosen: Tensor) -> tuple[Tensor, ...]:
     return numbers.split(_CHUNK) if len(numbers) else ()
 
 
-def _answers(rows: Rows) -> Tensor:
+def answers(rows: Rows) -> Tensor:
+    """Return the model's answer at each row itself, -1 where its logits are not finite, [N]."""
     with torch.no_grad():
-        logits = rows.model(rows.inputs)
+        parts = _parts(rows.labels >= 0)
+        logits = torch.cat([rows.model(rows.inputs[part]) for part in parts])
     return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), -1)
 
 

@@ -73,6 +73,7 @@ class AuditOptions:
         object.__setattr__(self, "norm", check_norm(self.norm))
         object.__setattr__(self, "step", check_step(self.step))
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        self.moves.check_no_groups("audit")
         if self.epsilon is not None:
             wanted = "a finite distance above 0"
             epsilon = check_number("epsilon", self.epsilon, lambda e: 0 < e < math.inf, wanted)

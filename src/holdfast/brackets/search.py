@@ -66,6 +66,7 @@ class LipschitzOptions:
         if not isinstance(self.region, Ball | Box | None):
             wanted = "a holdfast.Ball, a holdfast.Box, or None for everywhere"
             raise InvalidInput("region", shown(self.region), wanted)
+        self.moves.check_no_groups("lipschitz")
         if isinstance(self.region, Box) and (self.moves.free, self.moves.scale) != (None, None):
             wanted = "a holdfast.Ball in these units, or None for everywhere"
             raise InvalidInput("region", "a Box beside `free` or `scale`", wanted)

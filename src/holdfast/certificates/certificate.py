@@ -30,7 +30,8 @@ class Certificates:
         reason: Per row: `certified`, `misclassified`, `tie`, `within_rounding`, `not_finite`,
             `unbounded_constant`, `not_bounded`, `may_overflow`, `no_class`, `not_proved`; every
             radius of 0 has one that says why.
-        method: Per row: what gave the radius, `global` or `local`.
+        method: Per row: what gave the radius, `global` or `local`; `enumeration` where a change of
+            categories alone ends it.
         norm: 1, 2 or inf.
         semantics: What a radius is about. `real`: the exact real function of the stored weights;
             `float32`: the network as executed, in any order of summation.
@@ -41,6 +42,7 @@ class Certificates:
         threshold: Of a model with one logit, which is class 1 above it; any other has no use of it.
         units: Units of the entries of a row, flattened, in which distances are measured; 0 where an
             entry keeps its value. Empty for ones.
+        onehot: Groups of entries of the flattened row that hold one 1 among 0s in rows that moved.
         changes: The model and the rows, for bounds of change around each row and for the proof in a
             file; None once loaded from a file.
     """
@@ -59,6 +61,7 @@ class Certificates:
     classes: int
     threshold: float
     units: Annotated[Tensor, torch.float64]
+    onehot: tuple[tuple[int, ...], ...]
     changes: Changes | None = field(default=None, repr=False)
 
     def __len__(self) -> int:

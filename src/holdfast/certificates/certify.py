@@ -6,6 +6,7 @@ f_y - f_j moves by at most K_yj r within distance r, the class holds within marg
 
 import contextlib
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,16 +26,19 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.change import Changes
 from holdfast.certificates.claim import guarantee
 from holdfast.certificates.local import Balls
+from holdfast.certificates.onehot import over_corners
 from holdfast.certificates.options import CertifyOptions
 from holdfast.certificates.radii import evaluated, global_rates, radii_of
+from holdfast.corners import nearest_first
 from holdfast.errors import Unsupported
 from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
+from holdfast.graph.running import Approximate
 from holdfast.graph.single import with_two_logits
 from holdfast.graph.units import in_units
 from holdfast.graph.walk import check_covered
-from holdfast.moves import Entries, Moves, Units, recorded
+from holdfast.moves import Entries, Groups, Moves, Units, recorded
 from holdfast.rounding import coarse_up
 from holdfast.types import Progress, Report, silent
 
@@ -50,6 +54,7 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
     threshold: float = 0.0,
     free: Entries = None,
     scale: Units = None,
+    onehot: Groups = (),
     report: Report = silent,
 ) -> Certificates:
     """Certify, row by row, how far an input can move before the predicted class may change.
@@ -72,6 +77,9 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
         free: Which entries of a row may move, as truth values of its shape or numbers of entries;
             the others are taken to keep their values.
         scale: Units of the entries, of a row's shape: distances are ||(x' - x) / scale||.
+        onehot: Groups of entries of the flattened row, by their numbers, as [[0, 1, 2], [5, 6]]: in
+            each one entry is 1 and the others are 0, in rows that moved too. Every change of
+            categories within reach is certified by itself, up to 4096 of them a row.
         report: Called with the progress.
 
     Returns:
@@ -93,7 +101,7 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
     >>> certificates.reason
     ('certified', 'tie')
     """
-    model, moves = check_model(model), Moves(free, scale)
+    model, moves = check_model(model), Moves(free, scale, onehot)
     options = CertifyOptions(norm, method, semantics, threshold, moves)
     with with_gradients():
         inputs = fit_inputs(check_inputs(inputs), model)
@@ -145,33 +153,72 @@ def certify_graph(
         labels = check_classes(labels, len(inputs), classes)
     if options.semantics == "float32":
         check_covered(graph, FLOAT32)
-    units = options.moves.units(inputs.shape[1:])
-    scaled = in_units(graph, units)
+    moves = options.moves
+    units = moves.units(inputs.shape[1:])
+    moves.check_rows(inputs)
     report(Progress("certificates"))
-    rates = None if labels.is_floating_point() else global_rates(scaled, options)
     finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
     # Rows that are not finite are evaluated as zeros and reported apart.
     safe = torch.where(finite.reshape(-1, *[1] * (inputs.dim() - 1)), inputs, 0.0)
-    logits = evaluated(graph, safe)
-    known = finite & torch.isfinite(logits.value).all(1)
-    if rates is None:
-        fields = _no_radii(scaled, known, options)
+    if labels.is_floating_point():
+        logits = evaluated(graph, safe)
+        known = finite & torch.isfinite(logits.value).all(1)
+        fields = _no_radii(in_units(graph, units), known, options)
     else:
-        balls = Balls(graph, safe, labels, options.norm, units)
-        fields = radii_of(balls, (logits, known), options, rates, report)
+        logits, fields = _radii(graph, (safe, labels, finite), options, report)
     semantics = "" if labels.is_floating_point() else options.semantics
     return Certificates(
         **fields,
         labels=labels,
         norm=options.norm,
         semantics=options.semantics,
-        guarantee=guarantee(options.norm, semantics, options.moves),
+        guarantee=guarantee(options.norm, semantics, moves),
         fingerprint=graph.fingerprint,
         classes=classes,
         threshold=threshold,
         units=recorded(units),
+        onehot=moves.groups,
         changes=Changes(graph, inputs.detach().clone(), labels, logits, options.norm, units),
     )
+
+
+def _radii(
+    graph: Graph,
+    rows: tuple[Tensor, Tensor, Tensor],
+    options: CertifyOptions,
+    report: Report,
+) -> tuple[Approximate, dict[str, Any]]:
+    """Return the logits of rows, and what is proved of them; see `radii_of`.
+
+    Args:
+        graph: A classifier.
+        rows: Inputs [N, ...], finite, labels [N], and whether the inputs were so as given, [N].
+        options: Norm, method, semantics and what may move.
+        report: Called with the progress.
+    """
+    (inputs, labels, finite), moves = rows, options.moves
+    units = moves.numeric_units(inputs.shape[1:])
+    fixed = units is not None and not bool(units.any())
+    rates = None if fixed else global_rates(in_units(graph, units), options)
+
+    def fields_of(inputs: Tensor, labels: Tensor, finite: Tensor) -> tuple[Approximate, dict]:
+        logits = evaluated(graph, inputs)
+        known = finite & torch.isfinite(logits.value).all(1)
+        balls = Balls(graph, inputs, labels, options.norm, units)
+        return logits, radii_of(balls, (logits, known), options, rates, report)
+
+    def radii(inputs: Tensor, labels: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        _, found = fields_of(inputs, labels, torch.ones_like(labels, dtype=torch.bool))
+        return found["radius"], found["method"]
+
+    logits, fields = fields_of(inputs, labels, finite)
+    every = moves.units(inputs.shape[1:])
+    if every is None or not moves.groups:
+        return logits, fields
+    walk = partial(nearest_first, groups=moves.groups, units=every.flatten(), norm=options.norm)
+    fields = over_corners(fields, (inputs, labels), walk, options.norm, radii)
+    # The constant is that of all rows, between the corners too.
+    return logits, fields | {"constant": _constant(in_units(graph, every), options)}
 
 
 def _no_radii(graph: Graph, known: Tensor, options: CertifyOptions) -> dict[str, Any]:
@@ -183,10 +230,6 @@ def _no_radii(graph: Graph, known: Tensor, options: CertifyOptions) -> dict[str,
         options: Norm and method.
     """
     count = len(known)
-    constant = math.inf
-    if options.method != "local":
-        with contextlib.suppress(Unsupported):
-            constant = coarse_up(gain_upper(graph, options.norm))
     nothing = torch.zeros(count, dtype=torch.float64)
     return {
         "radius": nothing,
@@ -194,5 +237,13 @@ def _no_radii(graph: Graph, known: Tensor, options: CertifyOptions) -> dict[str,
         "predicted": torch.full((count,), -1),
         "reason": tuple("no_class" if finite else "not_finite" for finite in known.tolist()),
         "method": (options.method,) * count,
-        "constant": constant,
+        "constant": _constant(graph, options),
     }
+
+
+def _constant(graph: Graph, options: CertifyOptions) -> float:
+    """Return a global constant, infinite where none is known, or asked for."""
+    if options.method != "local":
+        with contextlib.suppress(Unsupported):
+            return coarse_up(gain_upper(graph, options.norm))
+    return math.inf

@@ -151,6 +151,7 @@ class ConditionsOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
         object.__setattr__(self, "norm", check_norm(self.norm))
+        self.moves.check_no_groups("conditions")
         if self.metric is not None and not isinstance(self.metric, str):
             raise InvalidInput("metric", shown(self.metric), "the name of a distance, or None")
 

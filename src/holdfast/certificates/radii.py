@@ -23,7 +23,7 @@ def radii_of(
     balls: Balls,
     seen: tuple[Approximate, Tensor],
     options: CertifyOptions,
-    rates: Rates,
+    rates: Rates | None,
     report: Report,
 ) -> dict[str, Any]:
     """Return radii, margins, predictions, reasons and methods of a classifier's rows.
@@ -32,12 +32,14 @@ def radii_of(
         balls: The rows.
         seen: Their logits [N, classes], and whether rows and logits were finite, [N].
         options: Norm, method and semantics.
-        rates: Global constants.
+        rates: Global constants; None where every entry keeps its value.
         report: Called with the progress.
 
     Raises:
         Unsupported: When an op has no linear bounds and no global constant is finite.
     """
+    if rates is None:
+        return _fixed_radii(balls, seen, options)
     (logits, known), labels = seen, balls.labels
     gaps = _gaps(logits, labels)
     local = torch.zeros(len(gaps), dtype=torch.float64)
@@ -69,26 +71,50 @@ def radii_of(
     radii = torch.maximum(by_constant, local)
     # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
     safe = (margins > 0) & (radii > 0)
-    leads = _leads(logits, labels)
-    unbounded = math.isinf(rates.constant)
+    unbounded = torch.full_like(safe, math.isinf(rates.constant))
     if options.method == "local":  # what a ball around the row says is all that there is
         unbounded = margins > 0
-    columns = (known, leads, in_range, safe, torch.as_tensor(unbounded).expand_as(safe))
-    each = zip(*(column.tolist() for column in columns), strict=True)
     why = "not_bounded" if options.method == "local" else "unbounded_constant"
-    reason = tuple(
-        _reason(row_known, lead, row_in_range, row_safe, why if lost else "")
-        for row_known, lead, row_in_range, row_safe, lost in each
-    )
-    certified = torch.tensor([entry == "certified" for entry in reason], dtype=torch.bool)
+    reason = _reasons(seen, labels, (in_range, safe, unbounded), why)
     nearer = "local" if options.method == "local" else "global"
+    return {
+        **_columns(seen, radii, margins, reason),
+        "method": tuple("local" if win else nearer for win in (local > by_constant).tolist()),
+        "constant": rates.constant,
+    }
+
+
+def _fixed_radii(
+    balls: Balls, seen: tuple[Approximate, Tensor], options: CertifyOptions
+) -> dict[str, Any]:
+    """Return what `radii_of` does where no entry moves: a proved class is so at any distance."""
+    (logits, known), labels = seen, balls.labels
+    gaps, in_range = _gaps(logits, labels), torch.ones_like(known)
+    if options.semantics == "float32":
+        nowhere = torch.zeros(len(gaps), dtype=torch.float64)
+        executed = execution(balls.graph, balls.inputs, nowhere, options.norm)
+        gaps, in_range = _gaps(executed.logits(logits), labels), executed.in_range
+    margins = coarse_down(gaps.amin(1))
+    safe = margins > 0
+    reason = _reasons(seen, labels, (in_range, safe, torch.zeros_like(safe)), "")
+    return {
+        **_columns(seen, torch.full_like(margins, math.inf), margins, reason),
+        "method": ("enumeration",) * len(margins),
+        "constant": 0.0,
+    }
+
+
+def _columns(
+    seen: tuple[Approximate, Tensor], radii: Tensor, margins: Tensor, reason: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what is reported of rows, which have a radius where they are certified."""
+    logits, known = seen
+    certified = torch.tensor([entry == "certified" for entry in reason], dtype=torch.bool)
     return {
         "radius": torch.where(certified, radii, 0.0),
         "margin": torch.where(known, margins, 0.0),
         "predicted": torch.where(known, logits.value.argmax(1), -1),
         "reason": reason,
-        "method": tuple("local" if win else nearer for win in (local > by_constant).tolist()),
-        "constant": rates.constant,
     }
 
 
@@ -163,6 +189,27 @@ def _leads(logits: Approximate, labels: Tensor) -> Tensor:
     own = logits.value.gather(1, labels[:, None])
     others = logits.value.scatter(1, labels[:, None], -math.inf).amax(1, keepdim=True)
     return (own - others).squeeze(1)
+
+
+def _reasons(
+    seen: tuple[Approximate, Tensor], labels: Tensor, proved: tuple[Tensor, ...], why: str
+) -> tuple[str, ...]:
+    """Return the reason of each row.
+
+    Args:
+        seen: Logits [N, classes], and whether rows and logits were finite, [N].
+        labels: [N].
+        proved: For each row whether nothing overflows there, whether margin and radius are above 0,
+            and whether that is for want of any bound, [N] each.
+        why: The reason of rows without any bound.
+    """
+    logits, known = seen
+    columns = (known, _leads(logits, labels), *proved)
+    each = zip(*(column.tolist() for column in columns), strict=True)
+    return tuple(
+        _reason(row_known, lead, in_range, safe, why if lost else "")
+        for row_known, lead, in_range, safe, lost in each
+    )
 
 
 def _reason(known: bool, lead: float, in_range: bool, safe: bool, why: str) -> str:

@@ -18,7 +18,7 @@ from holdfast.cli.app import (
     norm_of,
     verb,
 )
-from holdfast.cli.moves import Free, Scale, moves_of
+from holdfast.cli.moves import Free, Onehot, Scale, moves_of
 
 
 @verb
@@ -33,6 +33,7 @@ def attack(  # noqa: PLR0913 - the options of the verb
     threshold: Threshold = 0.0,
     free: Free = None,
     scale: Scale = None,
+    onehot: Onehot = None,
     out: Annotated[Path | None, Parameter(help="file for the attacks and their inputs")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -42,9 +43,9 @@ def attack(  # noqa: PLR0913 - the options of the verb
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
     with progress_bar("attacks") as report:
-        moves = moves_of(free, scale, rows)
+        moves = moves_of(free, scale, rows, onehot)
         asked = {"threshold": threshold, "report": report}
-        asked |= {"free": moves.free, "scale": moves.scale}
+        asked |= {"free": moves.free, "scale": moves.scale, "onehot": moves.onehot}
         attacks = holdfast.attack(
             loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon, **asked
         )

@@ -18,7 +18,7 @@ from holdfast.cli.app import (
     stopping_at_once,
     verb,
 )
-from holdfast.cli.moves import Free, Scale, moves_of
+from holdfast.cli.moves import Free, NoOnehot, Scale, moves_of
 
 
 @verb
@@ -36,6 +36,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
     threshold: Threshold = 0.0,
     free: Free = None,
     scale: Scale = None,
+    onehot: NoOnehot = None,
     training: Annotated[Path | None, Parameter(help="file of a DescentMonitor")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -51,7 +52,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
     asked |= {"step": step, "threshold": threshold or None, "free": free, "scale": scale}
     asked |= {"training": training, "out": out}
     command = repeat_command("audit", asked)
-    moves = moves_of(free, scale, rows) if isinstance(rows, LoadedData) else EVERYTHING
+    moves = moves_of(free, scale, rows, onehot) if isinstance(rows, LoadedData) else EVERYTHING
     options = AuditOptions(
         norm_of(norm), epsilon, seconds, step, threshold, training, command, moves
     )

@@ -19,7 +19,7 @@ from holdfast.cli.app import (
     norm_of,
     verb,
 )
-from holdfast.cli.moves import Free, Scale, moves_of
+from holdfast.cli.moves import Free, Onehot, Scale, moves_of
 from holdfast.errors import HoldfastWarning, InvalidInput
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     threshold: Threshold = 0.0,
     free: Free = None,
     scale: Scale = None,
+    onehot: Onehot = None,
     out: Annotated[Path | None, Parameter(help="file for the certificates")] = None,
     attack: Annotated[
         bool, Parameter(negative=(), help="attack every row, and stop if a certificate is wrong")
@@ -57,7 +58,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
-    moves = moves_of(free, scale, rows)
+    moves = moves_of(free, scale, rows, onehot)
     options = CertifyOptions(norm_of(norm), method, semantics, threshold, moves)
     options.check_execution(loaded.model, rows.inputs)
     example = example_row(rows.inputs)

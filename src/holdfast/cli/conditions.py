@@ -2,7 +2,7 @@
 
 import holdfast
 from holdfast.cli.app import Answer, DataName, Json, Model, NormName, Threshold, load, norm_of, verb
-from holdfast.cli.moves import Free, Scale, moves_of
+from holdfast.cli.moves import Free, NoOnehot, Scale, moves_of
 
 
 @verb
@@ -14,6 +14,7 @@ def conditions(  # noqa: PLR0913 - the options of the verb
     threshold: Threshold = 0.0,
     free: Free = None,
     scale: Scale = None,
+    onehot: NoOnehot = None,
     as_json: Json = False,
 ) -> Answer:
     """Say whether a certificate about distances makes sense for a model and its data."""
@@ -25,7 +26,8 @@ def conditions(  # noqa: PLR0913 - the options of the verb
     with progress_bar("conditions") as report:
         asked = {"threshold": threshold, "report": report}
         if isinstance(rows, LoadedData):
-            moves = moves_of(free, scale, rows)
+            moves = moves_of(free, scale, rows, onehot)
+            moves.check_no_groups("conditions")
             asked |= {"free": moves.free, "scale": moves.scale}
         found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), **asked)
     document = {"model": model, "data": data, **plain(found)}

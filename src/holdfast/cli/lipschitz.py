@@ -7,7 +7,7 @@ from cyclopts import Parameter
 import holdfast
 from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load_numbers, norm_of, verb
 from holdfast.cli.ending import INTERRUPTED
-from holdfast.cli.moves import Free, Scale, moves_of
+from holdfast.cli.moves import Free, NoOnehot, Scale, moves_of
 from holdfast.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
     tolerance: Annotated[float, Parameter(help="stop at upper / lower <= 1 + this")] = 1e-3,
     free: Free = None,
     scale: Scale = None,
+    onehot: NoOnehot = None,
     as_json: Json = False,
 ) -> Answer:
     """Bracket the Lipschitz constant of a model from both sides."""
@@ -38,7 +39,8 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
 
     (loaded,), rows = load_numbers([model], _data_of(model, data), labelled=False)
     region = None if box is None else _box(box, rows.inputs[0])
-    moves = moves_of(free, scale, rows)
+    moves = moves_of(free, scale, rows, onehot)
+    moves.check_no_groups("lipschitz")
     with closing_bracket() as report:
         bracket = holdfast.lipschitz(
             loaded.model, rows.inputs, norm_of(norm), region, seconds, tolerance,

@@ -1,4 +1,4 @@
-"""`--free` and `--scale`: what may move, by number or name of the column, and in which units."""
+"""`--free`, `--scale` and `--onehot`: what may move, by number or name of the column, and how."""
 
 import re
 from collections.abc import Sequence
@@ -26,10 +26,25 @@ Scale = Annotated[
         "separated by commas, or a .npy file"
     ),
 ]
+Onehot = Annotated[
+    list[str] | None,
+    Parameter(
+        negative=(),
+        help="columns of one category, of which one is 1 and the others 0, as for --free: a moved "
+        "row has another category or the same; give it again for each category",
+    ),
+]
+NoOnehot = Annotated[list[str] | None, Parameter(negative=(), show=False)]
+"""Of verbs that refuse groups, and say why."""
 
 
-def moves_of(free: str | None, scale: str | None, rows: "LoadedData") -> "Moves":
-    """Return what may move in rows, and their units, as they were typed.
+def moves_of(
+    free: str | None,
+    scale: str | None,
+    rows: "LoadedData",
+    onehot: Sequence[str] | None = None,
+) -> "Moves":
+    """Return what may move in rows, their units and groups, as they were typed.
 
     Raises:
         InvalidInput: When an entry or a unit is not there.
@@ -38,14 +53,15 @@ def moves_of(free: str | None, scale: str | None, rows: "LoadedData") -> "Moves"
 
     row = rows.inputs[0]
     moves = Moves(
-        None if free is None else _entries(free, rows.columns),
+        None if free is None else _entries("free", free, rows.columns),
         None if scale is None else _units(scale, rows.inputs),
+        [_entries("onehot", group, rows.columns) for group in onehot or ()],
     )
     moves.units(row.shape)
     return moves
 
 
-def _entries(text: str, columns: Sequence[str]) -> list[int]:
+def _entries(argument: str, text: str, columns: Sequence[str]) -> list[int]:
     """Return numbers of entries.
 
     Raises:
@@ -63,7 +79,7 @@ def _entries(text: str, columns: Sequence[str]) -> list[int]:
         else:
             names = f", or of {', '.join(columns[:12])}" if columns else ""
             wanted = f"entries as 0,2,5-9{names}"
-            raise InvalidInput("free", repr(part), wanted)
+            raise InvalidInput(argument, repr(part), wanted)
     return sorted({*entries})
 
 
