@@ -22,7 +22,7 @@ _PROOF |= {"tensors": [{"name": str, "sha256": str}], "graph": _GRAPH, "cuts": [
 _SPEC = {"format": str, "digest": str, "norm": str, "semantics": str, "classes": int}
 _SPEC |= {"rows": _ROWS, "proof": _PROOF, "guarantee": str, "fingerprint": str, "constant": float}
 _SPEC |= {"assumptions": [str], "citations": [str], "threshold": float, "units": [float]}
-_SPEC |= {"onehot": [[int]]}
+_SPEC["onehot"] = [[int]]
 
 
 class Report(NamedTuple):

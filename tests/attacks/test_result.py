@@ -28,6 +28,7 @@ def attacks(distances=(0.0, 0.5, math.inf), norm=2.0, epsilon=math.inf) -> Attac
         norm=norm,
         epsilon=epsilon,
         units=torch.zeros(0, dtype=torch.float64),
+        onehot=(),
         fingerprint="ab" * 32,
     )
 

@@ -37,6 +37,7 @@ def certificates(radii=(0.0, 0.5, math.inf, 5e-324), norm=2.0, constant=1 / 3) -
         classes=3,
         threshold=0.0,
         units=torch.zeros(0, dtype=torch.float64),
+        onehot=(),
     )
 
 
