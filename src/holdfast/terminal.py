@@ -1,22 +1,18 @@
-"""What a person sees in the terminal: progress on stderr, tables on stdout."""
+"""What a person sees in the terminal: tables, on stdout."""
 
-import contextlib
 import functools
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import progress as bars
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from holdfast.errors import one_line
 from holdfast.report import formats
 from holdfast.report.training import descent_sentence
-from holdfast.types import Estimate, Improvement, Progress, Report, norm_name
+from holdfast.types import Estimate, norm_name
 
 if TYPE_CHECKING:
     from holdfast.attacks.result import Attacks
@@ -28,69 +24,6 @@ if TYPE_CHECKING:
     from holdfast.knowledge_continuity.result import Knowledge
 
 
-@contextlib.contextmanager
-def progress_bar(part: str) -> Iterator[Report]:
-    """Show the progress of a verb as a bar on stderr; silent where that is no terminal.
-
-    Args:
-        part: What is shown until the verb reports for the first time.
-
-    Yields:
-        What the verb reports to.
-    """
-    console = Console(stderr=True)
-    columns = (
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-    )
-    shown = bars.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    )
-    task = shown.add_task(part, total=None)
-
-    def take(progress: Progress) -> None:
-        said, total = one_line(progress.part), progress.total or None
-        shown.update(task, description=said, completed=progress.done, total=total)
-
-    with shown:
-        yield take
-
-
-@contextlib.contextmanager
-def closing_bracket() -> Iterator[Report]:
-    """Show a bracket on stderr that closes while the user watches; silent where no terminal is.
-
-    Yields:
-        What the verb reports to.
-    """
-    sides: dict[str, Improvement] = {}
-    begun = time.perf_counter()
-
-    def take(progress: Progress) -> None:
-        if progress.improvement is not None:
-            sides[progress.improvement.side] = progress.improvement
-
-    def draw() -> RenderableType:
-        table = _table("side", "bound", "method", "found at")
-        for side in ("upper", "lower"):
-            best = sides.get(side)
-            if best is not None:
-                table.add_row(side, f"{best.value:.6g}", best.method, f"{best.seconds:.1f} s")
-        ratio = "-"
-        if len(sides) == 2 and sides["lower"].value > 0:
-            ratio = f"{sides['upper'].value / sides['lower'].value:.4f}"
-        spent = time.perf_counter() - begun
-        table.add_row("ratio", ratio, "Ctrl-C ends with the best so far", f"{spent:.1f} s")
-        return table
-
-    console = Console(stderr=True)
-    live = Live(console=console, refresh_per_second=8, transient=True, get_renderable=draw)
-    with live if console.is_terminal else contextlib.nullcontext():
-        yield take
-
-
 def number(value: float | None, write: Callable[[float], str] = formats.number) -> str:
     """Return a number with three significant digits; `write` says how it is rounded."""
     if value is None or math.isnan(value):
@@ -98,7 +31,7 @@ def number(value: float | None, write: Callable[[float], str] = formats.number) 
     return "unbounded" if math.isinf(value) else write(value)
 
 
-def _table(*titles: str, header: bool = True) -> Table:
+def empty_table(*titles: str, header: bool = True) -> Table:
     """Return an empty table that folds where the terminal is narrow, and cuts nothing off."""
     table = Table(box=None, pad_edge=False, show_header=header)
     for title in titles:
@@ -112,7 +45,7 @@ def audit_summary(report: "AuditReport") -> RenderableType:
     distances = document["norm"] is not None
     verified = f"verified at {formats.given(document['epsilon'])}"
     titles = (verified, "median radius", "Lipschitz constant") if distances else ("most brittle",)
-    table = _table("model", "accuracy", *titles)
+    table = empty_table("model", "accuracy", *titles)
     lines = []
     for subject in document["subjects"]:
         accuracy = formats.percent(subject["accuracy"])
@@ -162,7 +95,7 @@ def bracket_table(bracket: "Bracket") -> RenderableType:
     )
     for note in bracket.notes:
         head.append(f"\n{note}")
-    table = _table("module", "operation", "gain")
+    table = empty_table("module", "operation", "gain")
     for layer in bracket.layers:
         table.add_row(layer.path or "(model)", layer.op, number(layer.gain, formats.at_most))
     return Group(head, table)
@@ -176,7 +109,7 @@ def certificates_table(
     Where the numbers in the data file were divided by a scale (pixels by 255), the radii are shown
     in those numbers as well.
     """
-    table = _table("what", "value", header=False)
+    table = empty_table("what", "value", header=False)
     shares = certificates.radius.new_tensor([0.1, 0.5, 0.9])
     if not certificates.has_classes:
         table.add_row("rows", str(len(certificates)))
@@ -205,7 +138,7 @@ def certificates_table(
 
 def attacks_table(attacks: "Attacks") -> RenderableType:
     """Return the spread of the distances and how the attacks ended."""
-    table = _table("what", "value", header=False)
+    table = empty_table("what", "value", header=False)
     table.add_row("rows", str(len(attacks)))
     if math.isfinite(attacks.epsilon):
         share = formats.percent(attacks.accuracy_under_attack(attacks.epsilon))
@@ -227,7 +160,7 @@ def _nearest(distance: float) -> str:
 
 def conditions_table(conditions: "Conditions") -> RenderableType:
     """Return the conditions of a certificate and the advice."""
-    table = _table("what", "value", header=False)
+    table = empty_table("what", "value", header=False)
     table.add_row("metric", conditions.metric)
     table.add_row("constant and radii", conditions.bounded)
     table.add_row("upper ÷ lower", number(conditions.ratio, formats.at_most))
@@ -245,7 +178,7 @@ def knowledge_table(
     """Return the volatility of every layer, the worst pairs of one, and what was certified."""
     perturbed = ["perturbed"] if knowledge.perturbed else []
     titles = ("layer", "scale-free volatility", "raw", "near", "same label", "other label")
-    table = _table(*titles, *perturbed)
+    table = empty_table(*titles, *perturbed)
     for layer in knowledge.layers:
         table.add_row(
             layer,
@@ -265,7 +198,7 @@ def _worst_pairs(worst: Mapping[str, Any], layer: str) -> list[RenderableType]:
     """Return the worst pairs of a layer: the rows of each, and their sentences if they have any."""
     titles = ("row", "partner", "loss change", "distance")
     spoken = any("text" in row for row in worst["rows"].values())
-    table = _table(*titles, *(["label and sentence of both"] if spoken else []))
+    table = empty_table(*titles, *(["label and sentence of both"] if spoken else []))
     for pair in worst["worst"][layer]:
         rows, labels = (pair["row"], pair["neighbour"]), (pair["label"], pair["neighbour_label"])
         texts = [worst["rows"][str(row)].get("text", "") for row in rows] if spoken else []
@@ -277,7 +210,7 @@ def _worst_pairs(worst: Mapping[str, Any], layer: str) -> list[RenderableType]:
 
 def descent_table(part: Mapping[str, Any]) -> RenderableType:
     """Return the answer about a training step, and its numbers."""
-    table = _table("what", "value", header=False)
+    table = empty_table("what", "value", header=False)
     smoothness = part["smoothness"]
     rows = {
         "loss before": part["loss"],
@@ -302,7 +235,7 @@ def _value(estimate: Estimate | None) -> str:
 
 def doctor_table(found: dict[str, Any]) -> RenderableType:
     """Return versions and what is missing for which part."""
-    table = _table("what", "value", header=False)
+    table = empty_table("what", "value", header=False)
     table.add_row("python", found["python"])
     for name, version in found["versions"].items():
         table.add_row(name, version)

@@ -137,12 +137,14 @@ class Progress:
         done: How much of it is done.
         total: Of how much; 0 where that is not known beforehand.
         improvement: What a bracket has just gained; None elsewhere.
+        within: The progress of what the part runs, such as a verb within an audit.
     """
 
     part: str
     done: int = 0
     total: int = 0
     improvement: Improvement | None = None
+    within: "Progress | None" = None
 
     def __str__(self) -> str:
         """Return the part and how far it is."""

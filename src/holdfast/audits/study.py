@@ -112,7 +112,7 @@ class Steps:
     def take(self, progress: Progress) -> None:
         """Report the progress of a verb as that of the present step."""
         part = f"{self.part}, {progress}"
-        self.report(Progress(part, self.done, self.total, progress.improvement))
+        self.report(Progress(part, self.done, self.total, progress.improvement, progress))
 
 
 @dataclass

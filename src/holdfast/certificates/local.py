@@ -297,10 +297,16 @@ def _search(
 ) -> Tensor:
     """Return the largest radius found for each row that has a crossing to find; 0 for others."""
     best = torch.zeros(len(crossings), dtype=torch.float64)
-    going = {row: crossing for row, crossing in enumerate(crossings) if crossing is not None}
+    waiting = [(row, crossing) for row, crossing in enumerate(crossings) if crossing is not None]
+    going: dict[int, _Crossing] = {}
     around: dict[int, tuple[float, Known]] = {}
-    while going:
-        report(Progress("certificates", len(crossings) - len(going), len(crossings)))
+    # Rows are finished a batch at a time; where one is done with, the next takes its place.
+    most = max(map(len, batches(balls.graph, len(waiting))), default=0)
+    while going or waiting:
+        entering = most - len(going)
+        going |= dict(waiting[:entering])
+        waiting = waiting[entering:]
+        report(Progress("certificates", len(crossings) - len(going) - len(waiting), len(crossings)))
         rows = torch.tensor(list(going))
         tried = [crossing.radius for crossing in going.values()]
         radius = torch.tensor(tried, dtype=torch.float64)
@@ -315,6 +321,7 @@ def _search(
             for (row, crossing), _, radius, known in results
             if row in going and crossing.radius < radius and known is not None
         }
+        around = {row: known for row, known in around.items() if row in going}
     return best
 
 

@@ -38,7 +38,8 @@ def attack(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Look for the nearest input around each row that gets another answer."""
-    from holdfast.terminal import attacks_table, progress_bar
+    from holdfast.cli.progress import progress_bar
+    from holdfast.terminal import attacks_table
 
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)

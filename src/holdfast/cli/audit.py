@@ -42,10 +42,11 @@ def audit(  # noqa: PLR0913 - the options of the main job
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
     from holdfast.audits.audit import AuditOptions, audit_models
+    from holdfast.cli.progress import progress_bar
     from holdfast.moves import EVERYTHING
     from holdfast.sources.data import LoadedData
     from holdfast.sources.demo import DEMO_MODELS
-    from holdfast.terminal import audit_summary, progress_bar
+    from holdfast.terminal import audit_summary
 
     models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}

@@ -51,8 +51,9 @@ def certify(  # noqa: PLR0913 - the options of the verb
     from holdfast.certificates.certify import certify_graph
     from holdfast.certificates.files import missing_proof
     from holdfast.certificates.options import CertifyOptions
+    from holdfast.cli.progress import progress_bar
     from holdfast.graph.capture import captured, example_row
-    from holdfast.terminal import certificates_table, progress_bar
+    from holdfast.terminal import certificates_table
 
     if not 0 <= epsilon < math.inf:
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")

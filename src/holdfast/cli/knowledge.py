@@ -35,9 +35,10 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
 ) -> Answer:
     """Measure how steady a model's knowledge is, layer by layer; --delta and --eta certify."""
     from holdfast.audits.parts import worst_part
+    from holdfast.cli.progress import progress_bar
     from holdfast.files import plain
     from holdfast.sources.data import LoadedData
-    from holdfast.terminal import knowledge_table, progress_bar
+    from holdfast.terminal import knowledge_table
 
     if (delta is None) != (eta is None):
         raise InvalidInput("delta, eta", (delta, eta), "both, or neither")
