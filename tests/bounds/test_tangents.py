@@ -110,13 +110,20 @@ STEEP = {
     "square": Case("power", {"exponent": 2}, ((5,),), (5,), each(lambda v: v**2)),
     "cube": Case("power", {"exponent": 3}, ((5,),), (5,), each(lambda v: v**3)),
     "seventh power": Case("power", {"exponent": 7}, ((5,),), (5,), each(lambda v: v**7)),
+    **{
+        f"to the {p:g}": Case(
+            "root", {"exponent": p}, ((5,),), (5,), each(lambda v, p=p: v ** mpf(p))
+        )
+        for p in (1.7, 0.3, -2.5)
+    },
+    "tan": Case("tan", {}, ((5,),), (5,), each(mpmath.tan)),
     "exp": Case("exp", {}, ((5,),), (5,), each(mpmath.exp)),
     "log": Case("log", {}, ((5,),), (5,), each(mpmath.log)),
     "sqrt": Case("sqrt", {}, ((5,),), (5,), each(mpmath.sqrt)),
     "rsqrt": Case("rsqrt", {}, ((5,),), (5,), each(lambda v: 1 / mpmath.sqrt(v))),
     "reciprocal": Case("reciprocal", {}, ((5,),), (5,), each(lambda v: 1 / v)),
 }
-POSITIVE = ("log", "sqrt", "rsqrt")
+POSITIVE = ("log", "sqrt", "rsqrt", "to the 1.7", "to the 0.3", "to the -2.5")
 CASES = {
     **STEEP,
     "product": Case(
@@ -176,6 +183,9 @@ def drawn(seed: int, name: str, power: int, width: float) -> tuple[Tensor, Tenso
     x, reach = size * normal(), width * size * normal().abs()
     if name == "reciprocal" and width < 1.0:
         reach = torch.minimum(reach, 0.9 * x.abs())
+    if name == "tan":
+        x = x.clamp(-1.2, 1.2)
+        reach = torch.minimum(reach, 0.9 * (math.pi / 2 - x.abs()))
     if name in POSITIVE:
         x = x.abs() + 1e-300
         reach = torch.minimum(reach, 0.9 * x)

@@ -239,6 +239,11 @@ NETS: dict[str, Callable[[], nn.Module]] = {
         Function(lambda x: torch.log((1.0 + x**2).sqrt()) + x * torch.rsqrt(1.0 + x.abs())),
         nn.Linear(6, 3),
     ),
+    "tangents": lambda: nn.Sequential(
+        nn.Linear(6, 6),
+        Function(lambda x: torch.tan(0.7 * x.tanh()) * (1.0 + x**2) ** 0.3),
+        nn.Linear(6, 3),
+    ),
     "attention": Attention,
     "log softmax": lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.LogSoftmax(-1)),
 }

@@ -22,7 +22,18 @@ from holdfast_check.network import logits, read_graph
 
 CURVED = {"softmax", "log_softmax", "layer_norm", "rms_norm", "group_norm"}
 CURVED |= {"vector_norm", "logsumexp"}
-WITHOUT_CONSTANT = {"power", "exp", "log", "sqrt", "rsqrt", "reciprocal", "product", "matmul"}
+WITHOUT_CONSTANT = {
+    "root",
+    "tan",
+    "power",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "product",
+    "matmul",
+}
 REWRITTEN = {
     "scale_channels"
 }  # stands in no captured graph, only for the linear part of batch norm

@@ -105,6 +105,8 @@ CATALOGUE: dict[str, list[Use]] = {
     "softplus": [one((8,), beta=3.0), one((8,), beta=1e-3)],
     "abs": [one((8,))],
     "power": [one((8,), exponent=2), one((8,), exponent=3)],
+    "root": [one((8,), exponent=p) for p in (1.7, 0.3, -0.4)],
+    "tan": [one((8,))],
     "exp": [one((8,))],
     "log": [one((8,))],
     "sqrt": [one((8,))],

@@ -40,6 +40,9 @@ def local(graph: holdfast.Graph, x: Tensor, label: int, norm: float = math.inf) 
         (lambda x: torch.sqrt(x[:, 0]).neg().tanh(), False),
         (lambda x: (x[:, 1] / x[:, 0]).tanh(), True),
         (lambda x: (x[:, 0] ** -3).tanh(), True),
+        (lambda x: (x[:, 0] ** -1.5).tanh(), True),
+        (lambda x: (x[:, 0] ** 0.7).neg().tanh(), False),
+        (lambda x: torch.tan(math.pi / 2 - x[:, 0]).sin(), True),
     ],
 )
 def test_no_ball_reaches_a_pole_behind_a_bounded_function(function, closed: bool) -> None:

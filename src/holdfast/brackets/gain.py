@@ -20,11 +20,6 @@ from holdfast.ops import OPS, Kind, rules
 from holdfast.rounding import add_up, mul_up
 from holdfast.types import norm_name
 
-_ADVICE = {
-    "tan": ("has no global Lipschitz constant (poles)", "leave it out of the certified part"),
-}
-"""Why an operation outside the vocabulary has no gain, and how to go on."""
-
 
 def _advice(graph: Graph) -> Mapping[str, tuple[str, str]]:
     """Return why operations have no gain, and how to go on: on a region, where that works."""
@@ -34,7 +29,7 @@ def _advice(graph: Graph) -> Mapping[str, tuple[str, str]]:
             "bound it on a region: certify(..., method='local'), or "
             "lipschitz(..., region=holdfast.Ball(row, radius))"
         )
-    return {**_ADVICE, **{name: (op.unbounded, how) for name, op in OPS.items() if op.unbounded}}
+    return {name: (op.unbounded, how) for name, op in OPS.items() if op.unbounded}
 
 
 @dataclass(frozen=True)

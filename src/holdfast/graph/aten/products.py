@@ -36,15 +36,16 @@ def product(b: Builder, call: Call, left: Ref, right: Ref) -> Translation:
 
 
 def _power(b: Builder, call: Call) -> Translation:
-    """Translate x^n for whole n, and roots; other powers are not defined below 0."""
     x, exponent = call.args
     if not isinstance(x, Ref) or isinstance(exponent, Ref | torch.Tensor):
         return None
     if abs(exponent) == 0.5:
         return b.emit("sqrt" if exponent > 0 else "rsqrt", [x], call, x.shape)
     # The rounding of a derivative is known for powers that are not large.
-    if exponent != int(exponent) or not 1 <= abs(exponent) <= 64:
+    if exponent == 0 or not abs(exponent) <= 64:
         return None
+    if exponent != int(exponent):
+        return b.emit("root", [x], call, x.shape, exponent=float(exponent))
     if abs(exponent) > 1:
         x = b.emit("power", [x], call, x.shape, exponent=int(abs(exponent)))
     return x if exponent > 0 else b.emit("reciprocal", [x], call, x.shape)
@@ -67,6 +68,7 @@ PRODUCTS: Mapping[object, Translate] = {
     aten.pow.Tensor_Scalar: _power,
     aten.square.default: unary("power", exponent=2),
     aten.exp.default: unary("exp"),
+    aten.tan.default: unary("tan"),
     aten.expm1.default: _expm1,
     aten.log.default: unary("log"),
     aten.log1p.default: _log1p,
