@@ -58,6 +58,7 @@ class AuditOptions:
 
     Raises:
         InvalidInput: When one of them is not usable.
+        Unsupported: When there are one-hot groups.
     """
 
     norm: float = 2.0

@@ -49,6 +49,7 @@ class LipschitzOptions:
 
     Raises:
         InvalidInput: When one of them is something else, or a number is negative or not finite.
+        Unsupported: When there are one-hot groups.
     """
 
     norm: float = 2.0

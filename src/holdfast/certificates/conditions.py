@@ -140,6 +140,7 @@ class ConditionsOptions:
 
     Raises:
         InvalidInput: When one of them is something else.
+        Unsupported: When there are one-hot groups.
     """
 
     norm: float = 2.0

@@ -25,7 +25,8 @@ from holdfast.corners import Corner, placed
 from holdfast.rounding import lengths_down
 
 MOST_CORNERS = 4096
-"""Corners of a row that are certified at most: some seconds a row on nets of tables."""
+"""Corners of a row that are certified at most: on a net of a table they take a tenth of a second a
+row where categories alone move, and some ten seconds where each corner needs a search."""
 
 Certify = Callable[[Tensor, Tensor], tuple[Tensor, tuple[str, ...]]]
 """From rows [M, ...] and labels [M] to radii [M], 0 where nothing is proved, and their methods."""
