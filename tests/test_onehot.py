@@ -172,7 +172,7 @@ def test_categories_alone_are_exact(norm: float, scale: list[float] | None) -> N
 )
 def test_nothing_flips_inside_a_radius(norm: float, method: str, scale) -> None:
     moves = Moves([*NUMERIC, *CATEGORIES], scale, GROUPS)
-    x, (model, graph) = rows(), captured(net)
+    x, (model, graph) = rows()[:4], captured(net)
     found = certified(net, x, norm, moves, method=method)
     attacks = attacked(net, x, norm, moves)
     assert check_agreement(graph, found, attacks) == ()
@@ -290,7 +290,7 @@ def test_radii_as_executed_are_no_larger() -> None:
 
 
 def test_an_attack_within_a_distance_is_within_it() -> None:
-    moves, x = Moves(None, None, GROUPS), rows()
+    moves, x = Moves(None, None, GROUPS), rows(3)
     nearest = attacked(net, x, 2.0, moves).distance
     epsilon = 1.05 * float(nearest.median())
     found = attacked(net, x, 2.0, moves, epsilon)
@@ -325,8 +325,8 @@ def test_a_file_says_that_it_proves_nothing_about_groups(tmp_path) -> None:
 
 def test_certificates_and_attacks_with_other_groups_are_not_compared() -> None:
     _, graph = captured(net)
-    found = certified(net, rows(), 2.0, Moves(None, None, GROUPS))
-    attacks = attacked(net, rows(), 2.0, Moves(None, [1.0] * 10, GROUPS[:2]))
+    found = certified(net, rows(), 2.0, Moves(CATEGORIES, None, GROUPS))
+    attacks = attacked(net, rows(), 2.0, Moves(CATEGORIES, None, (*GROUPS[:2], (7, 8, 9))))
     with pytest.raises(InvalidInput, match="other units or groups"):
         check_agreement(graph, found, attacks)
 
@@ -387,8 +387,18 @@ def run(words: list[str], code: int = 0) -> None:
 
 
 def test_the_command_line_takes_names_and_numbers(data: str, tmp_path, capsys) -> None:
-    expected = holdfast.certify(net(), rows(), net()(rows()).argmax(1), onehot=GROUPS)
-    groups = ["--onehot", "red, green,blue", "--onehot", "5-6", "--onehot", "south,7,east"]
+    model, x = net(), rows()
+    expected = holdfast.certify(model, x, model(x).argmax(1), free=CATEGORIES, onehot=GROUPS)
+    groups = [
+        "--free",
+        "1-3,5-9",
+        "--onehot",
+        "red, green,blue",
+        "--onehot",
+        "5-6",
+        "--onehot",
+        "south,7,east",
+    ]
     out = tmp_path / "c.json"
     run(["certify", NAME, data, *groups, "--json", "--attack", "--out", str(out)])
     told = capsys.readouterr()
