@@ -22,6 +22,8 @@ FLOORS = {
     "batches": 0,
     "versions": 0,
     "wrappers": 0,
+    "results": 0,
+    "rows": 0,
     "ops": 1,
     "graph": 2,
     "norms": 3,
@@ -38,6 +40,7 @@ FLOORS = {
     "report": 10,
     "audits": 11,
     "terminal": 12,
+    "views": 12,
     "cli": 13,
     "__main__": 13,
 }

@@ -67,7 +67,7 @@ def _distance_cells(subject: dict[str, Any]) -> list[str]:
     if "refused" not in certificates:
         radius = number(certificates["median_radius"], formats.at_least)
         certified = [formats.percent(certificates["verified_accuracy"]), radius]
-    constant = "refused" if "refused" in bracket else _range(bracket["lower"], bracket["upper"])
+    constant = "refused" if "refused" in bracket else bounds(bracket["lower"], bracket["upper"])
     return [*certified, constant]
 
 
@@ -75,7 +75,7 @@ def _most_brittle(knowledge: dict[str, Any]) -> str:
     return "refused" if "refused" in knowledge else knowledge["rank"][0] or "(model)"
 
 
-def _range(lower: float, upper: float | None) -> str:
+def bounds(lower: float, upper: float | None) -> str:
     """Return two bounds, each rounded outward; JSON has None for infinity."""
     upper = math.inf if upper is None else upper
     digits = formats.telling_digits(lower, upper)
@@ -89,7 +89,7 @@ def bracket_table(bracket: "Bracket") -> RenderableType:
     ratio = number(bracket.ratio, functools.partial(formats.at_most, digits=digits))
     head = Text(
         f"Lipschitz constant ({norm_name(bracket.norm)}): "
-        f"{_range(bracket.lower, bracket.upper)}, ratio {ratio}\n"
+        f"{bounds(bracket.lower, bracket.upper)}, ratio {ratio}\n"
         f"lower: {bracket.lower_by}; upper: {bracket.upper_by}; {bracket.seconds:.2f} s; "
         f"{bracket.outcome.value}"
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from holdfast.arguments import check_distance, check_norm, check_tensor
 from holdfast.errors import InvalidInput
+from holdfast.results import Result
 
 
 def dual(norm: float) -> float:
@@ -90,8 +91,8 @@ class Outcome(enum.Enum):
     INTERRUPTED = "interrupted; the bracket is the best found until then"
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(Result):
     """A statistical estimate with its interval.
 
     Attributes:

@@ -13,6 +13,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "demo": ("sklearn",),
     "hf": ("transformers",),
     "onnx": ("onnx",),
+    "notebook": ("pandas",),
     "parquet": ("pyarrow",),
     "sdp": ("scipy",),
     "rigorous": ("flint",),

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -10,13 +10,14 @@ from torch import Tensor
 from holdfast.arguments import NORMS, check_number
 from holdfast.documents import load_result, save_result
 from holdfast.files import StrPath, plain_fields
+from holdfast.rows import RowResult, each
 
 _FORMAT = "holdfast.attacks/1"
 
 
-@dataclass(frozen=True, eq=False)
-class Attacks:
-    """One attack per input row, in input order.
+@dataclass(frozen=True, eq=False, repr=False)
+class Attacks(RowResult):
+    """One attack per input row, in input order; `attacks[:3]` are those of three rows.
 
     Attributes:
         distance: [N] float64, in input units: how far the adversarial is from its row as both are
@@ -37,6 +38,8 @@ class Attacks:
         fingerprint: SHA-256 of the model's weights.
     """
 
+    PER_ROW: ClassVar = ("distance", "adversarial", "predicted", "labels", "reason")
+
     distance: Annotated[Tensor, torch.float64]
     adversarial: Tensor
     predicted: Annotated[Tensor, torch.int64]
@@ -48,29 +51,40 @@ class Attacks:
     onehot: tuple[tuple[int, ...], ...]
     fingerprint: str
 
-    def __len__(self) -> int:
-        return len(self.distance)
-
     @property
     def success(self) -> Tensor:
         """[N] bool: whether an input that is not given the label is known, the row included."""
         return torch.isfinite(self.distance)
 
-    def accuracy_under_attack(self, epsilon: float) -> float:
+    @overload
+    def accuracy_under_attack(self, epsilon: float | str) -> float: ...
+    @overload
+    def accuracy_under_attack(
+        self, epsilon: list[Any] | tuple[Any, ...] | Tensor
+    ) -> list[float]: ...
+    def accuracy_under_attack(self, epsilon: Any) -> float | list[float]:
         """Return the share of all rows that are right and for which no attack within `epsilon` won.
 
         It is an upper bound of the share that is right everywhere within `epsilon`, as the model
         is executed.
 
         Args:
-            epsilon: Distance in input units, at least 0 and at most the one that was attacked.
+            epsilon: Distance in input units, at least 0 and at most the one that was attacked, such
+                as 0.1 or "2/255"; or several.
+
+        Returns:
+            The share; for several distances a list of shares.
 
         Raises:
             InvalidInput: When it is not.
         """
+        return each(epsilon, self._right_within)
+
+    def _right_within(self, epsilon: object) -> float:
+        """Return the accuracy under attack at one distance."""
         wanted = f"a distance from 0 to {self.epsilon:g}"
-        epsilon = check_number("epsilon", epsilon, lambda e: 0 <= e <= self.epsilon, wanted)
-        return float((self._surviving() > epsilon).double().mean())
+        distance = check_number("epsilon", epsilon, lambda e: 0 <= e <= self.epsilon, wanted)
+        return float((self._surviving() > distance).double().mean())
 
     def curve(self) -> tuple[Tensor, Tensor]:
         """Return the accuracy under attack against the distance, as a step function.
@@ -128,7 +142,7 @@ class Attacks:
     def coherent(self) -> bool:
         """Return whether every row has all its entries, and they agree with its reason."""
         rows = len(self.distance)
-        per_row = (self.adversarial, self.predicted, self.labels, self.reason)
+        per_row = (getattr(self, name) for name in self.PER_ROW)
         if not self.adversarial.dim() or any(len(entries) != rows for entries in per_row):
             return False
         wrong = self.predicted != self.labels

@@ -23,6 +23,7 @@ from holdfast.batches import Data, join_batches, read_batches
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
 from holdfast.files import StrPath, to_json, write_whole
 from holdfast.report.page import write_page
+from holdfast.results import ChartedResult
 from holdfast.runs.folder import claim
 from holdfast.smoothness.records import read_measurements
 from holdfast.sources.data import LoadedData, checked
@@ -34,8 +35,8 @@ from holdfast.versions import VERSION
 Rows = LoadedData | LoadedTokens
 
 
-@dataclass(frozen=True)
-class AuditReport:
+@dataclass(frozen=True, repr=False)
+class AuditReport(ChartedResult):
     """Where an audit left its results.
 
     Attributes:

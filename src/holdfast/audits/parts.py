@@ -64,7 +64,7 @@ def certificates_part(
             "median_radius": median_radius(certificates),
             "constant": certificates.constant,
             "reasons": certificates.counts(),
-            "curve": _curve(*certificates.curve(), len(certificates), "proved"),
+            "curve": curve_points(*certificates.curve(), len(certificates), "proved"),
             "least": [
                 _edge(certificates, data, row) | {"attack": _nearest_attack(attacks, data, row)}
                 for row in order[:shown]
@@ -79,7 +79,9 @@ def median_radius(certificates: Certificates) -> float:
     return float(certificates.radius.median())
 
 
-def _curve(distances: Tensor, shares: Tensor, total: int, name: str) -> list[dict[str, float]]:
+def curve_points(
+    distances: Tensor, shares: Tensor, total: int, name: str
+) -> list[dict[str, float]]:
     """Return points of a share of the rows against the distance, thinned for drawing."""
     points = min(240, len(distances))  # more than a figure of that width can tell apart
     keep = torch.linspace(0, len(distances) - 1, points).round().long()
@@ -109,7 +111,7 @@ def attacks_part(attacks: Attacks, epsilon: float | None) -> dict[str, Any]:
             "accuracy": None if epsilon is None else attacks.accuracy_under_attack(epsilon),
             "median_distance": float(attacks.distance.median()) if len(won) else None,
             "reasons": attacks.counts(),
-            "curve": _curve(*attacks.curve(), len(attacks), "surviving"),
+            "curve": curve_points(*attacks.curve(), len(attacks), "surviving"),
             "statement": (
                 "An attack is an input that the model, run on it, does not give the label; its "
                 "distance is measured between stored values and rounded up. Inputs are not "

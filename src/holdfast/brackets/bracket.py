@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from holdfast.brackets.gain import LayerGain
+from holdfast.results import ChartedResult
 from holdfast.types import Improvement, Outcome
 
 
-@dataclass(frozen=True)
-class Bracket:
+@dataclass(frozen=True, repr=False)
+class Bracket(ChartedResult):
     """What is known about a Lipschitz constant: lower <= constant <= upper.
 
     Attributes:

@@ -2,23 +2,24 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, overload
 
 import torch
 from torch import Tensor
 
 from holdfast.arguments import NORMS, check_distance, check_number
 from holdfast.certificates.change import Changes
-from holdfast.certificates.files import load_claimed, load_proved, save
+from holdfast.certificates.files import PER_ROW, load_claimed, load_proved, save
 from holdfast.documents import checked_result, encode
 from holdfast.errors import InvalidInput
 from holdfast.files import StrPath, check_path, plain_fields
 from holdfast.rounding import mul_up, sqrt_up
+from holdfast.rows import RowResult, each
 
 
-@dataclass(frozen=True, eq=False)
-class Certificates:
-    """One certificate per input row, in input order.
+@dataclass(frozen=True, eq=False, repr=False)
+class Certificates(RowResult):
+    """One certificate per input row, in input order; `certificates[:3]` are those of three rows.
 
     Attributes:
         radius: [N] float64, in input units, rounded down: every input within this distance has
@@ -47,6 +48,8 @@ class Certificates:
             file; None once loaded from a file.
     """
 
+    PER_ROW: ClassVar = (*PER_ROW, "changes")
+
     radius: Annotated[Tensor, torch.float64]
     margin: Annotated[Tensor, torch.float64]
     predicted: Annotated[Tensor, torch.int64]
@@ -64,9 +67,6 @@ class Certificates:
     onehot: tuple[tuple[int, ...], ...]
     changes: Changes | None = field(default=None, repr=False)
 
-    def __len__(self) -> int:
-        return len(self.radius)
-
     @property
     def clean_accuracy(self) -> float:
         """Share of all rows whose predicted class is the label.
@@ -77,19 +77,30 @@ class Certificates:
         self._check_classes()
         return float((self.predicted == self.labels).double().mean())
 
-    def verified_accuracy(self, epsilon: float) -> float:
+    @overload
+    def verified_accuracy(self, epsilon: float | str) -> float: ...
+    @overload
+    def verified_accuracy(self, epsilon: list | tuple | Tensor) -> list[float]: ...
+    def verified_accuracy(self, epsilon: Any) -> float | list[float]:
         """Return the share of all rows that are correct with a radius above `epsilon`.
 
         Args:
-            epsilon: Distance in input units, at least 0.
+            epsilon: Distance in input units, at least 0, such as 0.1 or "2/255"; or several.
+
+        Returns:
+            The share; for several distances a list of shares.
 
         Raises:
             InvalidInput: When epsilon is negative or NaN, or labels are targets.
         """
-        wanted = "a distance, at least 0"
-        epsilon = check_number("epsilon", epsilon, lambda distance: distance >= 0, wanted)
         self._check_classes()
-        return float((self.radius > epsilon).double().mean())
+        return each(epsilon, self._verified)
+
+    def _verified(self, epsilon: object) -> float:
+        """Return the verified accuracy at one distance."""
+        wanted = "a distance, at least 0"
+        distance = check_number("epsilon", epsilon, lambda number: number >= 0, wanted)
+        return float((self.radius > distance).double().mean())
 
     def curve(self) -> tuple[Tensor, Tensor]:
         """Return the verified accuracy against the distance, as a step function.
@@ -217,7 +228,7 @@ class Certificates:
     def coherent(self) -> bool:
         """Return whether every row has all its entries, and radii and reasons agree."""
         rows = len(self.radius)
-        per_row = (self.margin, self.predicted, self.labels, self.reason, self.method)
+        per_row = (getattr(self, name) for name in PER_ROW)
         if any(len(entries) != rows for entries in per_row) or not self.constant >= 0:
             return False
         certified = torch.tensor([why == "certified" for why in self.reason], dtype=torch.bool)

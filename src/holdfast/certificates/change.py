@@ -7,7 +7,7 @@ farther bound. Where those do not apply, the global constant K gives K epsilon.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -47,6 +47,12 @@ class Changes:
     def has_classes(self) -> bool:
         """Whether labels are classes."""
         return not self.labels.is_floating_point()
+
+    def __getitem__(self, rows: Tensor) -> "Changes":
+        """Return the same about some of the rows, by their numbers."""
+        outputs = Approximate(self.outputs.value[rows], self.outputs.error[rows])
+        some = {"inputs": self.inputs[rows], "labels": self.labels[rows], "outputs": outputs}
+        return replace(self, **some)
 
     def output(self, epsilon: float) -> Tensor:
         """Return a bound of ||f(x') - f(x)|| over the ball, [N]; inf where nothing is proved."""

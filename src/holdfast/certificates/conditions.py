@@ -27,11 +27,12 @@ from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
 from holdfast.moves import EVERYTHING, Entries, Moves, Units
+from holdfast.results import ChartedResult
 from holdfast.types import Report, norm_name, silent
 
 
-@dataclass(frozen=True)
-class Conditions:
+@dataclass(frozen=True, repr=False)
+class Conditions(ChartedResult):
     """Whether a certificate about distances between inputs is worth asking for.
 
     Attributes:

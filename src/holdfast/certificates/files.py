@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from holdfast_check import Report
 
 FORMAT = "holdfast.certificates/3"
-_PER_ROW = ("radius", "margin", "predicted", "labels", "reason", "method")
+PER_ROW = ("radius", "margin", "predicted", "labels", "reason", "method")
 _NORMS = {1.0: "1", 2.0: "2", math.inf: "inf"}
 
 
@@ -55,10 +55,10 @@ def save(fields: Mapping[str, Any], radius: Tensor, known: Changes | None, path:
     inputs = [""] * len(radius) if known is None else [_hash(row) for row in known.inputs]
     document = {
         "format": FORMAT,
-        **{name: value for name, value in fields.items() if name not in _PER_ROW},
+        **{name: value for name, value in fields.items() if name not in PER_ROW},
         "norm": _NORMS[float.fromhex(fields["norm"])],
         "rows": {
-            **{name: fields[name] for name in _PER_ROW},
+            **{name: fields[name] for name in PER_ROW},
             "radius": encode(proved),
             "claimed": fields["radius"],
             "inputs": inputs,
@@ -246,7 +246,7 @@ def _fields(document: dict[str, Any], column: str) -> dict[str, Any]:
     fixed = ("format", "digest", "rows", "proof", "assumptions", "citations")
     fields = {name: value for name, value in document.items() if name not in fixed}
     fields["norm"] = norms.get(str(fields["norm"]), fields["norm"])
-    return fields | {name: rows[name] for name in _PER_ROW} | {"radius": rows[column]}
+    return fields | {name: rows[name] for name in PER_ROW} | {"radius": rows[column]}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InvalidInput("path", f"{str(path)!r}", f"a file with format {FORMAT}")
     rows = document.get("rows")
-    odd = set(rows) ^ {*_PER_ROW, "claimed", "inputs"} if isinstance(rows, dict) else {"rows"}
+    odd = set(rows) ^ {*PER_ROW, "claimed", "inputs"} if isinstance(rows, dict) else {"rows"}
     odd |= {"digest", "norm", "proof", "assumptions", "citations"} - document.keys()
     if odd or not isinstance(rows, dict):
         got = f"{str(path)!r} (missing or unknown entries {', '.join(sorted(odd))})"

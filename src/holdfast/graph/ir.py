@@ -12,6 +12,7 @@ from torch import Tensor
 from holdfast.arguments import look_up
 from holdfast.errors import Obstacle, Unsupported
 from holdfast.ops import OPS, Kind, Op
+from holdfast.results import Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Node:
     name: str
     op: str
     inputs: tuple[str, ...] = ()
-    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     shape: tuple[int, ...] = ()
     path: str = ""
     source: str = ""
@@ -59,8 +60,8 @@ class Node:
         return Obstacle(self.path, self.title, why, advice, self.source)
 
 
-@dataclass(frozen=True, eq=False)
-class Graph:
+@dataclass(frozen=True, eq=False, repr=False)
+class Graph(Result):
     """A captured model.
 
     Attributes:

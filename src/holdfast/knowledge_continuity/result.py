@@ -20,13 +20,14 @@ from holdfast.knowledge_continuity.evidence.certificate import (
 from holdfast.knowledge_continuity.evidence.evidence import Evidence
 from holdfast.knowledge_continuity.evidence.expected import VolatilityCertificate, certify_slope
 from holdfast.knowledge_continuity.pairs.localise import Brittle
+from holdfast.results import ChartedResult
 from holdfast.types import Estimate
 
 _FORMAT = "holdfast.knowledge/1"
 
 
-@dataclass(frozen=True, eq=False)
-class Knowledge:
+@dataclass(frozen=True, eq=False, repr=False)
+class Knowledge(ChartedResult):
     """The volatility of every measured layer of a model, on one data set.
 
     Each dictionary is by layer; see `Volatility` for the meaning, units and intervals of entries.
@@ -90,9 +91,6 @@ class Knowledge:
     rounding: float = 0.0
     perturbed: dict[str, Estimate] = field(default_factory=dict)
     accuracy: float | None = None
-
-    def __repr__(self) -> str:
-        return f"Knowledge of {self.n} rows, by volatility: {', '.join(self.rank())}"
 
     def rank(self) -> list[str]:
         """Return the layers, most volatile first, by `normalised`; ties in execution order."""

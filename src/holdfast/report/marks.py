@@ -24,7 +24,7 @@ def altair() -> Any:
     try:
         import altair as module
     except ImportError as error:
-        raise MissingExtra("altair", "report", "the audit page") from error
+        raise MissingExtra("altair", "report", "a chart") from error
     return module
 
 

@@ -24,6 +24,7 @@ from holdfast.files import plain
 from holdfast.gradients import with_gradients
 from holdfast.graph.forward import logits_in
 from holdfast.graph.single import two_logits
+from holdfast.results import ChartedResult, Result
 from holdfast.smoothness.eigen import top_eigenvalue
 from holdfast.smoothness.objective import Evaluation, Loss, Objective
 
@@ -49,8 +50,8 @@ LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "mse": _mse}
 """Losses by name; each is a mean over rows."""
 
 
-@dataclass(frozen=True)
-class Smoothness:
+@dataclass(frozen=True, repr=False)
+class Smoothness(Result):
     """How fast the gradient changes, in loss per squared unit of the parameters.
 
     Attributes:
@@ -85,8 +86,8 @@ class PathPoint:
     actual: float
 
 
-@dataclass(frozen=True)
-class Descent:
+@dataclass(frozen=True, repr=False)
+class Descent(ChartedResult):
     """What one gradient step does to the loss, promised and measured.
 
     Attributes:

@@ -18,6 +18,7 @@ from torch.optim import LBFGS, Optimizer
 from holdfast.arguments import check_whole, shown
 from holdfast.errors import HoldfastWarning, InvalidInput
 from holdfast.files import StrPath, check_path, check_replaceable
+from holdfast.results import ChartedResult
 from holdfast.smoothness.metric import rule_of, scales
 from holdfast.smoothness.move import BatchEvaluation, Move, measure_losses, measure_move
 from holdfast.smoothness.records import Measurement, line_of, share_improved
@@ -51,7 +52,7 @@ class _OpenStep:
     move: Move | None = None
 
 
-class DescentMonitor:
+class DescentMonitor(ChartedResult):
     """Measure along a run whether an optimiser's steps improve the loss as promised.
 
     With `loss`, every measured step costs two more evaluations of the loss; every fourth one also

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from holdfast.errors import InvalidInput, MissingExtra
+from holdfast.results import Result
 from holdfast.sources.demo import DEMO_MODELS, demo_model
 from holdfast.sources.exported.build import read_exported
 from holdfast.sources.onnx.build import build
@@ -28,8 +29,8 @@ MODEL_FORMS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
+@dataclass(frozen=True, eq=False, repr=False)
+class LoadedModel(Result):
     """A model and where it came from.
 
     Attributes:

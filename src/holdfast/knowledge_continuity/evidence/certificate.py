@@ -21,11 +21,12 @@ from holdfast.knowledge_continuity.evidence.statements import (
     check_front,
     on_repeats,
 )
+from holdfast.results import ChartedResult, Result
 from holdfast.rounding import mul_up
 
 
-@dataclass(frozen=True)
-class KnowledgeCertificate:
+@dataclass(frozen=True, repr=False)
+class KnowledgeCertificate(Result):
     """A bound on how often fresh data lands near and yet has a different loss.
 
     Attributes:
@@ -69,8 +70,8 @@ class KnowledgeCertificate:
     statement: str
 
 
-@dataclass(frozen=True)
-class Frontier:
+@dataclass(frozen=True, repr=False)
+class Frontier(ChartedResult):
     """Every cell of a layer's grid, with one confidence for all.
 
     Attributes:

@@ -21,11 +21,12 @@ from holdfast.knowledge_continuity.evidence.statements import (
     check_front,
     on_repeats,
 )
+from holdfast.results import Result
 from holdfast.rounding import mul_up, up
 
 
-@dataclass(frozen=True)
-class VolatilityCertificate:
+@dataclass(frozen=True, repr=False)
+class VolatilityCertificate(Result):
     """A bound on the expected slope between two fresh examples.
 
     Attributes:

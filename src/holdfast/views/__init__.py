@@ -1,0 +1,1 @@
+"""How every answer looks: as text, in a notebook, as a table and as a chart."""
