@@ -100,7 +100,7 @@ ERRORS = {
     "descent hf:tiny csv:t.csv": "data: got sentences in 'csv:t.csv', wanted rows of numbers",
     "lipschitz hf:tiny csv:t.csv": "data: got sentences in 'csv:t.csv', wanted rows of numbers",
     "knowledge hf:bare csv:t.csv": "model: got bare, without a vocabulary, wanted a tokenizer",
-    "knowledge hf:tiny csv:holes.csv": "data: got row 1, whose text is empty, wanted a sentence",
+    "knowledge hf:tiny csv:holes.csv": "data: got column sentence, line 3, whose text is empty",
     "knowledge hf:tiny csv:high.csv": "labels: got 1 labels outside, wanted 0 to 1",
     "knowledge hf:tiny csv:t.csv?text=no": "data: got text=no in columns sentence, label, wanted",
     "knowledge hf:tiny csv:t.csv?labels=no": "data: got labels=no in columns sentence, label",

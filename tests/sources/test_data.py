@@ -28,7 +28,13 @@ def test_two_pairs_of_usual_names_ask_which_one_is_meant(tmp_path):
     assert len(load_data(f"npz:{tmp_path}/two.npz?inputs=x&labels=y").labels) == len(LABELS)
 
 
-@pytest.mark.parametrize("names", [("inputs", "labels"), ("x", "y"), ("x_test", "y_test")])
+USUAL = [
+    *(("inputs", "labels"), ("x", "y"), ("X", "y"), ("x_test", "y_test"), ("X_test", "y_test")),
+    *(("data", "target"), ("images", "labels"), ("test_images", "test_labels")),
+]
+
+
+@pytest.mark.parametrize("names", USUAL)
 def test_arrays_are_found_by_their_names(tmp_path, names):
     data = load(tmp_path, **dict(zip(names, (ROWS, LABELS), strict=True)), other=LABELS)
     assert torch.equal(data.inputs, torch.from_numpy(ROWS))
@@ -42,17 +48,97 @@ def test_types_of_numbers(tmp_path, kind, whole):
     assert data.inputs.tolist() == ROWS.tolist() and data.labels.tolist() == LABELS.tolist()
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS[:, None], LABELS * 1.0, LABELS[:, None].astype("f4"), LABELS.astype(object).tolist()],
+    ids=["a column", "floats", "a column of floats", "a list"],
+)
+def test_labels_as_arrays_hold_them(tmp_path, labels):
+    assert load(tmp_path, inputs=ROWS, labels=labels).labels.tolist() == LABELS.tolist()
+
+
+def test_truth_values_and_words_are_labels(tmp_path):
+    assert load(tmp_path, X=ROWS, y=LABELS > 0).labels.tolist() == [0, 1, 1, 0, 1, 1]
+    words = np.array(["no", "yes", "perhaps"])[LABELS]
+    np.savez(tmp_path / "w.npz", X=ROWS, y=words)
+    data = load_data(f"npz:{tmp_path}/w.npz?classes=no,yes,perhaps")
+    assert data.labels.tolist() == LABELS.tolist() and data.classes["perhaps"] == 2
+    with pytest.warns(HoldfastWarning, match="0 = 'no', 1 = 'perhaps', 2 = 'yes'"):
+        load_data(f"npz:{tmp_path}/w.npz")
+
+
+def test_truth_values_are_features_of_0_and_1(tmp_path):
+    data = load(tmp_path, X=ROWS > 3, y=LABELS)
+    assert data.inputs.tolist() == (ROWS > 3).tolist() and data.scale is None
+
+
+def test_labels_are_not_asked_for_where_none_are_needed(tmp_path):
+    for name in ("inputs", "x", "rows"):
+        np.savez(tmp_path / "x.npz", **{name: ROWS})
+        data = load_data(f"npz:{tmp_path}/x.npz", labelled=False)
+        assert data.inputs.tolist() == ROWS.tolist() and data.labels.tolist() == [0] * 6
+        with pytest.raises(InvalidInput, match=r"inputs and labels: np.savez\(PATH, inputs="):
+            load_data(f"npz:{tmp_path}/x.npz")
+
+
+def test_other_names_are_said_as_they_would_be_typed(tmp_path):
+    np.savez(tmp_path / "x.npz", ROWS, LABELS)
+    with pytest.raises(InvalidInput, match=r"such as \?inputs=arr_0&labels=arr_1$"):
+        load_data(f"npz:{tmp_path}/x.npz")
+    assert len(load_data(f"npz:{tmp_path}/x.npz?inputs=arr_0&labels=arr_1").labels) == 6
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("normal:3,8,8", "wanted normal:3x8x8, for rows of that shape"),
+        ("3,8,8", "wanted normal:3x8x8, for random rows of that shape"),
+        ("digits", "wanted demo:digits$"),
+        ("x.npy", r"npz:PATH of two arrays: np.savez"),
+        ("rows.pt", r"npz:PATH \(opening a pickle runs code\)"),
+        ("rows.xlsx", "csv:PATH .*save as CSV UTF-8"),
+        ("rows.csv.gz", "wanted the file unpacked"),
+        ("rows.jsonl", "wanted csv:PATH or parquet:PATH"),
+        ("rows", "wanted demo:NAME, npz:PATH, csv:PATH"),
+        ("rows.csv", r"'rows.csv' \(No such file"),
+        ("csv:", "wanted demo:NAME, npz:PATH, csv:PATH"),
+    ],
+)
+def test_names_that_are_none_say_what_to_type(spec, said):
+    with pytest.raises(InvalidInput, match=said):
+        load_data(spec)
+
+
+def test_a_bare_path_has_its_kind_by_its_ending(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", x=ROWS, y=LABELS)
+    assert load_data("x.npz?rows=2").inputs.tolist() == ROWS[:2].tolist()
+    for name in ("x.csv", "x.tsv", "x.TXT"):
+        (tmp_path / name).write_text("a\tlabel\n0.5\t1\n")
+        assert load_data(name).inputs.tolist() == [[0.5]]
+
+
 BAD = {
     "no inputs": (
         {"labels": LABELS},
-        "arrays labels, wanted inputs and labels, x and y, x_test and y_test",
+        "arrays labels, wanted inputs and labels: np.savez",
     ),
     "text": ({"inputs": ROWS.astype(str), "labels": LABELS}, "inputs of type <U32"),
     "complex": ({"inputs": ROWS.astype("c8"), "labels": LABELS}, "inputs of type complex64"),
     "long double": ({"inputs": ROWS.astype("g"), "labels": LABELS}, "inputs of type float128"),
     "integers": ({"inputs": ROWS.astype(int), "labels": LABELS}, "inputs of type torch.int64"),
-    "one-hot": ({"inputs": ROWS, "labels": np.eye(6, dtype=int)}, r"labels of shape \[6, 6\]"),
-    "floats": ({"inputs": ROWS, "labels": LABELS / 1}, "labels of type torch.float64"),
+    "one-hot": (
+        {"inputs": ROWS, "labels": np.eye(6, dtype=int)},
+        r"labels of shape \[6, 6\] for 6 inputs, wanted \[6\] class numbers \(labels.argmax",
+    ),
+    "neither": (
+        {"inputs": ROWS, "labels": np.full(6, 3, np.uint8).view(bool)},
+        ".*labels of truth values that are neither",
+    ),
+    "floats": (
+        {"inputs": ROWS, "labels": LABELS + 0.5},
+        "the label 0.5 in row 0, wanted whole class",
+    ),
     "infinity": ({"inputs": ROWS + np.inf, "labels": LABELS}, "NaN or infinity in 6 rows"),
 }
 

@@ -1,5 +1,6 @@
 """Models by name."""
 
+import shutil
 import sys
 
 import pytest
@@ -53,6 +54,63 @@ def test_weights_are_those_of_the_file(tmp_path):
     assert loaded.description.endswith("weights from w.safetensors.")
 
 
+PICKLES = {
+    "a pickled state dict": lambda net, path: torch.save(net.state_dict(), path),
+    "a pickled checkpoint": lambda net, path: torch.save({"model": net.state_dict()}, path),
+    "a pickled module": torch.save,
+    "pickled state dict": lambda net, path: torch.save(
+        net.state_dict(), path, _use_new_zipfile_serialization=False
+    ),
+}
+
+
+@pytest.mark.parametrize("spec", ["torch:m.pt", "m.pt", "m.pth"])
+@pytest.mark.parametrize(("kind", "save"), PICKLES.items(), ids=[*[*PICKLES][:3], "old"])
+def test_pickles_are_named_and_not_opened(spec, kind, save):
+    save(nn.Linear(2, 3), spec.removeprefix("torch:"))
+    wanted = r"weights=m.safetensors, from safetensors.torch.save_file\(model.state_dict\(\), 'm"
+    with pytest.raises(InvalidInput, match=rf"{kind}, and opening one runs code, .*{wanted}"):
+        load_model(spec)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_named():
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 3), torch.zeros(1, 2)), "m.pt")
+    with pytest.raises(InvalidInput, match=r"a TorchScript program, wanted torch:net.pt2, from"):
+        load_model("m.pt")
+
+
+def test_a_bare_path_has_its_kind_by_what_it_holds():
+    model = nn.Sequential(nn.Linear(2, 3))
+    batch = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(model, (torch.zeros(2, 2),), dynamic_shapes=batch)
+    torch.export.save(program, "m.pt2")
+    shutil.copy("m.pt2", "m.pt")
+    for spec in ("m.pt2", "m.pt", "m.pt?mean=0&std=1"):
+        loaded = load_model(spec)
+        assert loaded.spec == spec
+        assert torch.equal(loaded.model(torch.ones(1, 2)), model(torch.ones(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("digits-plain", "wanted demo:digits-plain$"),
+        ("garden/nets.py:small", "wanted module:garden.nets:small, a function"),
+        ("garden/nets.py", "wanted module:garden.nets:FACTORY"),
+        ("w.safetensors", r"module:package.file:factory\?weights=w.safetensors"),
+        ("garden", r"wanted hf:FOLDER with config.json"),
+        ("net.keras", "wanted an export of it: onnx:net.onnx"),
+        ("no.pt", r"'no.pt' \(No such file"),
+        ("no.onnx", r"'no.onnx' \(No such file"),
+        ("/dev/zero.pt", "No such file|Not a directory"),
+    ],
+)
+def test_names_that_are_none_say_what_to_type(spec, said):
+    with pytest.raises(InvalidInput, match=said):
+        load_model(spec)
+
+
 @pytest.mark.parametrize("suffix", ["pt", "pth", "bin", "pkl", "ckpt"])
 def test_pickled_weights_are_refused_unread(suffix):
     with pytest.raises(InvalidInput, match="no pickled files"):
@@ -65,7 +123,7 @@ def test_pickled_weights_are_refused_unread(suffix):
 def test_code_runs_only_from_an_explicit_module(spec):
     with pytest.raises(
         InvalidInput,
-        match=r"model: got .*, wanted (demo:NAME, onnx:PATH, torch:PATH, hf:FOLDER|hf:FOLDER with)",
+        match=r"model: got .*, wanted (demo:NAME, |module:garden.nets:small|hf:FOLDER with)",
     ):
         load_model(spec)
     assert "garden.nets" not in sys.modules

@@ -1,14 +1,21 @@
 """Rows from CSV and Parquet files."""
 
+import csv
+import datetime
+import io
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from holdfast.errors import InvalidInput, MissingExtra
+from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
 from holdfast.sources.data import load_data
 
+DAY = datetime.date(2026, 1, 2)
 TABLE = "a,b,label,c\n0.5,1,0,2.5\n-1e-3,2,1,3\n4,5,2,6.25\n"
 
 
@@ -46,22 +53,45 @@ def test_whole_numbers_ask_for_their_scale(tmp_path):
 
 BAD = {
     "": "an empty file",
-    "a,label\n": "at least one row|no row",
-    "a,b\n1.5,2\n": r"columns a, b, wanted \?labels=COLUMN",
-    "a,a,label\n1.5,2,0\n": "comes twice",
+    "a,label\n": "no row",
+    "a,b\n1.5,2\n": r"columns a, b, wanted \?labels=COLUMN.*\?target=COLUMN",
+    "a,a,label\n1.5,2,0\n": r"two columns called a, .*\?header=no",
     "a,label,y\n1.5,2,0\n": r"columns label, y, .*, wanted \?labels=label or \?labels=y$",
     "Class,a,Target\n1,2.5,0\n": r"wanted \?labels=Class or \?labels=Target$",
-    ",a,b,label\n0,1.5,2.5,0\n": r"a column '', which .*, wanted \?inputs=a,b, or",
-    "Unnamed: 0,a,label\n0,1.5,0\n": r"index of the rows, wanted \?inputs=a, or",
-    "a,label\n1.5,cat\n": "row 0 has the field 'cat'",
-    "a,label\n1.5,0,3\n": "row 0 has 3 fields",
-    "a,label\n1_0.5,0\n": "row 0 has the field",
-    "a,label\nnan,0\n": "NaN or infinity in 1 rows",
-    "a,label\n1e999,0\n": "NaN or infinity",
-    "a,label\n0.5,1.5\n": "labels of type torch.float64",
-    'a,label\n"0.5,1\n': "t.csv",
-    "a,label\n" + "9" * 400 + ",0\n": "NaN or infinity|beyond 64 bits",
-    f"a,label\n0.5,{2**70}\n": "beyond 64 bits",
+    ",a,label\nr1,1.5,0\nr2,1.5,0\n": r"a column '', which .*, wanted \?inputs=a, or",
+    "Unnamed: 0,a,label\n1,1.5,0\n1,1.5,0": r"index of the rows, wanted \?inputs=a, or",
+    "a,label\n1.5,0,3\n": "3 fields in line 2, wanted 2",
+    "a,label\n\n1.5,0\n\n1.5\n": "1 fields in line 5, wanted 2",
+    "a,label\n1_0.5,0\n": "'1_0.5' in column a, line 2, which is no number, wanted a table",
+    "a,label\nnan,0\n": r"'nan' for no value in column a, line 2 .*, wanted \?inputs=",
+    "a,label\n1e999,0\n": "'1e999' in column a, line 2, which is not finite",
+    "a,label\n-inf,0\n": "'-inf' in column a, line 2, which is not finite",
+    "a,label\n0.5,1.5\n": r"the label 1.5 in column label, line 2, wanted .*\?target=label",
+    "a,label\n0.5,-1\n1.5,1\n": r"the label -1 in column label, line 2, .*\?classes=-1,1",
+    'a,label\n1.5,0\n"0.5,1\n': "line 3, where a quoted field goes wrong",
+    'a,label\n"x"y,1\n': "line 2, where a quoted field goes wrong",
+    "a,label\n" + "9" * 400 + ",0\n": "in column a, line 2, which is not finite",
+    f"a,label\n0.5,{2**70}\n": "the label 1.18059e\\+21 in column label, line 2",
+    # without a value
+    "a,b,label\n1.5,2,0\n,2,0\n": r"no value in column a, line 3 \(1 of 2 rows\), wanted "
+    r"\?missing=drop .* or \?missing=median",
+    "a,b,label\n1.5,2,\n1,2,0\n": r"no value in column label, line 2 .*, wanted \?missing=drop",
+    "a,b,label\n1.5,2,0\n1,NA,0\n": "'NA' for no value in column b, line 3",
+    "a,b,label\n1.5,?,0\n1,2,0\n": r"'\?' for no value in column b, line 2",
+    # words
+    "color,b,label\nred,2.5,0\nblue,1,1\n": r"'red' in column color, line 2, which is no number, "
+    r"wanted \?onehot=color \(.* 2 words\), or \?inputs=b without it",
+    "a,label\n" + "1.5,0\n" * 5 + "12 kg,1\n": "'12 kg' in column a, line 7, .* wanted a number",
+    "name,a,label\n" + "".join(f"n{k},1.5,0\n" for k in range(30)): r"\?inputs=a without it: 30",
+    # the form of the file
+    "a;b;label\n1,5;2,5;0\n": r"'1,5' in column a, line 2, .*wanted \?decimal=comma",
+    'a,label\n"1,234.5",0\n': r"'1,234.5' in column a, line 2, which is no number",
+    "1,5;2,5;red\n1,5;3,5;blue": r"columns 0, 1, 2|\?header=no",
+    "5.1,3.5,setosa\n4.9,3.0,setosa\n": r"5.1,3.5,setosa as the first row, wanted \?header=yes",
+    "0,1,2\n0.5,1.5,1\n": r"0,1,2 as the first row, wanted \?header=yes .*\?header=no",
+    "1.5,,0\n1.5,2,0\n": r"as the first row, wanted \?header=yes",
+    "a;b|label\n1;2|0\n": r"fields separated by semicolon or pipe, wanted \?separator=semicolon",
+    "a b label\n1 2 0\n": r"columns a b label, wanted \?labels=COLUMN",
 }
 
 
@@ -69,6 +99,179 @@ BAD = {
 def test_tables_that_are_not_usable_are_refused(tmp_path, text, said):
     with pytest.raises(InvalidInput, match=said):
         load_data(write(tmp_path, text))
+
+
+SAME = {
+    "commas": "a,b,label\n1.5,2,0\n-3,4e2,1\n",
+    "semicolons": "a;b;label\n1.5;2;0\n-3;4e2;1\n",
+    "tabs": "a\tb\tlabel\n1.5\t2\t0\n-3\t4e2\t1\n",
+    "pipes": "a|b|label\n1.5|2|0\n-3|4e2|1",
+    "decimal commas": "a;b;label\n1,5;2;0\n-3;4e2;1\n?decimal=comma",
+    "Windows": "\ufeffa,b,label\r\n1.5,2,0\r\n-3,4e2,1\r\n\r\n\r\n",
+    "old Macintosh": "a,b,label\r1.5,2,0\r-3,4e2,1\r",
+    "blanks": "a, b , label\n 1.5, 2 , 0\n-3 ,4e2,  1\n   \n",
+    "quotes": '"a","b","label"\n"1.5","2","0"\n"-3","4e2","1"\n',
+    "quotes after blanks": '"a", "b", "label"\n1.5, "2", "0"\n-3, "4e2", "1"\n',
+    "a spreadsheet": "sep=;\na;b;label\n1.5;2;0\n-3;4e2;1\n;;\n",
+    "separators at the ends": "a,b,label,\n1.5,2,0,\n-3,4e2,1,\n",
+    "labels of floats": "a,b,label\n1.5,2,0.0\n-3,4e2,1.0\n",
+    "truth values": "a,b,label\n1.5,2,False\n-3,4e2,True\n",
+    "truth in capitals": "a,b,label\n1.5,2,FALSE\n-3,4e2,TRUE\n",
+    "another name": "a,b,kind\n1.5,2,0\n-3,4e2,1\n?labels=kind",
+    "no names": "1.5,2,0\n-3,4e2,1\n?labels=2",
+    "numbers as names": "0,1,label\n1.5,2,0\n-3,4e2,1\n",
+    "numbers alone as names": "0,1,2\n1.5,2,0\n-3,4e2,1\n?header=yes&labels=2",
+    "classes in order": "a,b,label\n1.5,2,dog\n-3,4e2,cat\n?classes=dog,cat",
+    "classes of numbers": "a,b,label\n1.5,2,-1\n-3,4e2,1\n?classes=-1,1",
+    "words without names": "1.5,2,dog\n-3,4e2,cat\n?classes=dog,cat&header=no&labels=2",
+    "an unfinished row": "a,b,label\n1.5,2,0\n-3,4e2,1\n7,,1\n?rows=2",
+    "a comma in a name": '"a, in cm",b,label\n1.5,2,0\n-3,4e2,1\n?inputs="a, in cm",b',
+}
+
+
+@pytest.mark.parametrize("text", SAME.values(), ids=SAME)
+def test_one_table_in_many_forms(tmp_path, text):
+    text, mark, query = text.partition("?")
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    data = load_data(f"csv:{tmp_path}/t.csv{mark}{query}")
+    assert data.inputs.tolist() == [[1.5, 2], [-3, 400]] and data.labels.tolist() == [0, 1]
+
+
+def test_labels_that_are_words_are_numbered_and_that_is_said(tmp_path):
+    spec = write(tmp_path, "a,label\n1.5, dog\n2,cat \n3,dog\n")
+    with pytest.warns(HoldfastWarning, match=r"0 = 'cat', 1 = 'dog'; if .*say \?classes="):
+        data = load_data(spec)
+    assert data.labels.tolist() == [1, 0, 1] and data.classes == {"cat": 0, "dog": 1}
+    assert data.treatment == {"scale": None, "classes": {"cat": 0, "dog": 1}}
+    for classes in ("cat", "cat,cat", "cat,,dog"):
+        with pytest.raises(
+            InvalidInput, match=r"the label 'dog' in column label, line 2|every lab"
+        ):
+            load_data(f"{spec}?classes={classes}")
+
+
+def test_the_index_of_the_rows_is_left_out_and_that_is_said(tmp_path):
+    for name, numbers in (("", (0, 1)), ("Unnamed: 0", (7, 3))):
+        text = f"{name},a,label\n{numbers[0]},1.5,0\n{numbers[1]},2.5,1\n"
+        with pytest.warns(HoldfastWarning, match=f"the column '{name}' numbers the rows and was"):
+            data = load_data(write(tmp_path, text))
+        assert data.inputs.tolist() == [[1.5], [2.5]] and data.columns == ("a",)
+    kept = load_data(write(tmp_path, text) + "?inputs=Unnamed: 0,a")
+    assert kept.inputs.tolist() == [[7, 1.5], [3, 2.5]]
+
+
+def test_a_column_that_counts_the_rows_is_noticed(tmp_path):
+    spec = write(tmp_path, "id,a,label\n" + "".join(f"{k},0.5,0\n" for k in range(1, 7)))
+    with pytest.warns(HoldfastWarning, match=r"column id counts the rows; .* say \?inputs=a$"):
+        assert load_data(spec).inputs.shape == (6, 2)
+    assert load_data(f"{spec}?inputs=id,a").inputs.shape == (6, 2)
+
+
+GAPS = "a,b,label\n1.5,NA,0\n,2,0\n3,4,1\n5,n/a,1\n7,9,\n"
+
+
+def test_rows_without_a_value_are_dropped_on_request(tmp_path):
+    said = r"4 of 5 rows were dropped: no value in label \(1\), a \(1\), b \(2\)"
+    with pytest.warns(HoldfastWarning, match=said):
+        data = load_data(write(tmp_path, GAPS) + "?missing=drop")
+    assert data.inputs.tolist() == [[3, 4]] and data.labels.tolist() == [1]
+    assert data.treatment["missing"] == {"drop": {"a": 1, "b": 2, "label": 1}}
+
+
+def test_medians_take_the_place_of_missing_numbers_on_request(tmp_path):
+    text = GAPS.replace("9,\n", "9,1\n")
+    with pytest.warns(HoldfastWarning, match=r"a \(1 of 5 rows, 4\), b \(2 of 5 rows, 4\)$"):
+        data = load_data(write(tmp_path, text) + "?missing=median")
+    assert data.inputs.tolist() == [[1.5, 4], [4, 2], [3, 4], [5, 4], [7, 9]]
+    with pytest.raises(
+        InvalidInput, match=r"no value in column label, line 6 .*there is no median"
+    ):
+        load_data(write(tmp_path, GAPS) + "?missing=median")
+    with pytest.raises(InvalidInput, match=r"wanted missing=drop or missing=median"):
+        load_data(write(tmp_path, GAPS) + "?missing=mean")
+
+
+COLORS = "a,color,b,label\n1.5,red,2,0\n2.5, blue,3,1\n3.5,red,4,1\n"
+
+
+@pytest.mark.parametrize(
+    ("query", "columns", "first"),
+    [
+        ("", "a color=blue color=red b", [1.5, 0, 1, 2]),
+        ("&inputs=b,color", "b color=blue color=red", [2, 0, 1]),
+        (":red|green|blue", "a color=red color=green color=blue b", [1.5, 1, 0, 0, 2]),
+        (",b", "a color=blue color=red b=2 b=3 b=4", [1.5, 0, 1, 1, 0, 0]),
+    ],
+)
+def test_categories_become_columns_of_0_and_1(tmp_path, query, columns, first):
+    with pytest.warns(HoldfastWarning, match=r"(color|b) is given in entries \d-\d: (color|b)="):
+        data = load_data(write(tmp_path, COLORS) + f"?onehot=color{query}")
+    assert data.columns == tuple(columns.split()) and data.inputs[0].tolist() == first
+    places = data.groups["color"]
+    assert all(data.columns[k].startswith("color=") for k in places)
+    assert data.inputs[:, list(places)].sum(1).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("onehot=colour", "onehot=colour, wanted one of a, color, b"),
+        ("onehot=label", "onehot=label, wanted one of a, color, b"),
+        ("onehot=color,color", "wanted COLUMN or COLUMN:FIRST"),
+        ("onehot=color:red|green", "' ?blue' in column color, line 3, wanted one of red, green"),
+        ("onehot=color&rows=1", "1 categories in column color, wanted 2 to 1000"),
+        ("target=color", "'red' in column color, line 2 as the target, wanted numbers"),
+        ("labels=a&target=b", "labels or target, not both"),
+        ("decimal=comma", r"'1.5' in column a, line 2, .*without points, as \?decimal=comma says"),
+        ("separator=blank", "wanted comma or semicolon or tab or pipe"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(tmp_path, query, said):
+    with pytest.raises(InvalidInput, match=said):
+        load_data(write(tmp_path, COLORS) + f"?{query}")
+
+
+def test_labels_are_not_asked_for_where_none_are_needed(tmp_path):
+    spec = write(tmp_path, "a,b\n1.5,2\n3,4\n")
+    assert load_data(spec, labelled=False).inputs.tolist() == [[1.5, 2], [3, 4]]
+    spec = write(tmp_path, "a,b,label\n1.5,2,0\n3,4,1\n")
+    assert load_data(spec, labelled=False).inputs.tolist() == [[1.5, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_other_encodings_are_named(tmp_path, encoding):
+    (tmp_path / "t.csv").write_bytes("größe,label\n1.5,0\n".encode(encoding))
+    with pytest.raises(InvalidInput, match=r"UTF-16|line 1 with the byte 0xf6, which is not UTF-8"):
+        load_data(f"csv:{tmp_path}/t.csv")
+
+
+# Words that are neither numbers nor missing, whatever the separator.
+WORDS = st.sampled_from(["cat", 'a "b"', "x;y", "x,y", "tab\there", "two\nlines", "ü", "it's"])
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.integers(), WORDS),
+        min_size=2,
+        max_size=8,
+    ),
+    separator=st.sampled_from(",;\t|"),
+    end=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    mark=st.sampled_from(["", "\ufeff"]),
+)
+def test_what_was_written_is_read(tmp_path_factory, rows, separator, end, quoting, mark):
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=separator, lineterminator=end, quoting=quoting)
+    writer.writerows([("number", "half", "label"), *((x, k + 0.5, word) for x, k, word in rows)])
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    path.write_bytes((mark + text.getvalue() + end).encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = load_data(f"csv:{path}")
+    assert data.inputs.tolist() == [[x, k + 0.5] for x, k, _ in rows]
+    words = [word for _, _, word in rows]
+    assert [sorted({*words})[k] for k in data.labels.tolist()] == words
 
 
 @pytest.mark.parametrize(
@@ -81,7 +284,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path, query):
 
 def test_a_binary_file_is_no_table(tmp_path):
     (tmp_path / "t.csv").write_bytes(bytes(range(256)))
-    with pytest.raises(InvalidInput, match="wanted a CSV file of numbers"):
+    with pytest.raises(InvalidInput, match="line 2 with the byte 0x80, which is not UTF-8"):
         load_data(f"csv:{tmp_path}/t.csv")
 
 
@@ -121,13 +324,17 @@ def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"text": ["a", "b"], "label": [0, 1]}, "column text of type string"),
-        ({"a": [0.5, None], "label": [0, 1]}, "without gaps"),
+        ({"text": ["a", "b"], "label": [0, 1]}, r"'a' in column text, row 0, .*\?onehot=text"),
+        ({"a": [0.5, None], "label": [0, 1]}, r"no value in column a, row 1 .*\?missing=median"),
+        ({"a": [0.5, np.nan], "label": [0, 1]}, "no value in column a, row 1"),
+        ({"a": [0.5, np.inf], "label": [0, 1]}, "inf in column a, row 1, which is not finite"),
+        ({"a": [0.5, 1.0], "t": [DAY, DAY], "label": [0, 1]}, r"column t of type date32.*inputs=a"),
+        ({"a": [0.5, 1.0], "label": [DAY, DAY]}, "column label of type date32"),
         ({"a": [[0.5], [1.0, 2.0]], "label": [0, 1]}, "t.parquet"),
         ({"a": [[0.5], [1.0]], "b": [0.5, 1.0], "label": [0, 1]}, "column a of type list"),
         ({"a": [0.5, 1.0]}, "columns a, wanted"),
         ({"a": [0.5], "y": [1], "label": [0]}, r"wanted \?labels=y or \?labels=label$"),
-        ({"a": [0.5], "__index_level_0__": [1], "y": [0]}, r"wanted \?inputs=a, or"),
+        ({"a": [0.5], "__index_level_0__": ["i"], "y": [0]}, r"wanted \?inputs=a, or"),
     ],
 )
 def test_columns_that_hold_no_numbers_are_refused(parquet, columns, said):
@@ -146,5 +353,5 @@ def test_the_shared_tables_are_read(shared):
     data = load_data(f"csv:{shared}/data/iris.csv")
     assert data.inputs.shape == (150, 4) and data.labels.bincount().tolist() == [50, 50, 50]
     pytest.importorskip("pyarrow")
-    with pytest.raises(InvalidInput, match="column text of type"):
+    with pytest.raises(InvalidInput, match="in column text, row 0, which is no number"):
         load_data(f"parquet:{shared}/data/sst2.parquet")

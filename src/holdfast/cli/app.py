@@ -73,20 +73,33 @@ Model = Annotated[
     str,
     Parameter(
         help="demo:NAME, onnx:FILE, torch:FILE, hf:FOLDER or "
-        "module:package.file:factory[?weights=FILE]"
+        "module:package.file:factory[?weights=FILE]; a bare FILE by its ending"
     ),
 ]
 DataName = Annotated[
     str,
     Parameter(
-        help="demo:digits, npz:FILE, csv:FILE, parquet:FILE or normal:SHAPE; "
+        help="demo:digits, npz:FILE, csv:FILE, parquet:FILE, a bare FILE by its ending, or "
+        "normal:3x8x8; "
         "for hf:FOLDER, sentences: csv:FILE or parquet:FILE[?text=COLUMN&labels=COLUMN]"
     ),
 ]
-NormName = Annotated[str, Parameter(help="1, 2 or inf")]
+NormName = Annotated[str, Parameter(help="1, 2 or inf (or l1, l2, linf)")]
 Threshold = Annotated[
     float, Parameter(help="for a model of one logit: it is class 1 above this, class 0 below")
 ]
+
+
+def _distance(_: object, tokens: "Sequence[cyclopts.Token]") -> float:
+    """Return a distance as people type it: 0.1 or 2/255."""
+    from holdfast.arguments import check_distance
+
+    return check_distance("epsilon", tokens[0].value)
+
+
+DISTANCE = Parameter(converter=_distance)
+"""Marks an option that is a distance: a number, or a fraction such as 2/255."""
+
 Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="print one JSON document and nothing else")
 ]
@@ -122,18 +135,21 @@ def load(
     """
     from holdfast.sources.data import load_data
     from holdfast.sources.models import check_fits, default_dtype, load_model
-    from holdfast.sources.tokens import TABLES, load_sentences
+    from holdfast.sources.names import full_data_name
+    from holdfast.sources.tables import READERS
+    from holdfast.sources.tokens import load_sentences
 
     if labelled and data.startswith("normal:"):
         wanted = "rows with labels: random ones are for holdfast lipschitz"
         raise InvalidInput("data", repr(data), wanted)
+    kind = full_data_name(data).partition(":")[0]
     loaded = [load_model(spec) for spec in models]
-    if loaded[0].folder is not None and data.partition(":")[0] in TABLES:
+    if loaded[0].folder is not None and kind in READERS:
         tokens = load_sentences(data, loaded[0])
         check_fits(loaded[0].model, tokens.batches[0][0])
         return loaded, tokens
     dtype = default_dtype(loaded[0].model)
-    rows = load_data(data, dtype).to(dtype).shaped(loaded[0].shape)
+    rows = load_data(data, dtype, labelled).to(dtype).shaped(loaded[0].shape)
     for each in loaded:
         check_fits(each.model, rows.inputs)
     return loaded, rows

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 import holdfast
 from holdfast.cli.app import (
+    DISTANCE,
     Answer,
     DataName,
     Json,
@@ -28,7 +29,9 @@ def attack(  # noqa: PLR0913 - the options of the verb
     *,
     norm: NormName = "2",
     epsilon: Annotated[
-        float | None, Parameter(help="any attack within this distance; the nearest by default")
+        float | None,
+        Parameter(help="any attack within this distance; the nearest by default; 0.1 or 2/255"),
+        DISTANCE,
     ] = None,
     threshold: Threshold = 0.0,
     free: Free = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from holdfast.cli.app import (
+    DISTANCE,
     Answer,
     DataName,
     Json,
@@ -30,7 +31,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
         "runs/demo"
     ),
     norm: NormName = "2",
-    epsilon: Annotated[float | None, Parameter(help="distance of the headline")] = None,
+    epsilon: Annotated[float | None, Parameter(help="distance of the headline"), DISTANCE] = None,
     seconds: Annotated[float, Parameter(help="time for each bracket")] = 5.0,
     step: Annotated[float, Parameter(help="learning rate of the training step")] = 0.01,
     threshold: Threshold = 0.0,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from holdfast.cli.app import (
+    DISTANCE,
     Answer,
     DataName,
     Json,
@@ -34,7 +35,9 @@ def certify(  # noqa: PLR0913 - the options of the verb
     norm: NormName = "2",
     method: Annotated[str, Parameter(help="global, local or auto")] = "auto",
     semantics: Annotated[str, Parameter(help="real, or float32: as executed")] = "real",
-    epsilon: Annotated[float, Parameter(help="distance to count certified rows at")] = 0.0,
+    epsilon: Annotated[
+        float, Parameter(help="distance to count certified rows at"), DISTANCE
+    ] = 0.0,
     threshold: Threshold = 0.0,
     free: Free = None,
     scale: Scale = None,

@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,24 @@ from holdfast.errors import InvalidInput
 from holdfast.files import MOST_BYTES, open_file, reason
 from holdfast.sources.zips import checked_members
 
+Names = tuple[str | None, str | None]
+"""Of the array of inputs and the one of labels; None for the usual ones."""
+
 
 def read_npz(
-    path: Path, inputs: str | None, labels: str | None, rows: int | None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    path: Path, names: Names, rows: int | None, labelled: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Read inputs and labels from an `.npz` file.
 
     Args:
         path: The file.
-        inputs: Name of the array of inputs; None for the usual names, test before training data.
-        labels: Name of the array of labels.
+        names: Of the arrays of inputs and labels; None for the usual ones, test before training
+            data.
         rows: How many of the first rows to read; None for all.
+        labelled: Whether there must be labels.
 
     Returns:
-        Inputs [N, ...], labels [N], and no names of columns.
+        Inputs [N, ...], and labels [N]: numbers, truth values or words; None without any.
 
     Raises:
         InvalidInput: When the file is something else, its headers contradict each other, an array
@@ -42,45 +47,68 @@ def read_npz(
                     for name, info in checked_members(archive, "data").items()
                     if name.endswith(".npy")
                 }
-                names = _chosen(members, inputs, labels)
-                found = [_read(archive, members[name], name, rows) for name in names]
+                place, answers = _chosen(members, names, labelled)
+                inputs = _read(archive, members[place], place, rows)
+                labels = _read(archive, members[answers], answers, rows, True) if answers else None
         except (InvalidInput, MemoryError):
             raise
         except Exception as problem:  # a damaged file can break its reader anywhere
             raise InvalidInput("data", f"{str(path)!r} ({reason(problem)})", wanted) from problem
-    return found[0], found[1], ()
+    # Truth values are the numbers 0 and 1, and no bytes of pixels.
+    plain = inputs.astype(np.float32) if inputs.dtype == bool else inputs
+    return plain, labels
 
 
 def _chosen(
-    members: dict[str, zipfile.ZipInfo], inputs: str | None, labels: str | None
+    members: Mapping[str, zipfile.ZipInfo], names: Names, labelled: bool
 ) -> tuple[str, str]:
-    """Return the names of the two arrays.
+    """Return the names of the two arrays; an empty one without labels, where none are needed.
 
     Raises:
         InvalidInput: When there are none of the usual names, several, or none of those asked for.
     """
-    pairs = (("inputs", "labels"), ("x", "y"), ("x_test", "y_test"))
-    found = [pair for pair in pairs if {*pair} <= members.keys()]
-    if len(found) > 1 and not (inputs and labels):
-        got = (
-            f"arrays {', '.join(' and '.join(pair) for pair in found)}, each of which may be meant"
-        )
-        wanted = " or ".join(f"?inputs={x}&labels={y}" for x, y in found)
+    usual = (
+        *(("inputs", "labels"), ("x", "y"), ("X", "y"), ("X", "Y"), ("x_test", "y_test")),
+        *(("X_test", "y_test"), ("data", "target"), ("data", "labels"), ("images", "labels")),
+        *(("features", "labels"), ("test_images", "test_labels")),
+    )
+    inputs, labels = names
+    pairs = [
+        (x, y)
+        for x, y in usual
+        if {x, y} <= members.keys() and inputs in (None, x) and labels in (None, y)
+    ]
+    if len(pairs) > 1:
+        got = f"arrays {' and '.join(' with '.join(pair) for pair in pairs)}, all usual names"
+        wanted = " or ".join(f"?inputs={x}&labels={y}" for x, y in pairs)
         raise InvalidInput("data", got, wanted)
-    usual = found[0] if found else ("", "")
-    if labels and not inputs and not found:  # the usual name of inputs, beside another one
-        usual = (next((x for x, _ in pairs if x in members), ""), labels)
-    names = (inputs or usual[0], labels or usual[1])
-    if not {*names} <= members.keys():
-        known = ", ".join(" and ".join(pair) for pair in pairs)
-        wanted = f"{known}, or ?inputs=NAME&labels=NAME"
-        shown = [name[:40] for name in members][:12]
-        raise InvalidInput("data", f"arrays {', '.join(shown)}", wanted)
-    return names
+    if pairs:
+        return pairs[0]
+    # One of the two may have another name.
+    found = [inputs or next((x for x, _ in usual if x in members and x != labels), "")]
+    found += [labels or next((y for _, y in usual if y in members and y != found[0]), "")]
+    alone = not labelled and labels is None
+    if not found[0] and alone and len(members) == 1:
+        found[0] = next(iter(members))
+    if found[0] in members and (found[1] in members or (alone and not found[1])):
+        return found[0], found[1]
+    shown = [name[:40] for name in members][:12]
+    got = f"arrays {', '.join(shown)}" if shown else "no array"
+    if len(shown) == 1 and labelled:
+        wanted = "inputs and labels: np.savez(PATH, inputs=..., labels=...)"
+    elif len(shown) < 2:
+        wanted = "np.savez(PATH, inputs=..., labels=...)"
+    else:
+        wanted = f"?inputs=NAME&labels=NAME, such as ?inputs={shown[0]}&labels={shown[1]}"
+    raise InvalidInput("data", got, wanted)
 
 
 def _read(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, rows: int | None
+    archive: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    name: str,
+    rows: int | None,
+    words: bool = False,
 ) -> np.ndarray:
     """Return one array, or its first rows.
 
@@ -93,7 +121,8 @@ def _read(
     shape, fortran, dtype = _header(head)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded: they are pickled")
-    if dtype.kind not in "fiu" or dtype.itemsize > 8:
+    text = words and dtype.kind == "U" and 0 < dtype.itemsize < 2**12
+    if not text and (dtype.kind not in "bfiu" or dtype.itemsize > 8):
         raise InvalidInput("data", f"{name} of type {dtype}", "numbers of at most 64 bits")
     size = math.prod(shape) * dtype.itemsize
     if not shape or min(shape) < 0 or size != info.file_size - head.tell() or size > MOST_BYTES:
@@ -105,6 +134,10 @@ def _read(
         content = bytearray(member.read(wanted))
     flat = np.frombuffer(content, dtype)
     array = flat.reshape((taken, *shape[1:]), order="F" if fortran else "C")[:rows]
+    if dtype.kind == "b" and (array.view(np.uint8) > 1).any():
+        raise ValueError(f"{name} of truth values that are neither")
+    if text:
+        return np.array(array.tolist(), dtype=object)
     return np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
 
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from holdfast.arguments import check_inputs
 from holdfast.errors import HoldfastWarning, InvalidInput
 from holdfast.sources.arrays import read_npz
 from holdfast.sources.demo import demo_data, demo_image_shape
+from holdfast.sources.labels import class_numbers
+from holdfast.sources.names import DATA_FORMS, full_data_name
 from holdfast.sources.query import numbers, split_query, whole
 from holdfast.sources.shapes import channels_first, to_shape
-from holdfast.sources.tables import read_csv, read_parquet
-
-DATA_FORMS = "demo:NAME, npz:PATH, csv:PATH, parquet:PATH or normal:SHAPE"
+from holdfast.sources.tables import READERS, TABLE_OPTIONS, TableRows, read_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,9 @@ class LoadedData:
         scale: What the numbers in the file were divided by; None where they were taken as they are.
         layout: Where the file has the channels of an image, if the user said so.
         columns: Names of the entries of a row, where the file is a table.
+        classes: Class numbers by the words that stand for them in the file.
+        groups: Which entries say a category, by the name of its column in the file.
+        missing: What was done about fields without a value, and how many there were, by column.
     """
 
     inputs: Tensor
@@ -44,6 +48,9 @@ class LoadedData:
     scale: float | None = None
     layout: str | None = None
     columns: tuple[str, ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, range] = field(default_factory=dict)
+    missing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
@@ -58,7 +65,9 @@ class LoadedData:
     @property
     def treatment(self) -> dict[str, Any]:
         """What was done to the rows when they were read."""
-        return {"scale": self.scale}
+        onehot = {name: list(places) for name, places in self.groups.items()}
+        parts = {"classes": dict(self.classes), "onehot": onehot, "missing": dict(self.missing)}
+        return {"scale": self.scale} | {name: part for name, part in parts.items() if part}
 
     def shown(self, row: int) -> dict[str, Any]:
         """Return what a reader may see of a row: its pixels, where it is a picture."""
@@ -80,16 +89,18 @@ class LoadedData:
         return dataclasses.replace(self, inputs=to_shape(self.inputs, shape, self.layout))
 
 
-def load_data(spec: str, dtype: torch.dtype = torch.float32) -> LoadedData:
+def load_data(spec: str, dtype: torch.dtype = torch.float32, labelled: bool = True) -> LoadedData:
     """Load data named on the command line.
 
     Args:
-        spec: `demo:digits`; `npz:PATH` with arrays `inputs` and `labels` (or `x` and `y`, or
-            `x_test` and `y_test`); `csv:PATH` or `parquet:PATH` with a column for the label; or
-            `normal:SHAPE`, standard normal rows, all of class 0. Files take the options
-            `inputs`, `labels`, `rows`, `scale` and `layout`, as in `npz:PATH?rows=200&scale=255`;
-            `target=NAME` in place of `labels` is a column or array of numbers to be predicted.
+        spec: `demo:digits`; `npz:PATH` with arrays `inputs` and `labels`, or of another usual pair
+            of names; `csv:PATH` or `parquet:PATH` with a column for the label; a bare PATH whose
+            ending says which; or `normal:SHAPE`, standard normal rows, all of class 0. Files take
+            the options `inputs`, `labels`, `classes`, `rows`, `scale` and `layout`, as in
+            `npz:PATH?rows=200&scale=255`, and tables those of `read_table`; `target=NAME` in place
+            of `labels` is a column or array of numbers to be predicted.
         dtype: Type in which whole numbers are divided by the scale: the model's.
+        labelled: Whether labels are needed; where they are not and a file has none, all are 0.
 
     Returns:
         The rows, checked: at least one, floating point, one whole label or target each.
@@ -97,22 +108,21 @@ def load_data(spec: str, dtype: torch.dtype = torch.float32) -> LoadedData:
     Raises:
         InvalidInput: When there is no such data, or it is not usable.
     """
-    kind, _, rest = spec.partition(":")
+    kind, _, rest = full_data_name(spec).partition(":")
     if kind == "demo":
         inputs, labels = demo_data(rest or "digits")
         return LoadedData(inputs, labels, spec, demo_image_shape(rest or "digits"))
-    if kind in _READERS and rest:
-        return _from_file(spec, kind, rest, dtype)
-    if kind == "normal" and rest:
+    if kind == "normal":
         return _normal(spec, rest)
-    raise InvalidInput("data", repr(spec), DATA_FORMS)
+    return _from_file(spec, kind, rest, dtype, labelled)
 
 
 def _normal(spec: str, shape: str) -> LoadedData:
     """Return random rows where there is no data: a bracket needs points to search from."""
     sizes = shape.split("x")
     if not all(size.isdecimal() and int(size) for size in sizes):
-        raise InvalidInput("data", repr(spec), DATA_FORMS)
+        like = "x".join(re.findall(r"[1-9][0-9]{0,8}", shape)) or "3x8x8"
+        raise InvalidInput("data", repr(spec), f"normal:{like}, for rows of that shape")
     sides = [int(size) for size in sizes]
     rows, most = 64, 2**22  # enough starts for a search, in at most 1 GiB
     if math.prod(sides) > most:
@@ -122,33 +132,57 @@ def _normal(spec: str, shape: str) -> LoadedData:
     return LoadedData(inputs, torch.zeros(rows, dtype=torch.int64), spec)
 
 
-_READERS: Mapping[str, Callable[..., tuple[np.ndarray, np.ndarray, tuple[str, ...]]]] = {
-    "npz": read_npz,
-    "csv": read_csv,
-    "parquet": read_parquet,
-}
-"""Readers of a path, the names of inputs and labels, and a number of rows, by kind of file; they
-return inputs, labels and the names of columns."""
-
-
-def _from_file(spec: str, kind: str, rest: str, dtype: torch.dtype) -> LoadedData:
-    known = ("inputs", "labels", "target", "rows", "scale", "layout")
+def _from_file(spec: str, kind: str, rest: str, dtype: torch.dtype, labelled: bool) -> LoadedData:
+    known = ("inputs", "labels", "target", "classes", "rows", "scale", "layout")
+    known += TABLE_OPTIONS if kind in READERS else ()
     path, options = split_query("data", rest, known)
-    if {"labels", "target"} <= options.keys():
-        raise InvalidInput("data", f"?{rest.partition('?')[2]}", "labels or target, not both")
+    for pair in ({"labels", "target"}, {"classes", "target"}):
+        if pair <= options.keys():
+            wanted = "labels or target, not both; classes are of labels"
+            raise InvalidInput("data", f"?{rest.partition('?')[2]}", wanted)
     rows = whole("data", "rows", options["rows"]) if "rows" in options else None
     if not path:
         raise InvalidInput("data", repr(spec), DATA_FORMS)
-    read = _READERS[kind]
-    answers = options.get("target", options.get("labels"))
-    *arrays, names = read(Path(path), options.get("inputs"), answers, rows)
-    inputs, labels = map(torch.from_numpy, arrays)
+    if kind in READERS:
+        table = read_table(kind, Path(path), options, rows, labelled)
+    else:
+        names = (options.get("inputs"), options.get("target", options.get("labels")))
+        arrays = read_npz(Path(path), names, rows, labelled)
+        table = TableRows(*arrays, lambda row: f"row {row}")
+    inputs, (labels, classes) = torch.from_numpy(table.inputs), _labels(table, options)
     if inputs.dim() == 0 or inputs.numel() == 0:
         raise InvalidInput("inputs", f"shape {tuple(inputs.shape)}", "at least one row of numbers")
     layout = options.get("layout")
     scaled, scale = _scaled(channels_first(inputs, layout), options.get("scale"), dtype)
-    data = checked(scaled, labels, spec, targets="target" in options)
-    return dataclasses.replace(data, scale=scale, layout=layout, columns=names)
+    data = checked(scaled, torch.from_numpy(labels), spec, targets="target" in options)
+    missing = {options.get("missing", ""): dict(table.missing)} if table.missing else {}
+    return dataclasses.replace(
+        data, scale=scale, layout=layout, columns=table.columns, classes=classes,
+        groups=table.groups, missing=missing,
+    )  # fmt: skip
+
+
+def _labels(table: TableRows, options: Mapping[str, str]) -> tuple[np.ndarray, dict[str, int]]:
+    """Return class numbers or targets of rows, and the numbers of classes that are words.
+
+    Raises:
+        InvalidInput: When they are not one for each row, or none of both.
+    """
+    labels, rows = table.labels, len(table.inputs)
+    if labels is None:
+        return np.zeros(rows, dtype=np.int64), {}
+    if labels.shape not in ((rows,), (rows, 1)):
+        many = labels.ndim == 2 and labels.shape[0] == rows and "target" not in options
+        more = " class numbers (labels.argmax(1), where each has a column)" if many else ""
+        got = f"labels of shape {list(labels.shape)} for {rows} inputs"
+        raise InvalidInput("data", got, f"[{rows}]{more}")
+    labels = labels.reshape(rows)
+    if "target" not in options:
+        return class_numbers(labels, table.place, options.get("classes"), table.label)
+    if labels.dtype.kind not in "biuf":
+        got = f"{str(labels[0])[:40]!r} in {table.place(0)} as the target"
+        raise InvalidInput("data", got, "numbers to be predicted, or ?labels=NAME for classes")
+    return labels.astype(np.float64), {}
 
 
 def _scaled(inputs: Tensor, stated: str | None, dtype: torch.dtype) -> tuple[Tensor, float | None]:
@@ -191,8 +225,7 @@ def checked(inputs: Tensor, labels: Tensor, name: str, targets: bool = False) ->
     if targets and not bool(torch.isfinite(labels.double()).all()):
         raise InvalidInput("data", "targets that are not finite", "finite targets")
     if labels.is_floating_point() and not targets:
-        wanted = "whole class numbers, or ?target=NAME for numbers to be predicted"
-        raise InvalidInput("data", f"labels of type {labels.dtype}", wanted)
+        raise InvalidInput("data", f"labels of type {labels.dtype}", "whole class numbers")
     if not inputs.is_floating_point():
         wanted = "floating-point inputs in the model's units, or ?scale=255 (scale=1: as they are)"
         raise InvalidInput("data", f"inputs of type {inputs.dtype}", wanted)

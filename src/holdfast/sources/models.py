@@ -16,17 +16,18 @@ from holdfast.errors import InvalidInput, MissingExtra
 from holdfast.results import Result
 from holdfast.sources.demo import DEMO_MODELS, demo_model
 from holdfast.sources.exported.build import read_exported
+from holdfast.sources.names import (
+    MODEL_FORMS,
+    full_model_name,
+    pickled,
+    safe_weights,
+    torch_file,
+)
 from holdfast.sources.onnx.build import build
 from holdfast.sources.onnx.file import read_onnx
 from holdfast.sources.query import split_query
 from holdfast.sources.units import normalised
 from holdfast.sources.weights import read_weights
-
-MODEL_FORMS = (
-    "demo:NAME, onnx:PATH, torch:PATH, hf:FOLDER or "
-    "module:package.file:factory[?weights=PATH.safetensors], "
-    "with ?mean=...&std=... where inputs are normalised"
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,9 +61,9 @@ def load_model(spec: str) -> LoadedModel:
     >>> loaded = load_model("demo:digits-plain")
     >>> loaded.model(torch.zeros(2, 64)).shape
     torch.Size([2, 10])
-    >>> load_model("net.onnx")
+    >>> load_model("digits-plain")
     Traceback (most recent call last):
-    holdfast.errors.InvalidInput: model: got 'net.onnx', wanted demo:NAME, onnx:PATH, ...
+    holdfast.errors.InvalidInput: model: got 'digits-plain', wanted demo:digits-plain
 
     Args:
         spec: `demo:NAME`; `onnx:PATH`, with `?output=NAME` where the file has several outputs;
@@ -73,7 +74,7 @@ def load_model(spec: str) -> LoadedModel:
             found on Python's own path, with `?weights=PATH.safetensors` to load its weights. Code
             runs only from such an explicit `module:`. With `mean=...&std=...`, one number or one
             for every channel, the model is put behind that normalisation, so that distances are
-            in the units before it.
+            in the units before it. A bare path has its kind by its ending.
 
     Returns:
         The model in eval mode and where it came from; verbs take its `model`.
@@ -83,9 +84,7 @@ def load_model(spec: str) -> LoadedModel:
         MissingExtra: When it needs a library that is not installed.
         Unsupported: When a file holds what cannot be read, with all the reasons.
     """
-    kind, _, rest = spec.partition(":")
-    if kind not in _LOADERS or not rest:
-        raise InvalidInput("model", repr(spec), MODEL_FORMS)
+    kind, _, rest = full_model_name(spec).partition(":")
     load, own = _LOADERS[kind]
     target, options = split_query("model", rest, (*own, "mean", "std"))
     units = {key: options[key] for key in ("mean", "std") if key in options}
@@ -111,6 +110,8 @@ def _from_onnx(spec: str, target: str, output: str | None) -> LoadedModel:
 
 def _from_exported(spec: str, target: str) -> LoadedModel:
     path = Path(target)
+    if (held := torch_file(path)) not in ("program", ""):
+        raise InvalidInput("model", *pickled(path, held))
     model, shape = read_exported(path)
     return LoadedModel(model, spec, path.stem, f"Read from {target}.", shape)
 
@@ -218,8 +219,8 @@ def _factory(module_name: str, name: str):
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     if path.suffix != ".safetensors":
-        wanted = "?weights=PATH.safetensors (no pickled files)"
-        raise InvalidInput("model", f"?weights={path}", wanted)
+        got = f"?weights={path}, no safetensors (no pickled files: opening one runs code)"
+        raise InvalidInput("model", got, safe_weights(path))
     try:
         model.load_state_dict(read_weights(path))
     except RuntimeError as problem:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
+from holdfast.sources.labels import class_numbers
 from holdfast.sources.models import LoadedModel, silently
+from holdfast.sources.names import full_data_name
 from holdfast.sources.query import split_query, whole
-from holdfast.sources.tables import Sentences, TextColumns, read_csv_text, read_parquet_text
+from holdfast.sources.sentences import Sentences, read_sentences
+from holdfast.sources.tables import FORM_OPTIONS, READERS
 
 BATCH = 64
 """Rows that are padded together: to the longest of so many, not to the longest of all."""
@@ -33,6 +36,7 @@ class LoadedTokens:
         truncated: Number of sentences that were longer, and were cut.
         perturbations: Keyword tensors [p, T] of perturbed sentences, and the row [p] that each was
             made from; None where there are none.
+        classes: Class numbers by the words that stand for them in the file.
     """
 
     batches: Sequence[Batch]
@@ -41,6 +45,7 @@ class LoadedTokens:
     most: int | None = None
     truncated: int = 0
     perturbations: Batch | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(len(labels) for _, labels in self.batches)
@@ -48,7 +53,8 @@ class LoadedTokens:
     @property
     def treatment(self) -> dict[str, Any]:
         """What was done to the rows when they were read."""
-        return {"tokens": self.most, "truncated": self.truncated}
+        labels = {"classes": dict(self.classes)} if self.classes else {}
+        return {"tokens": self.most, "truncated": self.truncated, **labels}
 
     def shown(self, row: int) -> dict[str, Any]:
         """Return what a reader may see of a row: its sentence."""
@@ -70,20 +76,15 @@ class LoadedTokens:
         return dataclasses.replace(self, batches=tuple(kept), perturbations=changed)
 
 
-TABLES: Mapping[str, Callable[[Path, TextColumns, int | None], Sentences]] = {
-    "csv": read_csv_text,
-    "parquet": read_parquet_text,
-}
-
-
 def load_sentences(spec: str, loaded: LoadedModel) -> LoadedTokens:
     """Load sentences named on the command line, for a model from `hf:FOLDER`.
 
     Args:
         spec: `csv:PATH` or `parquet:PATH`, with a column for the sentences and one for the label;
-            the options `text` and `labels` name them, `rows` takes the first so many, `tokens`
-            cuts every sentence to so many tokens, and `perturbed` names a column of sentences
-            changed in a way that should not matter, empty where there is none.
+            the options `text` and `labels` name them, `classes` lists the labels of class 0, 1,
+            ..., `rows` takes the first so many, `tokens` cuts every sentence to so many tokens, and
+            `perturbed` names a column of sentences changed in a way that should not matter, empty
+            where there is none.
         loaded: The model; its tokenizer lies in the same folder.
 
     Returns:
@@ -93,17 +94,21 @@ def load_sentences(spec: str, loaded: LoadedModel) -> LoadedTokens:
         InvalidInput: When the model brings no tokenizer, or the table is not usable.
         MissingExtra: When transformers or pyarrow is not installed.
     """
-    kind, _, rest = spec.partition(":")
-    if loaded.folder is None or kind not in TABLES:
+    kind, _, rest = full_data_name(spec).partition(":")
+    if loaded.folder is None or kind not in READERS:
         raise InvalidInput("data", repr(spec), "csv:PATH or parquet:PATH, for a model hf:FOLDER")
-    names, counts = ("text", "labels", "perturbed"), ("rows", "tokens")
-    path, options = split_query("data", rest, (*names, *counts))
+    names, counts = ("text", "labels", "classes", "perturbed"), ("rows", "tokens")
+    path, options = split_query("data", rest, (*names, *counts, *FORM_OPTIONS))
     rows, most = (whole("data", key, options[key]) if key in options else None for key in counts)
     tokenizer = read_tokenizer(loaded.folder)
-    places = getattr(loaded.model.config, "max_position_embeddings", tokenizer.model_max_length)
+    config = loaded.model.config
+    places = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
     tokenizer.model_max_length = min(tokenizer.model_max_length, places)
-    columns = TextColumns(*(options.get(key) for key in names))
-    return tokenized(TABLES[kind](Path(path), columns, rows), tokenizer, most, spec)
+    table = read_sentences(kind, Path(path), options, rows)
+    own = getattr(config, "label2id", None)
+    labels, classes = class_numbers(table.labels, table.place, options.get("classes"), known=own)
+    tokens = tokenized(dataclasses.replace(table, labels=labels), tokenizer, most, spec)
+    return dataclasses.replace(tokens, classes=classes)
 
 
 def read_tokenizer(folder: Path) -> Any:
