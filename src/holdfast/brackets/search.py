@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,8 @@ from holdfast.arguments import check_norm, check_number, shown
 from holdfast.bounds.interval import READING
 from holdfast.bounds.jacobian import region_constant_upper
 from holdfast.brackets.bracket import Bracket
+from holdfast.brackets.branching.boxes import branch_boxes, few_move
+from holdfast.brackets.branching.merging import merged
 from holdfast.brackets.branching.tree import Goal, branch
 from holdfast.brackets.budget import affords, products
 from holdfast.brackets.gain import GainReading, LayerGain
@@ -19,6 +22,7 @@ from holdfast.brackets.lower.pairs import SteepPair, sample
 from holdfast.brackets.lower.steepest import steepest_pairs
 from holdfast.brackets.semidefinite import slope_bounds
 from holdfast.errors import InternalError, InvalidInput, Unsupported
+from holdfast.graph.comparisons import with_pairs
 from holdfast.graph.ir import Graph
 from holdfast.graph.walk import uncovered
 from holdfast.moves import EVERYTHING, Moves
@@ -120,6 +124,12 @@ class Search:
             InvalidInput: When no row is finite.
         """
         self._start = time.perf_counter()
+        region = self.options.region
+        few = self.branches and region is not None and few_move(region)
+        if few:
+            pairs = with_pairs(self.graph.double())
+            once = merged(pairs)
+            self.graph = self.graph if once is pairs else once
         gain = self._gains()
         if gain is not None:
             self._lower_upper(gain.output, "product of layer gains")
@@ -131,8 +141,11 @@ class Search:
             # has not found after two seconds, it finds when the upper bound is known.
             self._look_around(starts, 0.15 * seconds)
             self._ascend(starts, min(0.4 * seconds, 2.0), seed=0)
+            boxes = branch_boxes(self.graph, self._goal(0.9 * seconds)) if few else iter(())
+            self._branch_boxes(boxes, 0.5 * seconds)
             self._solve_lipsdp(0.8 * seconds)
             self._branch(0.9 * seconds)
+            self._branch_boxes(boxes, 0.9 * seconds)
             self._ascend(self._with_witness(starts), seconds, seed=1)
         except KeyboardInterrupt:
             interrupted = True
@@ -261,18 +274,34 @@ class Search:
             return
         if products(self.graph) > 2**24:
             return  # so large a net has more kinks than branching ends with, and long lists of them
-        goal = Goal(
-            self.options.norm,
-            self.options.region,
-            self.options.tolerance,
-            lambda: self._lower,
-            lambda: self._late(end),
-        )
-        for found in branch(self.graph, goal):
+        for found in branch(self.graph, self._goal(end)):
             if isinstance(found, SteepPair):
                 self._raise_lower(found, "branch and bound")
             else:
                 self._lower_upper(found, "branch and bound")
+
+    def _branch_boxes(self, boxes: Iterator[float | SteepPair], end: float) -> None:
+        """Go on splitting the region of few inputs into boxes until so many seconds are spent."""
+        if math.isinf(self._upper):
+            return
+        while not self._closed and not self._late(end):
+            found = next(boxes, None)
+            if found is None:
+                return
+            if isinstance(found, SteepPair):
+                self._raise_lower(found, "branch and bound on boxes")
+            else:
+                self._lower_upper(found, "branch and bound on boxes")
+
+    def _goal(self, end: float) -> Goal:
+        options = self.options
+        return Goal(
+            options.norm,
+            options.region,
+            options.tolerance,
+            lambda: self._lower,
+            lambda: self._late(end),
+        )
 
     def _outcome(self, interrupted: bool) -> Outcome:
         if math.isinf(self._upper):

@@ -111,12 +111,18 @@ class Room:
     point: Array | None
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def look_inside(cell: Cell, limits: Limits | None) -> Room:
-    """Find a point of a cell, or prove that it has no interior.
+    """Find a point of a cell, or prove that it has no interior; see `look_between`."""
+    return look_between(cell.walls, cell.pieces.inputs, limits)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def look_between(rows: tuple[RationalRow, ...], d: int, limits: Limits | None) -> Room:
+    """Find a point where all walls are positive, or prove that there is none.
 
     Args:
-        cell: The cell.
+        rows: Of the walls, (gradient, offset).
+        d: How many inputs there are.
         limits: Lower and upper ends of a box around the region; None for all inputs.
 
     Returns:
@@ -124,13 +130,12 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
     """
     from scipy.optimize import linprog  # heavy, and needed by few commands
 
-    d = cell.pieces.inputs
     # Without limits, near the origin first: a point there has more digits for its slope.
     near, everywhere = ((np.full(d, -size), np.full(d, size)) for size in (1e4, np.inf))
     boxes = [limits] if limits else [near, everywhere]
-    if not cell.walls:
+    if not rows:
         return Room(False, 0.5 * boxes[0][0] + 0.5 * boxes[0][1])
-    walls = np.array([wall.floats() for wall in cell.walls])
+    walls = np.array([wall.floats() for wall in rows])
     lengths = np.linalg.norm(walls[:, :d], axis=1)
     walls = walls / np.maximum(lengths, 1e-300)[:, None]
     if not np.isfinite(walls).all():
@@ -149,8 +154,8 @@ def look_inside(cell: Cell, limits: Limits | None) -> Room:
             return Room(False, found.x[:d])
         marginals = found.ineqlin.marginals
     weights = np.clip(-marginals / np.maximum(lengths, 1e-300), 0.0, 1e300)
-    refuted = limits is not None and _refuted_in_box(cell.walls, weights, limits)
-    return Room(refuted or _refuted_anywhere(cell.walls, weights), None)
+    refuted = limits is not None and _refuted_in_box(rows, weights, limits)
+    return Room(refuted or _refuted_anywhere(rows, weights), None)
 
 
 def _refuted_in_box(walls: tuple[RationalRow, ...], weights: Array, ends: Limits) -> bool:

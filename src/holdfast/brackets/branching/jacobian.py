@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from holdfast.brackets.branching.pieces import PiecewiseNet
 from holdfast.brackets.semidefinite import row_upper
-from holdfast.norms.matrix import row_sums_upper
-from holdfast.rounding import TINY, gamma
+from holdfast.norms.matrix import row_sums_upper, spectral_uppers
+from holdfast.rounding import TINY, gamma, lengths_up, rows_up
 from holdfast.sdp.form import TOO_EXTREME, Array
 
 
@@ -74,3 +75,33 @@ def _jacobian_box(pieces: PiecewiseNet, low: Array, high: Array) -> tuple[Array,
     terms = rows.shape[1]
     rounding = gamma(terms + 4) * (rows @ np.abs(middle)) + 4.0 * terms * TINY
     return pieces.C @ middle, (rows @ reach + rounding) * (1.0 + gamma(terms + 8))
+
+
+def norm_uppers(jacobian: Tensor, reach: Tensor, norm: float) -> Tensor:
+    """Return upper bounds of the norms of all matrices in boxes.
+
+    Args:
+        jacobian: [R, outputs, d].
+        reach: Same shape, at least 0.
+        norm: 1, 2 or inf.
+
+    Returns:
+        [R]; infinity or NaN where nothing is known.
+    """
+    sizes = rows_up(jacobian.abs() + reach, 2)
+    if norm != 2.0:
+        dim = 1 if norm == 1.0 else 2
+        return rows_up(sizes.sum(dim), sizes.shape[dim]).amax(1)
+    together = spectral_uppers(sizes)
+    apart = rows_up(spectral_uppers(jacobian) + lengths_up(reach.flatten(1)), 2)
+    return torch.minimum(together, apart)
+
+
+def steepest(matrix: Tensor, norm: float) -> Tensor:
+    """Return a direction of length 1 that a matrix stretches most, up to rounding, [d]."""
+    if norm == 2.0:
+        return torch.linalg.svd(matrix, full_matrices=False).Vh[0]
+    if norm == 1.0:
+        return torch.nn.functional.one_hot(matrix.abs().sum(0).argmax(), matrix.shape[1]).double()
+    row = matrix[matrix.abs().sum(1).argmax()]
+    return torch.where(row < 0, -1.0, 1.0).double()

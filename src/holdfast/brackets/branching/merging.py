@@ -1,0 +1,331 @@
+"""Kinks that are there more than once, merged: a graph of the same function with each kink once.
+
+Networks that compute minima and maxima by ReLU layers hold relu(z) beside relu(-z), and pairs of
+equal values whose difference has no kink. To bounds these are units that move on their own; here
+every value is a sum of inputs and of distinct units relu(z), in exact numbers, where
+relu(-z) = relu(z) - z. As in value numbering (Alpern, Wegman, Zadeck, "Detecting equality of
+variables in programs", 1988), rows that are equal make one unit.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from holdfast.bounds.forward import ramp
+from holdfast.graph.ir import Graph, Node
+from holdfast.norms.node import worth_writing_out
+from holdfast.ops import Kind
+
+Row = dict[int, Fraction]
+"""Coefficients by place: inputs, then units; the constant at -1."""
+
+
+class _InexactError(Exception):
+    """A value is no sum of inputs and units, or a coefficient no float64."""
+
+
+def exact_map(node: Node, shape: Sequence[int]) -> tuple[NDArray, NDArray, NDArray] | None:
+    """Return the matrix [outputs, inputs], divisors and offsets [outputs] of an affine node.
+
+    Args:
+        node: In float64.
+        shape: Of one row of its input.
+
+    Returns:
+        Exact numbers; None where the coefficients are no quotients of stored numbers.
+    """
+    count, outputs = math.prod(shape), math.prod(node.shape)
+    offset = node.facts.run([torch.zeros(1, *shape, dtype=torch.float64)], node.params)
+    offset = offset.flatten().numpy()
+    if node.op == "linear" and len(shape) == 1:
+        return node.params["weight"].numpy(), np.ones(outputs), offset
+    if not worth_writing_out(count, outputs):
+        return None
+    ratios = node.facts.ratios(node.params, shape)
+    return None if ratios is None else (*(part.numpy() for part in ratios), offset)
+
+
+def merged(graph: Graph) -> Graph:
+    """Return a graph of the same function without kinks that are there twice.
+
+    Args:
+        graph: In float64, with all maxima as comparisons.
+
+    Returns:
+        The graph; the one given where nothing is saved, or not every number stays a float64.
+    """
+    bent = [n for n in graph.nodes if n.perturbed and (n.kind is Kind.SCALAR or n.op == "compare")]
+    weights = [n.params["weight"] for n in graph.nodes if n.op == "linear" and n.perturbed]
+    # Rows of numbers of any length take microseconds for each of their terms.
+    if not bent or sum(int((weight != 0).sum()) for weight in weights) > 2**17:
+        return graph
+    try:
+        units = _Units(graph)
+        rows = units.run()
+        kinks = sum(math.prod(n.shape[n.op == "compare" :]) for n in bent)
+        members = units.needed(rows)
+        fewer = sum(bool(units.units[k]) for k in members) < kinks
+        return _written(graph, units, rows, members) if fewer else graph
+    except _InexactError:
+        return graph
+
+
+class _Units:
+    """The distinct units of a graph.
+
+    Args:
+        graph: In float64, with all maxima as comparisons.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.inputs = math.prod(graph.perturbed_input.shape)
+        self.units: list[tuple[Row, ...]] = []
+        self.levels: list[int] = []
+        self._known: dict[frozenset[tuple[int, Fraction]], int] = {}
+        self._pairs: dict[frozenset[frozenset[tuple[int, Fraction]]], int] = {}
+        self._values: dict[str, list[Row]] = {}
+
+    def run(self) -> list[Row]:
+        """Return the rows of the output."""
+        entry = self.graph.perturbed_input
+        self._values[entry.name] = [{k: Fraction(1)} for k in range(self.inputs)]
+        for node in self.graph.nodes:
+            if node.name != entry.name:
+                self._values[node.name] = self._of(node)
+        return self._values[self.graph.output]
+
+    def needed(self, output: list[Row]) -> list[int]:
+        """Return the units that the output depends on, in order."""
+        found: set[int] = set()
+        pending = list(output)
+        while pending:
+            for key in pending.pop():
+                place = key - self.inputs
+                # the larger end of a pair stands behind the smaller one, which has the rows
+                place -= place > 0 and not self.units[place] if place >= 0 else 0
+                if place >= 0 and place not in found:
+                    found.add(place)
+                    pending += self.units[place]
+        return sorted(found)
+
+    def level(self, row: Row) -> int:
+        """Return how many units one after the other a row needs at most."""
+        places = [key - self.inputs for key in row if key >= self.inputs]
+        return max((self.levels[place] for place in places), default=0)
+
+    def _of(self, node: Node) -> list[Row]:
+        parts = [self._values[name] for name in node.inputs]
+        if node.op == "constant":
+            return [_constant(value) for value in node.params["value"].flatten().tolist()]
+        if node.kind is Kind.AFFINE:
+            return self._affine(node, parts[0])
+        if node.kind is Kind.WIRING and node.op != "pad":
+            return self._moved(node, parts)
+        if node.kind is Kind.SUM:
+            return [_sum(rows) for rows in zip(*self._wide(node, node.shape), strict=True)]
+        if node.op == "compare":
+            return self._compared(node)
+        if node.kind is Kind.SCALAR:
+            return self._bent(node, parts[0])
+        raise _InexactError
+
+    def _wide(self, node: Node, shape: Sequence[int]) -> list[list[Row]]:
+        """Return the entries of all inputs of a node, broadcast to a shape."""
+        found = []
+        for name in node.inputs:
+            own = self.graph[name].shape
+            places = np.broadcast_to(np.arange(math.prod(own)).reshape(own), shape)
+            found.append([self._values[name][place] for place in places.flat])
+        return found
+
+    def _affine(self, node: Node, rows: list[Row]) -> list[Row]:
+        if node.op == "shift":
+            zero = torch.zeros(1, *node.shape, dtype=torch.float64)
+            offsets = node.facts.run([zero], node.params).flatten().tolist()
+            return [_sum([r, _constant(b)]) for r, b in zip(rows, offsets, strict=True)]
+        known = exact_map(node, self.graph[node.inputs[0]].shape)
+        if known is None:
+            raise _InexactError
+        matrix, divisors, offsets = known
+        found: list[Row] = []
+        for line, divisor, offset in zip(matrix, divisors.tolist(), offsets.tolist(), strict=True):
+            terms = [_times(rows[k], Fraction(float(line[k]))) for k in np.flatnonzero(line)]
+            row = _times(_sum(terms), 1 / Fraction(divisor))
+            found.append(self._paired(_sum([row, _constant(offset)])))
+        return found
+
+    def _moved(self, node: Node, parts: Sequence[list[Row]]) -> list[Row]:
+        first, numbers = 0, []
+        for name, rows in zip(node.inputs, parts, strict=True):
+            shape = self.graph[name].shape
+            numbers.append(torch.arange(first, first + len(rows)).reshape(1, *shape).double())
+            first += len(rows)
+        every = [row for rows in parts for row in rows]
+        return [every[k] for k in node.facts.run(numbers, node.params).flatten().long().tolist()]
+
+    def _bent(self, node: Node, rows: list[Row]) -> list[Row]:
+        """Return left z + (right - left) relu(z)."""
+        slopes = ramp(node)
+        if slopes is None:
+            raise _InexactError
+        found = []
+        sides = (slope.flatten().tolist() for slope in slopes)
+        for row, left, right in zip(rows, *sides, strict=True):
+            bend = _times(self._ramp(row), Fraction(right) - Fraction(left))
+            found.append(_sum([_times(row, Fraction(left)), bend]))
+        return found
+
+    def _compared(self, node: Node) -> list[Row]:
+        """Return the smaller ends of pairs, then the larger ones."""
+        pairs = list(zip(*self._wide(node, node.shape[1:]), strict=True))
+        return [self._pair(a, b, larger) for larger in (False, True) for a, b in pairs]
+
+    def _ramp(self, row: Row) -> Row:
+        """Return relu of a row."""
+        places = [key for key in row if key >= 0]
+        if not places:
+            return {key: value for key, value in row.items() if value > 0}
+        if len(row) == 1 and row[places[0]] == 1 and self._is_ramp(places[0]):
+            return row
+        key, opposite = (frozenset(_times(row, Fraction(sign)).items()) for sign in (1, -1))
+        if opposite in self._known:
+            return _sum([row, {self._known[opposite]: Fraction(1)}])
+        if key not in self._known:
+            self._known[key] = self._new((row,))
+        return {self._known[key]: Fraction(1)}
+
+    def _new(self, rows: tuple[Row, ...]) -> int:
+        """Add a unit and return its place."""
+        self.units.append(rows)
+        self.levels.append(max(map(self.level, rows)) + 1)
+        return self.inputs + len(self.units) - 1
+
+    def _is_ramp(self, place: int) -> bool:
+        return place >= self.inputs and len(self.units[place - self.inputs]) == 1
+
+    def _paired(self, row: Row) -> Row:
+        """Return r + c relu(z) as the larger or smaller of r and r + c z where both are short."""
+        ramps = [key for key in row if self._is_ramp(key)]
+        for key in sorted(ramps, key=lambda key: -self.levels[key - self.inputs]):
+            (z,) = self.units[key - self.inputs]
+            first = {other: value for other, value in row.items() if other != key}
+            # What only one of the two has stays.
+            if not any(other >= 0 for other in first) or len(first.keys() ^ z.keys()) > len(z):
+                continue
+            second = _sum([first, _times(z, row[key])])
+            # max(r, 0) and |r| are often parts of a row that is a smaller or larger end.
+            if second == _times(first, Fraction(-1)) or not any(other >= 0 for other in second):
+                continue
+            if max(len(first), len(second)) <= len(z):
+                return self._pair(self._paired(first), self._paired(second), row[key] > 0)
+        return row
+
+    def _pair(self, first: Row, second: Row, larger: bool) -> Row:
+        """Return the larger or the smaller of two rows."""
+        if first == second:
+            return first
+        ends = frozenset(frozenset(row.items()) for row in (first, second))
+        if ends not in self._pairs:
+            low = self._new((first, second))
+            self.units.append(())  # the larger end, beside the smaller
+            self.levels.append(self.levels[-1])
+            self._pairs[ends] = low
+        return {self._pairs[ends] + larger: Fraction(1)}
+
+
+def _constant(value: float) -> Row:
+    if not math.isfinite(value):
+        raise _InexactError
+    return {-1: Fraction(value)} if value else {}
+
+
+def _times(row: Row, factor: Fraction) -> Row:
+    if factor == 1:
+        return row
+    return {key: value * factor for key, value in row.items()} if factor else {}
+
+
+def _sum(rows: Sequence[Row]) -> Row:
+    total: Row = {}
+    for row in rows:
+        for key, value in row.items():
+            total[key] = total.get(key, 0) + value
+    return {key: value for key, value in total.items() if value}
+
+
+def _written(graph: Graph, units: _Units, output: list[Row], needed: list[int]) -> Graph:
+    """Write units, level by level, and the output as linear nodes and ReLUs."""
+    entry = graph.perturbed_input
+    columns = {k: k for k in range(units.inputs)}
+    flat = Node(
+        "merged:input", "reshape", (entry.name,), {"shape": (units.inputs,)}, (units.inputs,)
+    )
+    nodes, now = [entry, flat], flat
+    for level in sorted({units.levels[k] for k in needed}):
+        members = [k for k in needed if units.levels[k] == level]
+        ramps = [k for k in members if len(units.units[k]) == 1]
+        pairs = [k for k in members if len(units.units[k]) == 2]
+        parts = [now.name]
+        if ramps:
+            line = _linear(
+                f"merged:linear{level}", now, [units.units[k][0] for k in ramps], columns
+            )
+            bent = Node(f"merged:relu{level}", "relu", (line.name,), {}, line.shape)
+            nodes += [line, bent]
+            parts.append(bent.name)
+        if pairs:
+            both = [
+                _linear(f"merged:{name}{level}", now, [units.units[k][i] for k in pairs], columns)
+                for i, name in enumerate(("first", "second"))
+            ]
+            shape = (2, len(pairs))
+            ends = Node(f"merged:pair{level}", "compare", (both[0].name, both[1].name), {}, shape)
+            flat = Node(
+                f"merged:ends{level}",
+                "reshape",
+                (ends.name,),
+                {"shape": (2 * len(pairs),)},
+                (2 * len(pairs),),
+            )
+            nodes += [*both, ends, flat]
+            parts.append(flat.name)
+        places = [*ramps, *pairs, *(k + 1 for k in pairs)]
+        columns |= {units.inputs + k: len(columns) + i for i, k in enumerate(places)}
+        now = Node(f"merged:cat{level}", "cat", tuple(parts), {"dim": 1}, (len(columns),))
+        nodes.append(now)
+    line = _linear("merged:output", now, output, columns)
+    shape = graph[graph.output].shape
+    last = Node(graph.output, "reshape", (line.name,), {"shape": shape}, shape)
+    others = [node for node in graph.inputs if node is not entry]
+    return dataclasses.replace(graph, nodes=(*others, *nodes, line, last), layers={})
+
+
+def _linear(name: str, source: Node, rows: list[Row], columns: dict[int, int]) -> Node:
+    """Write rows as one linear node on the values so far.
+
+    Returns:
+        The node.
+
+    Raises:
+        _InexactError: When a number is no float64, or there are too many.
+    """
+    if len(rows) * len(columns) > 2**24:
+        raise _InexactError
+    weight, bias = np.zeros((len(rows), len(columns))), np.zeros(len(rows))
+    for k, row in enumerate(rows):
+        for key, value in row.items():
+            number = float(value)
+            if Fraction(number) != value:
+                raise _InexactError
+            if key < 0:
+                bias[k] = number
+            else:
+                weight[k, columns[key]] = number
+    params = {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+    return Node(name, "linear", (source.name,), params, (len(rows),))

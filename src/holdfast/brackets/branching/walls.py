@@ -1,0 +1,278 @@
+"""Exact values on a part of a box where units are on known sides, as affine maps of the input.
+
+Where every unit that one reads is on a known side, its value is affine in the input, and stored
+numbers make its coefficients rational. Only the entries that it reads are followed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from holdfast.bounds.forward import ramp
+from holdfast.brackets.branching.merging import exact_map
+from holdfast.brackets.branching.rationals import RationalRow
+from holdfast.brackets.lower.pairs import distances_upper
+from holdfast.graph.ir import Graph, Node
+from holdfast.ops import Kind
+from holdfast.rounding import TINY, UNIT, lengths_down, next_down
+from holdfast.sdp.form import Array
+
+Sides = Mapping[str, NDArray[np.int8]]
+"""By node: -1, 1 or 0 (either side) for every place."""
+
+
+Rows = dict[tuple[str, int], RationalRow]
+"""Exact values by node and place."""
+
+
+class _UndecidedError(Exception):
+    """A value is not affine, or its coefficients are not at hand."""
+
+
+@dataclass
+class Maps:
+    """The linear maps of a graph in exact numbers, made as they are needed.
+
+    Attributes:
+        graph: In float64, with all maxima as comparisons.
+    """
+
+    graph: Graph
+    _linear: dict[str, tuple[NDArray, NDArray, NDArray] | None] = field(default_factory=dict)
+    _wires: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def linear(self, node: Node) -> tuple[NDArray, NDArray, NDArray]:
+        """Return the matrix [outputs, inputs], divisors and offsets [outputs] of an affine node."""
+        if node.name not in self._linear:
+            shape = self.graph[node.inputs[0]].shape
+            self._linear[node.name] = exact_map(node, shape)
+        found = self._linear[node.name]
+        if found is None:
+            raise _UndecidedError
+        return found
+
+    def wires(self, node: Node) -> NDArray[np.int64]:
+        """Return which entry of its inputs, numbered one after the other, each entry is."""
+        if node.op == "pad":
+            raise _UndecidedError  # adds constants
+        if node.name not in self._wires:
+            first, parts = 0, []
+            for name in node.inputs:
+                shape = self.graph[name].shape
+                count = int(np.prod(shape))
+                parts.append(torch.arange(first, first + count).reshape(1, *shape).double())
+                first += count
+            moved = node.facts.run(parts, node.params)
+            self._wires[node.name] = moved.flatten().long().numpy()
+        return self._wires[node.name]
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def deepest_point(rows: Sequence[RationalRow], low: Array, high: Array) -> tuple[Array, float]:
+    """Return the middle of the largest scaled copy of a box that fits between walls and its faces.
+
+    Args:
+        rows: Of the walls, (gradient, offset), positive inside.
+        low: [d], ends of the box.
+        high: [d], above `low`.
+
+    Returns:
+        The point, and the scale of the copy, 1 for the box itself; 0 where nothing was found.
+    """
+    from scipy.optimize import linprog  # heavy, and needed by few commands
+
+    d, middle, half = len(low), 0.5 * (low + high), 0.5 * (high - low)
+    table = np.array([row.floats() for row in rows]).reshape(-1, d + 1)
+    # In units of the box: g . u + b >= t |g|_1, and |u| <= 1 - t.
+    slopes, offsets = table[:, :d] * half, table[:, d] + table[:, :d] @ middle
+    lengths = np.maximum(np.abs(slopes).sum(1), 1e-300)[:, None]
+    faces = np.vstack([np.eye(d, d + 1), -np.eye(d, d + 1)])
+    faces[:, d] = 1.0
+    tight = np.vstack([np.hstack([-slopes / lengths, np.ones((len(slopes), 1))]), faces])
+    ends = np.concatenate([offsets / lengths[:, 0], np.ones(2 * d)])
+    if not np.isfinite(tight).all() or not np.isfinite(ends).all():
+        return middle, 0.0
+    bounds = [*[(None, None)] * d, (None, 1.0)]
+    found = linprog(-np.eye(d + 1)[d], tight, ends, bounds=bounds, method="highs-ds")
+    if found.status != 0:
+        return middle, 0.0
+    return middle + half * found.x[:d], max(0.0, float(found.x[d]))
+
+
+@dataclass
+class ExactValues:
+    """Values on a part where units are on known sides, entry by entry as they are asked for.
+
+    Attributes:
+        maps: Of the graph.
+        point: Flattened input, whose entries are exact where they do not move.
+        moving: [d], places of those that do.
+        sides: Of all units; without moving entries, the values themselves decide.
+        rows: What is known so far, which holds in all that is cut from the part.
+    """
+
+    maps: Maps
+    point: Tensor
+    moving: Tensor
+    sides: Sides
+    rows: Rows = field(default_factory=dict)
+
+    def wall(self, name: str, place: int) -> RationalRow | None:
+        """Return the value whose sign decides on a unit, as a row (gradient, offset).
+
+        Returns:
+            The row; None where it needs a unit that may be on either side, or is 0 everywhere.
+        """
+        try:
+            row = self.gap(self.maps.graph[name], place)
+        except _UndecidedError:
+            return None
+        return row if row.integers.any() else None  # what is 0 everywhere has no sides
+
+    def output(self) -> list[RationalRow] | None:
+        """Return the entries of the output; None where one is not known."""
+        graph = self.maps.graph
+        try:
+            return self._values(graph.output, range(int(np.prod(graph[graph.output].shape))))
+        except _UndecidedError:
+            return None
+
+    def gap(self, node: Node, place: int) -> RationalRow:
+        """Return the value whose sign decides on a unit."""
+        if node.op != "compare":
+            (row,) = self._values(node.inputs[0], [place])
+            return row
+        first, second = (self._entry(name, node.shape[1:], place) for name in node.inputs)
+        return first.plus(second.times(-1.0))
+
+    def _entry(self, name: str, shape: Sequence[int], place: int) -> RationalRow:
+        """Return an entry of a value that is broadcast to a shape."""
+        own = self.maps.graph[name].shape
+        places = np.arange(int(np.prod(own))).reshape(own)
+        (row,) = self._values(name, [int(np.broadcast_to(places, shape).flat[place])])
+        return row
+
+    def _values(self, name: str, places: Sequence[int]) -> list[RationalRow]:
+        """Return entries of a node."""
+        missing = [place for place in places if (name, place) not in self.rows]
+        if missing:
+            rows = self._found(self.maps.graph[name], missing)
+            self.rows |= {(name, place): row for place, row in zip(missing, rows, strict=True)}
+        return [self.rows[name, place] for place in places]
+
+    def _found(self, node: Node, places: Sequence[int]) -> list[RationalRow]:
+        if node.name == self.maps.graph.perturbed_input.name:
+            return [self._input(place) for place in places]
+        if node.op == "constant":
+            values = node.params["value"].double().flatten()[torch.tensor(places)].tolist()
+            return [RationalRow.of([*[0.0] * len(self.moving), value]) for value in values]
+        if node.kind is Kind.AFFINE:
+            return self._affine(node, places)
+        if node.kind is Kind.WIRING:
+            return self._moved(node, places)
+        one = {Kind.SCALAR: self._bent, Kind.CHOICE: self._compared, Kind.SUM: self._total}
+        if node.kind not in one or (node.kind is Kind.CHOICE and node.op != "compare"):
+            raise _UndecidedError
+        return [one[node.kind](node, place) for place in places]
+
+    def _input(self, place: int) -> RationalRow:
+        row = [*(self.moving == place).double().tolist(), 0.0]
+        if not any(row):
+            row[-1] = float(self.point[place])
+        return RationalRow.of(row)
+
+    def _affine(self, node: Node, places: Sequence[int]) -> list[RationalRow]:
+        """Multiply whole numbers over one divisor for all entries."""
+        matrix, divisors, offsets = self.maps.linear(node)
+        if node.op == "shift":
+            rows = self._values(node.inputs[0], places)
+            return [row.plus(self._number(offsets[k])) for row, k in zip(rows, places, strict=True)]
+        part = matrix[list(places)]
+        used = np.flatnonzero(part.any(0))
+        weights = RationalRow.of(part[:, used].flatten())
+        rows = self._values(node.inputs[0], used.tolist())
+        if rows:
+            bottom = int(np.lcm.reduce(np.array([row.bottom for row in rows], dtype=object)))
+            stacked = np.stack([row.integers * (bottom // row.bottom) for row in rows])
+            product = weights.integers.reshape(part[:, used].shape) @ stacked
+        else:
+            bottom, product = 1, np.zeros((len(places), len(self.moving) + 1), dtype=object)
+        found = []
+        for line, place in zip(product, places, strict=True):
+            row = RationalRow(line, bottom * weights.bottom).over(float(divisors[place]))
+            found.append(row.plus(self._number(offsets[place])))
+        return found
+
+    def _number(self, value: float) -> RationalRow:
+        return RationalRow.of([*[0.0] * len(self.moving), float(value)])
+
+    def _moved(self, node: Node, places: Sequence[int]) -> list[RationalRow]:
+        table = self.maps.wires(node)[places].tolist()
+        ends = np.cumsum([int(np.prod(self.maps.graph[name].shape)) for name in node.inputs])
+        found: list[RationalRow] = []
+        for entry in table:
+            which = int(np.searchsorted(ends, entry, side="right"))
+            start = int(ends[which - 1]) if which else 0
+            found += self._values(node.inputs[which], [entry - start])
+        return found
+
+    def _total(self, node: Node, place: int) -> RationalRow:
+        first, *others = (self._entry(name, node.shape, place) for name in node.inputs)
+        for other in others:
+            first = first.plus(other)
+        return first
+
+    def _side(self, node: Node, place: int, row: RationalRow) -> float:
+        if not len(self.moving):
+            return float(np.sign(row.integers[-1]))
+        known = self.sides.get(node.name)
+        if known is None or not known[place]:
+            raise _UndecidedError
+        return float(known[place])
+
+    def _bent(self, node: Node, place: int) -> RationalRow:
+        row = self.gap(node, place)
+        slopes = ramp(node)
+        if slopes is None:
+            raise _UndecidedError
+        if not row.integers.any():
+            return row
+        left, right = (float(slope.flatten()[place]) for slope in slopes)
+        return row.times(right if self._side(node, place, row) > 0 else left)
+
+    def _compared(self, node: Node, place: int) -> RationalRow:
+        end, place = divmod(place, int(np.prod(node.shape[1:])))
+        row = self.gap(node, place)
+        if not row.integers.any():
+            return self._entry(node.inputs[0], node.shape[1:], place)
+        larger = 0 if self._side(node, place, row) > 0 else 1
+        return self._entry(node.inputs[larger if end else 1 - larger], node.shape[1:], place)
+
+
+def exact_slope_lower(maps: Maps, first: Tensor, second: Tensor, norm: float) -> float:
+    """Return a proved lower bound of the slope between two points, from exact values.
+
+    Args:
+        maps: Of the graph.
+        first: One input, float64.
+        second: Another one.
+        norm: 1, 2 or inf, on both sides.
+
+    Returns:
+        The bound; 0 for equal points, and where a value is not known exactly.
+    """
+    none = torch.zeros(0, dtype=torch.int64)
+    ends = [ExactValues(maps, point.flatten(), none, {}).output() for point in (first, second)]
+    distance = float(distances_upper(first[None], second[None], norm)[0])
+    if ends[0] is None or ends[1] is None or not 0.0 < distance < math.inf:
+        return 0.0
+    gaps = [a.plus(b.times(-1.0)).floats()[0] for a, b in zip(*ends, strict=True)]
+    # Quotients of whole numbers are rounded once.
+    change = lengths_down(torch.tensor(gaps, dtype=torch.float64), norm) * (1.0 - 4.0 * UNIT)
+    slope = float(next_down(change / distance)) - TINY
+    return slope if 0.0 < slope < math.inf else 0.0
