@@ -33,9 +33,9 @@ def lipschitz(  # noqa: PLR0913 - the signature is the contract's
     The upper bound is the least of the product of gains, LipSDP (on blocks where the whole is too
     large for it) and, for small networks of linear pieces, branch and bound over their pieces; with
     a region also that of a box around the Jacobian, which has room for products, powers and
-    attention, and where at most 12 entries move in it, of its parts, cut into ever smaller boxes
-    (activations of any shape; units that hold the same kink are merged first). The lower bound is the largest proved slope between two inputs, near the rows of
-    `example` or, with a region, between two points of it.
+    attention. Where at most 12 entries move in the region, it is cut into ever smaller boxes, too.
+    The lower bound is the largest proved slope between two inputs, near the rows of `example` or,
+    with a region, between two points of it.
 
     Args:
         model: Any module in eval mode.
