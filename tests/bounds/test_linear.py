@@ -18,10 +18,12 @@ from holdfast.bounds.interval import interval_bounds
 from holdfast.bounds.linear import LinearBounds, Relaxed, linear_bounds
 from holdfast.bounds.planes import Below
 from holdfast.bounds.regions import Regions
+from holdfast.bounds.relaxations import range_on
 from holdfast.errors import InvalidInput
 from holdfast.graph.ir import Graph
 from holdfast.graph.running import Approximate
 from holdfast.graph.walk import run
+from holdfast.ops import Kind
 from holdfast.rounding import gamma
 from holdfast.sources.demo import GroupSort, demo_data, demo_model
 from holdfast.types import Ball, Region
@@ -323,3 +325,26 @@ def test_intervals_on_larger_balls_leave_less_to_do_and_hold() -> None:
     for name, interval in known.tightened().items():
         assert bool((interval.low >= outer[name].low).all())
         assert bool((interval.high <= outer[name].high).all())
+
+
+def test_a_function_of_one_number_is_never_bounded_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its range on the tightened interval of what it reads is as tight, and costs nothing."""
+    names, bounded = [], Relaxed._bounded
+
+    def noting(self: Relaxed, signs, known, wanted):
+        names.extend(signs)
+        return bounded(self, signs, known, wanted)
+
+    monkeypatch.setattr(Relaxed, "_bounded", noting)
+    torch.manual_seed(0)
+    pooled = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.GELU(), nn.MaxPool2d(2), nn.Flatten()
+    )
+    graph = holdfast.capture(pooled.eval(), torch.zeros(1, 1, 8, 8))
+    relaxed = Relaxed(graph, Regions.of(Ball(torch.rand(1, 8, 8).double(), 0.1, math.inf)))
+    kinds = [relaxed.graph[name].kind for name in names]
+    assert kinds and Kind.SCALAR not in kinds
+    (gelu,) = (node for node in relaxed.graph.nodes if node.op == "gelu")
+    x, y = (relaxed.intervals[name] for name in (gelu.inputs[0], gelu.name))
+    least, most = range_on(gelu, x.low, x.high)
+    assert torch.equal(y.low, least) and torch.equal(y.high, most)

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from holdfast.batches import flat_rows, groups_last
-from holdfast.bounds.interval import Interval
+from holdfast.bounds.interval import Interval, around
+from holdfast.bounds.regions import middle_form
 from holdfast.bounds.relaxations import Lines, lines
 from holdfast.bounds.vector import convex_lines
 from holdfast.bounds.windows import Coefficients, Windows, conv_adjoint, dense, is_even
@@ -34,7 +35,7 @@ from holdfast.graph.walk import execute
 from holdfast.ops import OPS
 from holdfast.ops.record import Params
 from holdfast.ops.wiring import filled
-from holdfast.rounding import SMALLEST, UNIT, rows_up
+from holdfast.rounding import SMALLEST, UNIT, gamma, rows_up
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,20 @@ def dot(rows: Coefficients, values: Tensor) -> Tensor:
         values = values.expand(len(rows.rows), *values.shape[1:])
         return torch.linalg.vecdot(rows.flatten(2), rows.read(values).flatten(2))
     return (flat_rows(rows, 2) @ flat_rows(values)[:, :, None])[:, :, 0]
+
+
+def combined(rows: Tensor, output: Interval) -> Interval:
+    """Return bounds of combinations of a node's entries, from those of the entries alone.
+
+    Args:
+        rows: [R or 1, K, entries].
+        output: Bounds of the node.
+    """
+    middle, reach = (flat_rows(part) for part in middle_form(output.low, output.high))
+    moved = dot(rows.abs(), reach)
+    magnitude = dot(rows.abs(), middle.abs()) + moved
+    room = 4.0 * gamma(rows.shape[2] + 8) * magnitude + rows.shape[2] * SMALLEST
+    return around(dot(rows, middle), moved + room)
 
 
 def _size(rows: Tensor, magnitude: Tensor) -> Tensor:

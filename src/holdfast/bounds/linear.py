@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from holdfast.batches import flat_rows
-from holdfast.bounds.backward import RELU, BackwardStep, dot, joined, pull_back
-from holdfast.bounds.interval import READING, RULES, Interval, around, difference, lift
+from holdfast.bounds.backward import RELU, BackwardStep, combined, dot, joined, pull_back
+from holdfast.bounds.interval import READING, RULES, Interval, difference, lift
 from holdfast.bounds.normalisation import vanishes
 from holdfast.bounds.planes import Below, optimised
-from holdfast.bounds.regions import Regions, middle_form
+from holdfast.bounds.regions import Regions
 from holdfast.bounds.steps import make_step
 from holdfast.bounds.windows import Coefficients, Windows, dense, mirrored_rows
 from holdfast.errors import InvalidInput
@@ -125,7 +125,7 @@ class Relaxed:
         self.defined = torch.ones(len(regions.center), dtype=torch.bool)
         self._steps: dict[str, BackwardStep] = {}
         self._gaps: Env[Interval] = {}
-        self._tight: set[str] = set()
+        self._tight: dict[str, Tensor] = {}
         self._operations = 64 + regions.center[0].numel() + len(self.graph.nodes)
         size = flat_rows(self.intervals[self._entry].size()).sum(1, keepdim=True)
         self._dust = _DUST * (size + regions.center[0].numel())
@@ -183,10 +183,12 @@ class Relaxed:
         return self._gaps[node.name]
 
     def _improve(self, name: str, wanted: Tensor) -> None:
-        """Tighten a node's interval where wanted."""
-        if name in self._steps and name not in self._tight and not self._is_exact(self.graph[name]):
-            self._tight.add(name)
-            self.intervals[name] = self._bounded({name: 1.0}, self.intervals[name], wanted)
+        """Tighten a node's interval where wanted, once."""
+        if name not in self._steps or self._is_exact(self.graph[name]):
+            return
+        done = self._tight.get(name, torch.zeros_like(wanted))
+        self._tight[name] = done | wanted
+        self.intervals[name] = self._bounded({name: 1.0}, self.intervals[name], wanted & ~done)
 
     def _is_exact(self, node: Node) -> bool:
         """Return whether interval arithmetic gives a node's range: it is read off the region."""
@@ -201,16 +203,24 @@ class Relaxed:
             source = self.graph[source.inputs[0]]
         return source.name == self._entry
 
-    def _improve_source(self, name: str) -> None:
-        """Tighten the node whose entries another one only moves, and move them again."""
-        node = self.graph[name]
-        if node.kind is Kind.WIRING and len(node.inputs) == 1:
-            self._improve_source(node.inputs[0])
-            moved = RULES[node.op](node, [self.intervals[node.inputs[0]]])
-            self.intervals[name] = self.intervals[name].meet(moved.low, moved.high)
+    def _improve_source(self, name: str, wanted: Tensor | None = None) -> None:
+        """Tighten what a node moves or is a function of, entry by entry, and apply it again.
+
+        A function's range on an interval is as tight as what its lines say of it.
+
+        Args:
+            name: The node.
+            wanted: Entries to tighten; None for all that are not known.
+        """
+        node, x = self.graph[name], self.intervals[name]
+        wanted = x.low < x.high if wanted is None else wanted & (x.low < x.high)
+        moves = node.kind is Kind.WIRING and len(node.inputs) == 1
+        if moves or node.kind in (Kind.SCALAR, Kind.STEEP):
+            self._improve_source(node.inputs[0], None if moves else wanted)
+            again = RULES[node.op](node, [self.intervals[node.inputs[0]]])
+            self.intervals[name] = x.meet(again.low, again.high)
         elif node.perturbed:
-            x = self.intervals[name]
-            self._improve(name, x.low < x.high)
+            self._improve(name, wanted)
 
     def _bounded(self, signs: Mapping[str, float], known: Interval, wanted: Tensor) -> Interval:
         """Bound a signed sum of nodes, for every region in the entries that it wants."""
@@ -350,7 +360,7 @@ class Relaxed:
             known = Interval(flat_rows(output.low), flat_rows(output.high))
         else:
             rows = self._check(spec, output)
-            known = _combined(rows, output)
+            known = combined(rows, output)
         below = self._best(rows, steps)
         above = self._best(-rows, steps)
         count = len(self._regions.center)
@@ -408,12 +418,3 @@ def _places(wanted: Tensor) -> Tensor:
     """Return which entries each region wants, [R, most]; a region with fewer gets others too."""
     most = int(wanted.sum(1).amax())
     return wanted.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
-
-
-def _combined(rows: Tensor, output: Interval) -> Interval:
-    """Bound combinations of outputs by those of the outputs alone."""
-    middle, reach = (flat_rows(part) for part in middle_form(output.low, output.high))
-    moved = dot(rows.abs(), reach)
-    magnitude = dot(rows.abs(), middle.abs()) + moved
-    room = 4.0 * gamma(rows.shape[2] + 8) * magnitude + rows.shape[2] * SMALLEST
-    return around(dot(rows, middle), moved + room)
