@@ -418,7 +418,7 @@ def test_every_ending_has_its_code_and_no_traceback(run, monkeypatch, problem, c
 def test_ctrl_c_ends_the_whole_audit_and_leaves_no_file(run, monkeypatch, tmp_path, step):
     before = signal.getsignal(signal.SIGINT)
     stopping = contextlib.nullcontext(lambda now: step in now.part and _interrupt())
-    monkeypatch.setattr("holdfast.cli.progress.progress_bar", lambda part: stopping)
+    monkeypatch.setattr("holdfast.progress.show_progress", lambda part: stopping)
     code, out, err = run(f"{AUDIT} --out {tmp_path}/it")
     assert (code, out) == (130, "")
     assert err == "holdfast: interrupted; nothing half-written is left\n"

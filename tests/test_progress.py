@@ -1,14 +1,16 @@
 """Progress on stderr: an estimate of what is left, and lines where there is no terminal."""
 
 import math
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import holdfast
+from holdfast import progress as shown
 from holdfast.certificates import local
-from holdfast.cli import progress as shown
 from holdfast.types import Improvement, Progress
 
 
@@ -31,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_lines_come_after_ten_seconds_and_every_minute(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with shown.progress_bar("certificates") as report:
+    with shown.show_progress("certificates") as report:
         for clock.now in (100.0, 105.0, 112.0, 130.0, 171.0, 173.0):
             report(Progress("certificates", int(clock.now) - 100, 1000))
     assert capsys.readouterr().err.splitlines() == [
@@ -41,7 +43,7 @@ def test_lines_come_after_ten_seconds_and_every_minute(
 
 
 def test_the_pace_is_that_of_the_part(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with shown.progress_bar("audit") as report:
+    with shown.show_progress("audit") as report:
         steps = [(0, 0), (50, 1), (60, 2), (111, 3)]
         for seconds, done in steps:
             clock.now = 100.0 + seconds
@@ -73,3 +75,25 @@ def test_rows_are_finished_one_after_another(monkeypatch: pytest.MonkeyPatch) ->
     done = [progress.done for progress in taken if progress.total == 12]
     assert len(set(done)) > 6 and done == sorted(done) and max(done) <= 11
     assert torch.equal(in_turn.radius, at_once.radius)
+
+
+def test_in_a_notebook_it_is_a_bar_that_goes_away(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells: list[str] = []
+    handle = SimpleNamespace(update=cells.append)
+    display = ModuleType("IPython.display")
+    display.__dict__.update(HTML=str, display=lambda text, display_id: cells.append(text) or handle)
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with holdfast.show_progress("capture") as report:
+        for clock.now in (100.1, 100.2, 105.0):
+            report(Progress("<b>rows</b>", int(clock.now) - 100, 50))
+    assert cells == [
+        "<progress></progress> capture",
+        '<progress value="0" max="50"></progress> &lt;b&gt;rows&lt;/b&gt; (0 of 50), 0 s',
+        '<progress value="5" max="50"></progress> &lt;b&gt;rows&lt;/b&gt; (5 of 50), 5 s, '
+        "about 45 s left",
+        "",
+    ]

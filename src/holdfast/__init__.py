@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.graph.ir import Graph as Graph
     from holdfast.knowledge_continuity.knowledge import knowledge as knowledge
     from holdfast.knowledge_continuity.result import Knowledge as Knowledge
+    from holdfast.progress import show_progress as show_progress
     from holdfast.smoothness.descent import descent as descent
     from holdfast.smoothness.monitor import DescentMonitor as DescentMonitor
     from holdfast.sources.models import load_model as load_model
@@ -61,6 +62,7 @@ _HOME = {
     "knowledge": "holdfast.knowledge_continuity.knowledge",
     "lipschitz": "holdfast.brackets.lipschitz",
     "load_model": "holdfast.sources.models",
+    "show_progress": "holdfast.progress",
 }
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "knowledge",
     "lipschitz",
     "load_model",
+    "show_progress",
 ]
 
 

@@ -12,7 +12,7 @@ from holdfast.views import charts
 from holdfast.views.notebook import html as page
 
 CHARTED = {
-    "bracket", "certificates", "one certificate", "attacks", "nearest attacks", "conditions",
+    "bracket", "certificates", "attacks", "nearest attacks", "conditions",
     "knowledge", "frontier", "descent", "monitor", "audit",
 }  # fmt: skip
 
@@ -60,6 +60,11 @@ def test_html_holds_nothing_but_words_and_a_chart(kind):
         loads = {name for name in read.attributes if name in ("href", "src", "xlink:href", "style")}
         assert not loads
         assert all("url(" not in word and "@import" not in word for word in read.words)
+
+
+def test_names_are_replaced_and_signs_of_ours_are_not():
+    for answer in (answers()["bracket"], hostile_answers()["bracket"]):
+        assert "\N{GREATER-THAN OR EQUAL TO}\N{NO-BREAK SPACE}1." in page(answer)
 
 
 def test_every_chart_follows_the_schema_and_has_its_colours():

@@ -41,12 +41,12 @@ def attack(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Look for the nearest input around each row that gets another answer."""
-    from holdfast.cli.progress import progress_bar
+    from holdfast.progress import show_progress
     from holdfast.terminal import attacks_table
 
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
-    with progress_bar("attacks") as report:
+    with show_progress("attacks") as report:
         moves = moves_of(free, scale, rows, onehot)
         asked = {"threshold": threshold, "report": report}
         asked |= {"free": moves.free, "scale": moves.scale, "onehot": moves.onehot}

@@ -43,8 +43,8 @@ def audit(  # noqa: PLR0913 - the options of the main job
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
     from holdfast.audits.audit import AuditOptions, audit_models
-    from holdfast.cli.progress import progress_bar
     from holdfast.moves import EVERYTHING
+    from holdfast.progress import show_progress
     from holdfast.sources.data import LoadedData
     from holdfast.sources.demo import DEMO_MODELS
     from holdfast.terminal import audit_summary
@@ -58,6 +58,6 @@ def audit(  # noqa: PLR0913 - the options of the main job
     options = AuditOptions(
         norm_of(norm), epsilon, seconds, step, threshold, training, command, moves
     )
-    with stopping_at_once(), progress_bar("audit") as report:
+    with stopping_at_once(), show_progress("audit") as report:
         found = audit_models(models, rows, out, options, report)
     return Answer(found.document, lambda: audit_summary(found), as_json)

@@ -54,8 +54,8 @@ def certify(  # noqa: PLR0913 - the options of the verb
     from holdfast.certificates.certify import certify_graph
     from holdfast.certificates.files import missing_proof
     from holdfast.certificates.options import CertifyOptions
-    from holdfast.cli.progress import progress_bar
     from holdfast.graph.capture import captured, example_row
+    from holdfast.progress import show_progress
     from holdfast.terminal import certificates_table
 
     if not 0 <= epsilon < math.inf:
@@ -66,7 +66,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     options = CertifyOptions(norm_of(norm), method, semantics, threshold, moves)
     options.check_execution(loaded.model, rows.inputs)
     example = example_row(rows.inputs)
-    with progress_bar("certificates") as report, captured(loaded.model, example) as graph:
+    with show_progress("certificates") as report, captured(loaded.model, example) as graph:
         if out is not None and (why := missing_proof(graph, semantics, threshold, moves)):
             warnings.warn(HoldfastWarning(f"{out} will hold no proof: {why}"), stacklevel=1)
         certificates = certify_graph(graph, rows.inputs, rows.labels, options, report)

@@ -18,13 +18,13 @@ def conditions(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Say whether a certificate about distances makes sense for a model and its data."""
-    from holdfast.cli.progress import progress_bar
     from holdfast.files import plain
+    from holdfast.progress import show_progress
     from holdfast.sources.data import LoadedData
     from holdfast.terminal import conditions_table
 
     (loaded,), rows = load([model], data)
-    with progress_bar("conditions") as report:
+    with show_progress("conditions") as report:
         asked = {"threshold": threshold, "report": report}
         if isinstance(rows, LoadedData):
             moves = moves_of(free, scale, rows, onehot)

@@ -21,13 +21,13 @@ def descent(
     as_json: Json = False,
 ) -> Answer:
     """Measure whether a gradient step improves the loss as the descent lemma promises."""
-    from holdfast.cli.progress import progress_bar
+    from holdfast.progress import show_progress
     from holdfast.report.training import descent_sentence
     from holdfast.terminal import descent_table
 
     (loaded,), rows = load_numbers([model], data)
     loss = "mse" if rows.labels.is_floating_point() else "cross_entropy"
-    with progress_bar("descent"):
+    with show_progress("descent"):
         result = holdfast.descent(
             loaded.model, loss, rows.inputs, rows.labels, step, momentum,
             batch_size=batch,

@@ -35,8 +35,8 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
 ) -> Answer:
     """Measure how steady a model's knowledge is, layer by layer; --delta and --eta certify."""
     from holdfast.audits.parts import worst_part
-    from holdfast.cli.progress import progress_bar
     from holdfast.files import plain
+    from holdfast.progress import show_progress
     from holdfast.sources.data import LoadedData
     from holdfast.terminal import knowledge_table
 
@@ -44,7 +44,7 @@ def knowledge(  # noqa: PLR0913 - the options of the verb
         raise InvalidInput("delta, eta", (delta, eta), "both, or neither")
     check_writable(out)
     (loaded,), rows = load([model], data)
-    with progress_bar("knowledge continuity"):
+    with show_progress("knowledge continuity"):
         more = {"perturbations": rows.perturbations, "threshold": threshold}
         batches = rows.batches
         usual = "mse" if batches[0][1].is_floating_point() else "cross_entropy"

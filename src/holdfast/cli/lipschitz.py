@@ -34,7 +34,7 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
 ) -> Answer:
     """Bracket the Lipschitz constant of a model from both sides."""
     from holdfast.audits.parts import bracket_part
-    from holdfast.cli.progress import closing_bracket
+    from holdfast.progress import closing_bracket
     from holdfast.terminal import bracket_table
     from holdfast.types import Outcome
 

@@ -5,19 +5,18 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import MissingExtra, visible
+from holdfast.errors import MissingExtra
 from holdfast.files import StrPath, write_whole
 from holdfast.report import formats, verdict
 from holdfast.report.brittle import class_rows, kinds, most_brittle, shown_layers
 from holdfast.report.figures import figures, gain_rows
 from holdfast.report.frontier import maps, opened
 from holdfast.report.images import data_uri
-from holdfast.report.reading import Record, asked, check, finished, subjects
+from holdfast.report.reading import Record, asked, check, finished, subjects, visible_words
 from holdfast.report.training import descent_sentence, run_sentence
 from holdfast.types import Outcome
 
@@ -36,7 +35,7 @@ def render(audit: Record) -> str:
         MissingExtra: A library of the extra `report` is not installed.
     """
     check(audit)
-    audit = _shown(audit)
+    audit = visible_words(audit)
     specs = figures(audit)
     scripts = [_in_script(_libraries()), _in_script(_asset("page.js"))]
     context = {
@@ -86,15 +85,6 @@ def json_in_script(value: object) -> str:
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _shown(value: Any) -> Any:
-    """Return a document whose words only show: marks of writing direction could reorder a page."""
-    if isinstance(value, Mapping):
-        return {_shown(key): _shown(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_shown(entry) for entry in value]
-    return visible(value) if isinstance(value, str) else value
 
 
 def _picture(data: Record, pixels: list[float] | None) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.errors import InvalidInput
+from holdfast.errors import InvalidInput, visible
 
 Record = Mapping[str, Any]
 """What `audit.json` holds: all of it, or one part."""
@@ -46,6 +46,15 @@ class Finding:
     def refused(self) -> str | None:
         """Why the part was refused, or None when it was finished."""
         return self.part.get("refused")
+
+
+def visible_words(value: Any) -> Any:
+    """Return a document whose words only show: marks of writing direction could reorder a page."""
+    if isinstance(value, Mapping):
+        return {visible_words(key): visible_words(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [visible_words(entry) for entry in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 def asked(audit: Record, part: str) -> list[Finding]:

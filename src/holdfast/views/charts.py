@@ -5,7 +5,6 @@ import html
 import json
 import math
 import re
-from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -15,15 +14,16 @@ from holdfast.audits.parts import bracket_part, conditions_part, curve_points
 from holdfast.brackets.bracket import Bracket
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.conditions import Conditions
-from holdfast.errors import MissingExtra, Obstacle, Unsupported, visible
+from holdfast.errors import MissingExtra, Obstacle, Unsupported, one_line
 from holdfast.knowledge_continuity.evidence.certificate import Frontier
 from holdfast.knowledge_continuity.result import Knowledge
 from holdfast.report import brittle, distances, figures, formats, marks, training
-from holdfast.report.reading import Record
+from holdfast.report.reading import Record, visible_words
 from holdfast.smoothness.descent import Descent
 from holdfast.smoothness.monitor import DescentMonitor
 from holdfast.types import norm_name
 from holdfast.views.summaries import run_of
+from holdfast.views.text import shortened
 
 
 def plot(result: object) -> Any:
@@ -103,21 +103,12 @@ def _theme() -> dict[str, Any]:
 
 
 def _sized(result: object) -> marks.Spec | None:
-    """Return the figure of an answer in a size for notebooks, with names that only show."""
+    """Return the figure of an answer in a size for notebooks."""
     with marks.altair().utils.schemapi.debug_mode(False):
         found = figure(result)
     if found is None:
         return None
-    return _shown(found) | {"width": 560, "autosize": {"type": "pad", "contains": "padding"}}
-
-
-def _shown(value: Any) -> Any:
-    """Return a figure whose words only show."""
-    if isinstance(value, Mapping):
-        return {visible(key): _shown(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_shown(entry) for entry in value]
-    return visible(value) if isinstance(value, str) else value
+    return found | {"width": 560, "autosize": {"type": "pad", "contains": "padding"}}
 
 
 @functools.singledispatch
@@ -168,7 +159,8 @@ def _(result: DescentMonitor) -> marks.Spec | None:
 
 @figure.register
 def _(result: AuditReport) -> marks.Spec | None:
-    return distances.reach(result.document) or brittle.volatility(result.document)
+    audit = visible_words(result.document)
+    return distances.reach(audit) or brittle.volatility(audit)
 
 
 @figure.register
@@ -208,7 +200,11 @@ def _attacked(result: Attacks, row: int) -> dict[str, Any]:
     """Return one row of attacks: a bound of the distance, and the answer there."""
     distance = float(result.distance[row])
     found = math.isfinite(distance)
-    text = f"≤ {formats.at_most(distance)}" if found else result.reason[row].replace("_", " ")
+    text = (
+        f"≤ {formats.at_most(distance)}"
+        if found
+        else one_line(result.reason[row].replace("_", " "))
+    )
     return {
         "series": "s0",
         "row": row,
@@ -250,13 +246,14 @@ def _(result: Frontier) -> marks.Spec | None:
     ]
     return marks.finish(
         alt.layer(*layers, data=alt.Data(values=rows), height=30 * len(result.cells)),
-        title=f"Share of fresh rows near an anchor, at most: layer {result.layer or '(model)'}",
+        title="Share of fresh rows with such a loss, of those that land near: at most",
+        subtitle=[f"layer {shortened(one_line(result.layer) or '(model)', 60)}"],
         description="What is proved about fresh data? Each cell is an upper bound.",
     )
 
 
 def _audit(norm: float, rows: int = 0, **parts: Any) -> Record:
     """Return answers about one model as an audit holds them, for the figures of its page."""
-    subject = {"name": "this model", **parts}
+    subject = {"name": "this model", **visible_words(parts)}
     data = {"rows": rows}
     return {"norm": norm_name(norm), "epsilon": None, "data": data, "subjects": [subject]}

@@ -13,6 +13,7 @@ from typing import Any
 from holdfast.errors import MissingExtra, one_line
 from holdfast.report.formats import DASH
 from holdfast.report.formats import number as written
+from holdfast.rows import RowResult
 from holdfast.terminal import number
 from holdfast.views.charts import drawing, palettes
 from holdfast.views.summaries import summary
@@ -51,11 +52,12 @@ def html(result: object) -> str:
         f"<tr><th>{_words(shortened(one_line(name), 40))}</th><td>{_words(value)}</td></tr>"
         for name, value in said.facts
     )
+    table = f"<table>{facts}</table>" if facts else ""
     note = f"<p>{_words(said.note)}</p>" if said.note else ""
     return (
         f'<div class="holdfast"><style>{_colours()}{STYLE}</style>'
         f"<strong>{_words(said.title)}</strong>"
-        f"<table>{facts}</table>{_chart(result) or _lines(result)}{note}</div>"
+        f"{table}{_chart(result) or _lines(result)}{note}</div>"
     )
 
 
@@ -73,6 +75,8 @@ def _colours() -> str:
 
 def _chart(result: object) -> str:
     """Return the chart, with names of its own for its parts; empty where there is none to draw."""
+    if isinstance(result, RowResult) and len(result) == 1:
+        return ""  # the facts say all of it
     try:
         found = drawing(result)
     except MissingExtra:

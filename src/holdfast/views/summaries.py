@@ -149,7 +149,7 @@ def _(result: Knowledge) -> Summary:
     if result.accuracy is not None:
         facts.append(("right", formats.percent(result.accuracy)))
     what = f"{result.loss}, {result.distance} distance"
-    title = f"Knowledge of {_rows(result.n)} ({what}): scale-free volatility"
+    title = f"Knowledge of {_rows(result.n)}: scale-free volatility ({what})"
     return Summary(title, facts, _sentences(*result.notes))
 
 

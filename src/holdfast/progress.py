@@ -1,6 +1,7 @@
-"""Progress on stderr: a bar in a terminal, a line now and then anywhere else."""
+"""Progress of a verb: a bar in a terminal or a notebook, a line now and then anywhere else."""
 
 import contextlib
+import html
 import math
 import sys
 import time
@@ -16,18 +17,28 @@ from holdfast.types import Improvement, Progress, Report
 
 
 @contextlib.contextmanager
-def progress_bar(part: str) -> Iterator[Report]:
-    """Show the progress of a verb on stderr, with an estimate of what is left.
+def show_progress(part: str = "") -> Iterator[Report]:
+    """Show how far a verb is, and about how long it will take.
 
-    In a terminal it is a bar; anywhere else a line now and then, for verbs that take long.
+    In a notebook it is a bar below the cell and in a terminal one on stderr, both gone at the end;
+    anywhere else it is a line on stderr now and then, for verbs that take long.
 
     Args:
         part: What is shown until the verb reports for the first time.
 
     Yields:
-        What the verb reports to.
+        What to hand to a verb as its `report`.
+
+    >>> import torch, holdfast
+    >>> model, rows = torch.nn.Linear(2, 2), torch.zeros(3, 2)
+    >>> with holdfast.show_progress() as report:
+    ...     bracket = holdfast.lipschitz(model, rows, report=report)
     """
     console = Console(stderr=True)
+    if console.is_jupyter:
+        with _in_notebook(part) as report:
+            yield report
+        return
     if not console.is_terminal:
         yield _lines()
         return
@@ -43,7 +54,8 @@ def progress_bar(part: str) -> Iterator[Report]:
     task = shown.add_task(part, total=None, left="")
 
     def take(progress: Progress) -> None:
-        said, total, left = one_line(progress.part), progress.total or None, pace.left(progress)
+        said, total = one_line(progress.part), progress.total or None
+        left = _listed(_best(progress), pace.left(progress))
         shown.update(task, description=said, completed=progress.done, total=total, left=left)
 
     with shown:
@@ -59,12 +71,53 @@ def _lines() -> Report:
         left, spent = pace.left(progress), pace.spent
         if spent >= due:
             due = spent + 60.0
-            gained = progress.improvement
-            best = f"{gained.side} {gained.value:.6g} by {gained.method}" if gained else ""
-            words = ", ".join(filter(None, [str(progress), best, f"{spent:.0f} s", left]))
-            print(f"holdfast: {one_line(words)}", file=sys.stderr, flush=True)
+            words = _listed(str(progress), _best(progress), f"{spent:.0f} s", left)
+            print(f"holdfast: {words}", file=sys.stderr, flush=True)
 
     return take
+
+
+@contextlib.contextmanager
+def _in_notebook(part: str) -> Iterator[Report]:
+    """Show a bar below a cell, without widgets: HTML that is replaced as the verb goes on.
+
+    Yields:
+        What the verb reports to.
+    """
+    from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
+
+    pace, due = _Pace(), 0.0
+    shown = display(HTML(_bar(part, Progress(part))), display_id=True)
+
+    def take(progress: Progress) -> None:
+        nonlocal due
+        left, spent = pace.left(progress), pace.spent
+        if spent >= due:
+            due = spent + 0.25  # seconds: as often as one reads, and few messages to the browser
+            words = _listed(str(progress), _best(progress), f"{spent:.0f} s", left)
+            shown.update(HTML(_bar(words, progress)))
+
+    try:
+        yield take
+    finally:
+        shown.update(HTML(""))
+
+
+def _bar(words: str, progress: Progress) -> str:
+    """Return a bar with words beside it, as HTML."""
+    share = f' value="{progress.done}" max="{progress.total}"' if progress.total else ""
+    return f"<progress{share}></progress> {html.escape(words)}"
+
+
+def _best(progress: Progress) -> str:
+    """Return what a bracket has just gained, in words."""
+    gained = progress.improvement
+    return f"{gained.side} {gained.value:.6g} by {gained.method}" if gained else ""
+
+
+def _listed(*words: str) -> str:
+    """Return those words that there are, on one line."""
+    return one_line(", ".join(filter(None, words)))
 
 
 class _Pace:
