@@ -141,7 +141,7 @@ class Search:
             # has not found after two seconds, it finds when the upper bound is known.
             self._look_around(starts, 0.15 * seconds)
             self._ascend(starts, min(0.4 * seconds, 2.0), seed=0)
-            boxes = branch_boxes(self.graph, self._goal(0.9 * seconds)) if few else iter(())
+            boxes = self._boxes() if few else iter(())
             self._branch_boxes(boxes, 0.5 * seconds)
             self._solve_lipsdp(0.8 * seconds)
             self._branch(0.9 * seconds)
@@ -279,6 +279,17 @@ class Search:
                 self._raise_lower(found, "branch and bound")
             else:
                 self._lower_upper(found, "branch and bound")
+
+    def _boxes(self) -> Iterator[float | SteepPair]:
+        """Return the search that splits the region into boxes, where some of them fit."""
+        d = min(math.prod(self.graph.perturbed_input.shape), 12)
+        widest = max(math.prod(node.shape) for node in self.graph.nodes)
+        # A value and a gradient, with what they are off by, for a few hundred boxes.
+        count, entries = 256.0 * (2 + 3 * d) * products(self.graph), 8.0 * (2 + 3 * d) * widest
+        name, seconds = "splitting the region into boxes", 0.5 * self.options.seconds
+        if affords(name, count, entries, seconds, self._skipped.append):
+            return branch_boxes(self.graph, self._goal(0.9 * self.options.seconds))
+        return iter(())
 
     def _branch_boxes(self, boxes: Iterator[float | SteepPair], end: float) -> None:
         """Go on splitting the region of few inputs into boxes until so many seconds are spent."""

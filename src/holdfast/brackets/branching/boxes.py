@@ -323,6 +323,8 @@ class _Boxes:
     def _pair(self, found: _Open, point: Tensor, scale: float) -> Iterator[SteepPair]:
         """Yield the steepest pair around a point where it is the best so far."""
         shape = self.forward.graph.perturbed_input.shape
+        if not bool(found.jacobian.isfinite().all()):
+            return
         direction = torch.zeros_like(point)
         direction[self.moving] = steepest(found.jacobian, self.goal.norm)
         room = 0.5 * (found.part.high - found.part.low)[self.moving]

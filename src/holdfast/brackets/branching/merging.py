@@ -60,9 +60,7 @@ def merged(graph: Graph) -> Graph:
         The graph; the one given where nothing is saved, or not every number stays a float64.
     """
     bent = [n for n in graph.nodes if n.perturbed and (n.kind is Kind.SCALAR or n.op == "compare")]
-    weights = [n.params["weight"] for n in graph.nodes if n.op == "linear" and n.perturbed]
-    # Rows of numbers of any length take microseconds for each of their terms.
-    if not bent or sum(int((weight != 0).sum()) for weight in weights) > 2**17:
+    if not bent:
         return graph
     try:
         units = _Units(graph)
@@ -71,7 +69,7 @@ def merged(graph: Graph) -> Graph:
         members = units.needed(rows)
         fewer = sum(bool(units.units[k]) for k in members) < kinks
         return _written(graph, units, rows, members) if fewer else graph
-    except _InexactError:
+    except (_InexactError, OverflowError, ValueError):  # the last two: beyond float64, NaN
         return graph
 
 
@@ -87,6 +85,7 @@ class _Units:
         self.inputs = math.prod(graph.perturbed_input.shape)
         self.units: list[tuple[Row, ...]] = []
         self.levels: list[int] = []
+        self._terms = 0
         self._known: dict[frozenset[tuple[int, Fraction]], int] = {}
         self._pairs: dict[frozenset[frozenset[tuple[int, Fraction]]], int] = {}
         self._values: dict[str, list[Row]] = {}
@@ -153,6 +152,9 @@ class _Units:
         if known is None:
             raise _InexactError
         matrix, divisors, offsets = known
+        self._terms += np.count_nonzero(matrix)
+        if self._terms > 2**17:  # rows of numbers of any length take microseconds for each term
+            raise _InexactError
         found: list[Row] = []
         for line, divisor, offset in zip(matrix, divisors.tolist(), offsets.tolist(), strict=True):
             terms = [_times(rows[k], Fraction(float(line[k]))) for k in np.flatnonzero(line)]

@@ -130,7 +130,7 @@ class ExactValues:
         """
         try:
             row = self.gap(self.maps.graph[name], place)
-        except _UndecidedError:
+        except (_UndecidedError, OverflowError, ValueError):  # the last two: not finite
             return None
         return row if row.integers.any() else None  # what is 0 everywhere has no sides
 
@@ -139,7 +139,7 @@ class ExactValues:
         graph = self.maps.graph
         try:
             return self._values(graph.output, range(int(np.prod(graph[graph.output].shape))))
-        except _UndecidedError:
+        except (_UndecidedError, OverflowError, ValueError):  # the last two: not finite
             return None
 
     def gap(self, node: Node, place: int) -> RationalRow:
