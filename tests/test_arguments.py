@@ -140,7 +140,8 @@ BAD_LABELS = {
     "none": (None, r"None, wanted \[6\], one per input"),
     "a number": (3, "3, wanted"),
     "text": ("012012", "that is no array of numbers"),
-    "words": (["cat"] * 6, "a list that is no array"),
+    "words": (["cat"] * 6, r"words such as 'cat', wanted class numbers, \[6\], one per input"),
+    "an array of words": (np.array(["cat"] * 6), "words such as 'cat'"),
     "ragged": ([[0], [1, 2], 0, 0, 0, 0], "a list that is no array"),
     "a set": ({0, 1}, "set, wanted"),
     "a generator": ((y for y in LABELS), "generator, wanted"),
@@ -265,6 +266,41 @@ def test_every_verb_reads_labels_and_norms_alike():
     assert (attacks.norm, attacks.epsilon) == (2.0, 1 / 255)
     assert holdfast.knowledge(model, (ROWS, LABELS[:, None])).accuracy is not None
     assert holdfast.descent(model, "cross_entropy", ROWS, LABELS.tolist()).loss > 0
+
+
+MEANT = torch.tensor([0, 1, 1, 0, 1, 1])
+TYPED = {
+    "list": MEANT.tolist(),
+    "truth values": MEANT > 0,
+    "list of truth values": (MEANT > 0).tolist(),
+    "array of truth values": (MEANT > 0).numpy(),
+    "column": MEANT[:, None],
+    "column of an array": MEANT[:, None].numpy(),
+    "lists": MEANT[:, None].tolist(),
+}
+
+
+@pytest.mark.parametrize("typed", TYPED.values(), ids=TYPED)
+def test_every_verb_reads_labels_as_people_hold_them(typed):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3)).eval()
+    verbs = {
+        "certify": lambda labels: holdfast.certify(model, ROWS, labels, method="global").radius,
+        "attack": lambda labels: holdfast.attack(model, ROWS, labels).distance,
+        "conditions": lambda labels: str(holdfast.conditions(model, ROWS, labels)),
+        "knowledge": lambda labels: str(holdfast.knowledge(model, ROWS, labels)),
+        "knowledge of a pair": lambda labels: str(holdfast.knowledge(model, (ROWS, labels))),
+        "descent": lambda labels: holdfast.descent(model, "cross_entropy", ROWS, labels).loss,
+    }
+    for name, verb in verbs.items():
+        read, meant = verb(typed), verb(MEANT)
+        assert torch.equal(read, meant) if isinstance(read, torch.Tensor) else read == meant, name
+
+
+def test_a_bracket_takes_rows_of_another_precision():
+    model = nn.Linear(2, 3).eval()
+    for rows in (ROWS.double(), ROWS.tolist(), ROWS.double().numpy()):
+        assert holdfast.lipschitz(model, rows, seconds=0.1).upper > 0
 
 
 def test_rows_in_double_precision_are_certified_as_the_model_reads_them():

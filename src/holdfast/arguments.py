@@ -7,13 +7,11 @@ which Holdfast holds it: a norm as a float, class numbers as int64 [N], rows as 
 import difflib
 import math
 import numbers
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -311,10 +309,18 @@ def check_labels(labels: object, rows: int) -> Tensor:
         InvalidInput: When there is not one for every input.
     """
     wanted = f"[{rows}], one per input"
+    some = labels[:1] if isinstance(labels, list | tuple | np.ndarray) else ()
+    if any(isinstance(label, str) for label in some):
+        got = f"words such as {shown(str(some[0]))}"
+        raise InvalidInput("labels", got, f"class numbers, {wanted}: 0 for the model's first class")
     tensor = check_tensor("labels", labels, wanted)
     single = tensor.shape in ((rows,), (rows, 1))
     if tensor.shape[:1] != (rows,) or not (single or tensor.is_floating_point()):
-        raise InvalidInput("labels", f"shape {tuple(tensor.shape)}", wanted)
+        columns = (
+            tensor.dim() == 2 and tensor.shape[:1] == (rows,) and not tensor.is_floating_point()
+        )
+        more = " (labels.argmax(1), where each class has a column)" if columns else ""
+        raise InvalidInput("labels", f"shape {tuple(tensor.shape)}", wanted + more)
     return tensor if tensor.is_floating_point() else tensor.long().reshape(rows)
 
 
@@ -331,7 +337,9 @@ def check_classes(labels: object, rows: int, classes: int) -> Tensor:
     """
     tensor = check_labels(labels, rows)
     if tensor.is_floating_point():
-        raise InvalidInput("labels", f"{tensor.dtype} values", "integer class numbers")
+        raise InvalidInput(
+            "labels", f"{tensor.dtype} values", "integer class numbers (labels.long())"
+        )
     low, high = (int(end) for end in tensor.aminmax())
     if low < 0 or high >= classes:
         raise InvalidInput("labels", f"values from {low} to {high}", f"0 to {classes - 1}")
@@ -352,7 +360,7 @@ def check_targets(targets: Tensor, rows: int, outputs: int) -> Tensor:
     wanted = f"[{rows}, {outputs}]" if outputs > 1 else f"[{rows}] or [{rows}, 1]"
     if targets.shape != (rows, outputs) and (outputs > 1 or targets.shape != (rows,)):
         got = f"targets (floating point) of shape {tuple(targets.shape)}"
-        raise InvalidInput("labels", got, f"{wanted}; class numbers are integers")
+        raise InvalidInput("labels", got, f"{wanted}; class numbers are integers (labels.long())")
     if not bool(torch.isfinite(targets).all()):
         raise InvalidInput("labels", "targets that are not finite", "finite targets")
     return targets.detach().cpu().double().reshape(rows, outputs)
@@ -401,20 +409,3 @@ def known_names(name: str, table: Iterable[str], most: int = 12) -> str:
     hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
     shown = ", ".join(every[:most]) + (", ..." if len(every) > most else "")
     return f"one of {shown}{hint}"
-
-
-def check_new_name(path: str | os.PathLike[str], argument: str = "out") -> None:
-    """Refuse to make a file or folder whose name another program could take for something else.
-
-    Args:
-        path: Where something is about to be written; what is there already keeps its name.
-        argument: Name of the user's argument that chose the path, for the message.
-
-    Raises:
-        InvalidInput: When the name is not made of 1 to 80 letters, digits, dots, dashes and
-            underscores, or starts with a dot or a dash.
-    """
-    path = Path(path)
-    if not path.exists() and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", path.name):
-        wanted = "a name of 1 to 80 letters, digits, '.', '-' and '_', not starting with '.' or '-'"
-        raise InvalidInput(argument, repr(str(path)), wanted)

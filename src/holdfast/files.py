@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -118,6 +119,23 @@ def check_replaceable(path: Path, argument: str = "out", mark: bytes = b"holdfas
     ours = document or path.name.endswith(".witness.safetensors")
     if head and not ours:
         raise InvalidInput(argument, f"{str(path)!r}, which holds something else", wanted)
+
+
+def check_new_name(path: StrPath, argument: str = "out") -> None:
+    """Refuse to make a file or folder whose name another program could take for something else.
+
+    Args:
+        path: Where something is about to be written; what is there already keeps its name.
+        argument: Name of the user's argument that chose the path, for the message.
+
+    Raises:
+        InvalidInput: When the name is not made of 1 to 80 letters, digits, dots, dashes and
+            underscores, or starts with a dot or a dash.
+    """
+    path = Path(path)
+    if not path.exists() and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", path.name):
+        wanted = "a name of 1 to 80 letters, digits, '.', '-' and '_', not starting with '.' or '-'"
+        raise InvalidInput(argument, repr(str(path)), wanted)
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -91,7 +91,13 @@ BAD = {
     "0,1,2\n0.5,1.5,1\n": r"0,1,2 as the first row, wanted \?header=yes .*\?header=no",
     "1.5,,0\n1.5,2,0\n": r"as the first row, wanted \?header=yes",
     "a;b|label\n1;2|0\n": r"fields separated by semicolon or pipe, wanted \?separator=semicolon",
-    "a b label\n1 2 0\n": r"columns a b label, wanted \?labels=COLUMN",
+    "a b label\nx 2 0\n": r"columns a b label, wanted .*\?separator=comma, semicolon, tab",
+    "a,kind\n1.5,0\n": r"wanted \?labels=COLUMN, one of these \(\?target=COLUMN .*\)$",
+    "a,label\n1.5,1\n2.5,cat\n": r"the label 'cat' in column label, line 3, among numbers",
+    "a,label\n$5,1\n$6,0\n": r"'\$5' in column a, line 2, .*wanted plain numbers such as 1234.5",
+    "a,label\n1.5,\n2.5,\n": r"no value in column label, line 2 \(2 of 2 rows\), .*\?labels=COLUMN",
+    "PK\x03\x04": "a spreadsheet or a zip archive",
+    "PAR1": r"a Parquet file \(parquet:PATH\)",
 }
 
 
@@ -120,6 +126,9 @@ SAME = {
     "another name": "a,b,kind\n1.5,2,0\n-3,4e2,1\n?labels=kind",
     "no names": "1.5,2,0\n-3,4e2,1\n?labels=2",
     "numbers as names": "0,1,label\n1.5,2,0\n-3,4e2,1\n",
+    "blanks between": "a   b label\n 1.5  2 0\n-3 4e2\t1\n",
+    "words between blanks": '"a" b label\n1.5 2 "no"\n-3 4e2 yes\n?separator=blank&classes=no,yes',
+    "names as numpy writes them": "# a,b,label\n1.5,2,0\n-3,4e2,1\n",
     "numbers alone as names": "0,1,2\n1.5,2,0\n-3,4e2,1\n?header=yes&labels=2",
     "classes in order": "a,b,label\n1.5,2,dog\n-3,4e2,cat\n?classes=dog,cat",
     "classes of numbers": "a,b,label\n1.5,2,-1\n-3,4e2,1\n?classes=-1,1",
@@ -142,12 +151,24 @@ def test_labels_that_are_words_are_numbered_and_that_is_said(tmp_path):
     with pytest.warns(HoldfastWarning, match=r"0 = 'cat', 1 = 'dog'; if .*say \?classes="):
         data = load_data(spec)
     assert data.labels.tolist() == [1, 0, 1] and data.classes == {"cat": 0, "dog": 1}
-    assert data.treatment == {"scale": None, "classes": {"cat": 0, "dog": 1}}
+    assert data.treatment == {"scale": None, "read": {"classes": {"cat": 0, "dog": 1}}}
     for classes in ("cat", "cat,cat", "cat,,dog"):
         with pytest.raises(
             InvalidInput, match=r"the label 'dog' in column label, line 2|every lab"
         ):
             load_data(f"{spec}?classes={classes}")
+
+
+def test_names_that_are_nearly_right_are_offered(tmp_path):
+    spec = write(tmp_path, "a,b,kind\n1.5,2,0\n")
+    for query, meant in {"labels=Kind": "did you mean kind", "label=kind": "mean labels="}.items():
+        with pytest.raises(InvalidInput, match=meant):
+            load_data(f"{spec}?{query}")
+
+
+def test_0_and_1_alone_wait_for_no_scale(tmp_path):
+    data = load_data(write(tmp_path, "a,b,label\n1,0,0\n0,1,1\n"))
+    assert data.inputs.tolist() == [[1, 0], [0, 1]] and data.scale is None
 
 
 def test_the_index_of_the_rows_is_left_out_and_that_is_said(tmp_path):
@@ -175,7 +196,7 @@ def test_rows_without_a_value_are_dropped_on_request(tmp_path):
     with pytest.warns(HoldfastWarning, match=said):
         data = load_data(write(tmp_path, GAPS) + "?missing=drop")
     assert data.inputs.tolist() == [[3, 4]] and data.labels.tolist() == [1]
-    assert data.treatment["missing"] == {"drop": {"a": 1, "b": 2, "label": 1}}
+    assert data.treatment["read"]["missing"] == {"drop": {"a": 1, "b": 2, "label": 1}}
 
 
 def test_medians_take_the_place_of_missing_numbers_on_request(tmp_path):
@@ -223,7 +244,7 @@ def test_categories_become_columns_of_0_and_1(tmp_path, query, columns, first):
         ("target=color", "'red' in column color, line 2 as the target, wanted numbers"),
         ("labels=a&target=b", "labels or target, not both"),
         ("decimal=comma", r"'1.5' in column a, line 2, .*without points, as \?decimal=comma says"),
-        ("separator=blank", "wanted comma or semicolon or tab or pipe"),
+        ("separator=blanks", "wanted comma or semicolon or tab or pipe or blank"),
     ],
 )
 def test_what_cannot_be_encoded_is_refused(tmp_path, query, said):

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import check_example, check_model
+from holdfast.arguments import check_example, check_model, fit_inputs
 from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.search import LipschitzOptions, Search
 from holdfast.errors import Unsupported
@@ -67,6 +67,8 @@ def lipschitz(  # noqa: PLR0913 - the signature is the contract's
     3.000000 <= L <= 3.000000: CLOSED
     """
     model, example = check_model(model), check_example(example)
+    if isinstance(example, Tensor):
+        example = fit_inputs(example, model)
     options = LipschitzOptions(norm, region, seconds, tolerance, Moves(free, scale))
     with captured(model, example) as graph:
         return lipschitz_graph(graph, _points(graph, example), options, report)

@@ -181,8 +181,7 @@ def norm_of(text: str) -> float:
 
 def check_writable(out: Path | None) -> None:
     """Refuse a file that cannot be written before the work, not after it."""
-    from holdfast.arguments import check_new_name
-    from holdfast.files import check_replaceable
+    from holdfast.files import check_new_name, check_replaceable
 
     if out is not None and (out.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK)):
         raise InvalidInput("out", repr(str(out)), "a file in a folder that can be written to")

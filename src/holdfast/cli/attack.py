@@ -55,7 +55,7 @@ def attack(  # noqa: PLR0913 - the options of the verb
         )
     if out is not None:
         attacks.save(out)
-    document = {"model": model, "data": data, **attacks.document()}
+    document = {"model": model, "data": data, **rows.treatment, **attacks.document()}
     if epsilon is not None:
         document["accuracy_under_attack"] = attacks.accuracy_under_attack(epsilon)
     return Answer(document, lambda: attacks_table(attacks), as_json)

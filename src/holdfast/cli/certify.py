@@ -82,7 +82,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
         "data": data,
         "epsilon": epsilon,
         **_answers(certificates, epsilon),
-        "scale": rows.scale,
+        **rows.treatment,
         "normalisation": dict(loaded.units),
         **certificates.document(),
     }

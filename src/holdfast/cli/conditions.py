@@ -31,5 +31,5 @@ def conditions(  # noqa: PLR0913 - the options of the verb
             moves.check_no_groups("conditions")
             asked |= {"free": moves.free, "scale": moves.scale}
         found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), **asked)
-    document = {"model": model, "data": data, **plain(found)}
+    document = {"model": model, "data": data, **rows.treatment, **plain(found)}
     return Answer(document, lambda: conditions_table(found), as_json)

@@ -33,5 +33,10 @@ def descent(
             batch_size=batch,
         )  # fmt: skip
     part = result.document()
-    document = {"model": model, "data": data, "answer": descent_sentence(part), **part}
+    document = {
+        "model": model,
+        "data": data,
+        **rows.treatment,
+        "answer": descent_sentence(part),
+    } | part
     return Answer(document, lambda: descent_table(part), as_json)

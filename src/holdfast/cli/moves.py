@@ -53,31 +53,35 @@ def moves_of(
 
     row = rows.inputs[0]
     moves = Moves(
-        None if free is None else _entries("free", free, rows.columns),
+        None if free is None else _entries("free", free, rows),
         None if scale is None else _units(scale, rows.inputs),
-        [_entries("onehot", group, rows.columns) for group in onehot or ()],
+        [_entries("onehot", group, rows) for group in onehot or ()],
     )
     moves.units(row.shape)
     return moves
 
 
-def _entries(argument: str, text: str, columns: Sequence[str]) -> list[int]:
+def _entries(argument: str, text: str, rows: "LoadedData") -> list[int]:
     """Return numbers of entries.
 
     Raises:
         InvalidInput: When a part is neither a column, a number nor a range.
     """
     entries: list[int] = []
+    columns = rows.columns
     for part in (part.strip() for part in text.split(",")):
         span = re.fullmatch(r"(\d{1,9})-(\d{1,9})", part, re.ASCII)
         if part in columns:
             entries.append(columns.index(part))
+        elif part in rows.groups:  # a column of categories, read with ?onehot=
+            entries += rows.groups[part]
         elif re.fullmatch(r"\d{1,9}", part, re.ASCII):
             entries.append(int(part))
         elif span and int(span[1]) <= int(span[2]) < 2**24:
             entries += range(int(span[1]), int(span[2]) + 1)
         else:
-            names = f", or of {', '.join(columns[:12])}" if columns else ""
+            names = [*rows.groups, *columns][:12]
+            names = f", or of {', '.join(names)}" if names else ""
             wanted = f"entries as 0,2,5-9{names}"
             raise InvalidInput(argument, repr(part), wanted)
     return sorted({*entries})

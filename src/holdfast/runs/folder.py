@@ -31,8 +31,7 @@ def claim(folder: str | os.PathLike[str]) -> Iterator[Path]:
         InvalidInput: When it cannot be made or written to.
         OSError: When the disk is full.
     """
-    from holdfast.arguments import check_new_name
-    from holdfast.files import check_path
+    from holdfast.files import check_new_name, check_path
 
     path = check_path(folder, "out")
     check_new_name(path)

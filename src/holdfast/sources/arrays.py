@@ -26,10 +26,11 @@ def read_npz(
         names: Of the arrays of inputs and labels; None for the usual ones, test before training
             data.
         rows: How many of the first rows to read; None for all.
-        labelled: Whether there must be labels.
+        labelled: Whether labels are read, and must be there.
 
     Returns:
-        Inputs [N, ...], and labels [N]: numbers, truth values or words; None without any.
+        Inputs [N, ...], and labels [N]: numbers, truth values or words; None where they are not
+        read.
 
     Raises:
         InvalidInput: When the file is something else, its headers contradict each other, an array
@@ -49,7 +50,9 @@ def read_npz(
                 }
                 place, answers = _chosen(members, names, labelled)
                 inputs = _read(archive, members[place], place, rows)
-                labels = _read(archive, members[answers], answers, rows, True) if answers else None
+                labels = None
+                if labelled:
+                    labels = _read(archive, members[answers], answers, rows, words=True)
         except (InvalidInput, MemoryError):
             raise
         except Exception as problem:  # a damaged file can break its reader anywhere

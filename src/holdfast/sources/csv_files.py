@@ -18,8 +18,15 @@ from holdfast.sources.columns import (
     text_column,
 )
 
-_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "blank": " "}
 """By their names in `?separator=NAME`."""
+
+_OTHERS = {
+    b"PK\x03\x04": "a spreadsheet or a zip archive (save as CSV UTF-8, or npz:PATH)",
+    b"PAR1": "a Parquet file (parquet:PATH)",
+    b"\x1f\x8b": "packed by gzip (unpack it first)",
+}
+"""Files that are often taken for CSV files, by their first bytes."""
 
 Record = tuple[int, list[str]]
 """The line where a row starts, and its fields."""
@@ -33,8 +40,9 @@ def read_csv(
     Args:
         path: The file, in UTF-8.
         choose: Which columns to read, by their names; without names they are counted from 0.
-        options: `separator` (comma, semicolon, tab or pipe), `header` (yes or no) and `decimal`
-            (comma or point), as the user wrote them; what is not said is read off the first rows.
+        options: `separator` (comma, semicolon, tab, pipe or blank), `header` (yes or no) and
+            `decimal` (comma or point), as the user wrote them; what is not said is read off the
+            first rows.
         rows: How many of the first rows to read; None for all.
 
     Returns:
@@ -46,6 +54,11 @@ def read_csv(
     """
     decimal = _option(options, "decimal", {"point": ".", "comma": ","}) or "."
     with open_table(path, "a CSV file") as file:
+        start = file.read(8)
+        for mark, kind in _OTHERS.items():
+            if start.startswith(mark):
+                raise InvalidInput("data", f"{str(path)!r}, {kind}", "a CSV file")
+        file.seek(0)
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         try:
             lines, names, fields = _columns(text, choose, options, rows)
@@ -76,6 +89,8 @@ def _columns(
     first, below = head[skipped], head[skipped + 1 :]
     stated = _option(options, "header", {"yes": "yes", "no": ""})
     named = bool(stated) if stated is not None else _names_columns(first, *below)
+    # Where numpy wrote the names, they are a comment.
+    first = [re.sub(r"^\s*#\s*(?=\w)", "", first[0]), *first[1:]] if named else first
     columns = [name.strip() for name in first] if named else [str(k) for k in range(len(first))]
     if named:
         next(records)
@@ -103,7 +118,8 @@ def _records(text: io.TextIOBase, separator: str) -> Iterator[Record]:
         InvalidInput: When quotes do not fit together.
     """
     # A blank before a quoted field is no part of it; blanks around other fields do not matter.
-    reader = csv.reader(text, delimiter=separator, strict=True, skipinitialspace=True)
+    lines = (" ".join(line.split()) for line in text) if separator == " " else text
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -145,7 +161,10 @@ def _separator(text: io.TextIOWrapper, stated: str | None) -> tuple[int, str]:
         return int(bool(declared)), stated or declared[1]  # pyright: ignore[reportOptionalSubscript]
     cut = "" not in head
     split = {sep: _split(head, sep, cut) for sep in _SEPARATORS.values()}
+    blank = split.pop(" ")
     fitting = [sep for sep, rows in split.items() if rows and len(rows[0]) > 1]
+    if not fitting and _holds_numbers(blank):
+        return 0, " "
     if len(fitting) > 1:
         even = [sep for sep in fitting if len({len(row) for row in split[sep]}) == 1]
         fitting = even or fitting
@@ -160,6 +179,8 @@ def _separator(text: io.TextIOWrapper, stated: str | None) -> tuple[int, str]:
 
 def _split(lines: Sequence[str], separator: str, cut: bool) -> list[list[str]]:
     """Return the rows that lines would be, without the last where they may end within it."""
+    if separator == " ":
+        lines = [" ".join(line.split()) for line in lines]
     try:
         every = csv.reader(lines, delimiter=separator, skipinitialspace=True)
         rows = [row for row in every if any(field.strip() for field in row)]
@@ -168,9 +189,15 @@ def _split(lines: Sequence[str], separator: str, cut: bool) -> list[list[str]]:
     return rows[:-1] if cut and len(rows) > 1 else rows
 
 
+def _holds_numbers(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether rows, the first aside, are numbers, as many in each."""
+    even = len({len(row) for row in rows}) == 1 and len(rows[0]) > 1
+    return even and all(is_number(field) for row in rows[1:] for field in row)
+
+
 def _is_clean(rows: Sequence[Sequence[str]], separator: str) -> bool:
     """Return whether no field holds another separator, decimal commas aside."""
-    others = {*_SEPARATORS.values()} - {separator}
+    others = {*_SEPARATORS.values()} - {separator, " "}
     fields = [field for row in rows for field in row if others & {*field}]
     return all(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", field) for field in fields)
 

@@ -67,7 +67,8 @@ class LoadedData:
         """What was done to the rows when they were read."""
         onehot = {name: list(places) for name, places in self.groups.items()}
         parts = {"classes": dict(self.classes), "onehot": onehot, "missing": dict(self.missing)}
-        return {"scale": self.scale} | {name: part for name, part in parts.items() if part}
+        read = {name: part for name, part in parts.items() if part}
+        return {"scale": self.scale} | ({"read": read} if read else {})
 
     def shown(self, row: int) -> dict[str, Any]:
         """Return what a reader may see of a row: its pixels, where it is a picture."""
@@ -227,7 +228,10 @@ def checked(inputs: Tensor, labels: Tensor, name: str, targets: bool = False) ->
     if labels.is_floating_point() and not targets:
         raise InvalidInput("data", f"labels of type {labels.dtype}", "whole class numbers")
     if not inputs.is_floating_point():
-        wanted = "floating-point inputs in the model's units, or ?scale=255 (scale=1: as they are)"
+        wanted = (
+            "floating-point inputs in the model's units: ?scale=1 takes them as they are, "
+            "?scale=255 divides them by 255"
+        )
         raise InvalidInput("data", f"inputs of type {inputs.dtype}", wanted)
     bad = (~torch.isfinite(inputs.flatten(1)).all(1)).nonzero().flatten().tolist()
     if bad:

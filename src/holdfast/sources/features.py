@@ -1,5 +1,6 @@
 """Features from the columns of a table: numbers as they are, categories as columns of 0 and 1."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -63,7 +64,10 @@ def features_of(
         made = listed([names[k] for k in places])
         said = f"data: {short(name)} is given in entries {places[0]}-{places[-1]}: {made}"
         warnings.warn(said, HoldfastWarning, stacklevel=2)
-    return np.stack(arrays, 1), tuple(names), groups
+    inputs = np.stack(arrays, 1)
+    if inputs.dtype.kind in "iu" and inputs.max(initial=0) <= 1 and inputs.min(initial=0) >= 0:
+        inputs = inputs.astype(np.float64)  # 0 and 1 alone are no pixels that wait for a scale
+    return inputs, tuple(names), groups
 
 
 def _encoded(
@@ -128,11 +132,13 @@ def _instead(column: Column, words: Sequence[str], odd: Sequence[int], leave_out
             return "numbers without points, as ?decimal=comma says"
         return "?decimal=comma if commas stand before decimals, else numbers without commas"
     kinds = len({*words})
+    each = f"?onehot={column.name} (a column of 0 and 1 for each of its {kinds} words)"
     if 2 * len(odd) < len(words) and len(words) > 4:
         return f"a number there, as in the other rows, or {leave_out}"
     if kinds < 2:
         return leave_out
     if kinds > max(20, len(words) // 2):
         return f"{leave_out}: {kinds} different words are no categories"
-    each = f"a column of 0 and 1 for each of its {kinds} words"
-    return f"?onehot={column.name} ({each}), or {leave_out}"
+    if all(re.match(r"\W?\d", words[row]) for row in odd):  # 5 %, $7, 1.234,5, a date
+        each = f"plain numbers such as 1234.5, {each}"
+    return f"{each}, or {leave_out}"

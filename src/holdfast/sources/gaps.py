@@ -81,7 +81,7 @@ def _refuse_gap(
     drop = "?missing=drop (leaves such rows out)"
     numbers = column.numbers is not None and not words and not column.missing.all()
     if column.missing.all():
-        wanted = "?inputs=COLUMN,COLUMN without this column, which holds nothing"
+        wanted = "?inputs=COLUMN,COLUMN or ?labels=COLUMN without this column, which holds nothing"
     elif numbers and treatment is None:
         wanted = f"{drop} or ?missing=median (puts the median of the column there)"
     else:

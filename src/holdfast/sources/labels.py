@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from holdfast.errors import HoldfastWarning, InvalidInput
+from holdfast.sources.columns import is_number
 
 Place = Callable[[int], str]
 """Says where the label of a row stands."""
@@ -42,6 +43,12 @@ def class_numbers(
     if labels.dtype.kind in "biuf":
         return _whole(labels, place, name), {}
     words = sorted({*map(str, labels.tolist())})
+    numeric = [word for word in words if is_number(word)]
+    if numeric:  # as words, 10 would come before 2
+        odd = [row for row, label in enumerate(labels.tolist()) if not is_number(str(label))]
+        wanted = "class numbers alone or words alone, or ?classes=FIRST,SECOND,... of both"
+        got = f"the label {shown(str(labels[odd[0]]))} in {place(odd[0])}, among numbers"
+        raise InvalidInput("data", got, wanted)
     # A model without names of classes calls them LABEL_0, LABEL_1, ...
     if known and ({*words} <= {*known} or not all(name.startswith("LABEL_") for name in known)):
         return _looked_up(labels, place, known, "the classes of the model's config.json")

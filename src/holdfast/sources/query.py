@@ -1,5 +1,6 @@
 """`PATH?key=value&key=value`: a file and how it is to be read."""
 
+import difflib
 import math
 from collections.abc import Collection
 
@@ -28,7 +29,9 @@ def split_query(argument: str, text: str, known: Collection[str]) -> tuple[str, 
     for part in query.split("&") if mark else []:
         key, _, value = part.partition("=")
         if key not in known or key in options or not value:
-            wanted = "&".join(f"{name}=..." for name in known) + ", each at most once"
+            near = difflib.get_close_matches(key, known, 1) if key not in known else []
+            meant = f" (did you mean {near[0]}=...?)" if near else ""
+            wanted = "&".join(f"{name}=..." for name in known) + f", each at most once{meant}"
             raise InvalidInput(argument, f"?{query}", f"?{wanted}")
         options[key] = value
     return path, options

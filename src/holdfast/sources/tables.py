@@ -1,5 +1,6 @@
 """Rows from tables: which columns are features and label, and what becomes of words and gaps."""
 
+import difflib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ def read_table(
             become a column of 0 and 1 for every category; `missing`, "drop" or "median", what to
             do about fields without a value; and those of the reader.
         rows: How many of the first rows to read; None for all.
-        labelled: Whether there must be a label.
+        labelled: Whether the label is read, and must be there.
 
     Returns:
         The rows.
@@ -81,6 +82,7 @@ def read_table(
     def choose(columns: Sequence[str]) -> list[str]:
         label = label_column(columns, asked, labelled)
         features = _feature_columns(columns, options.get("inputs"), label)
+        label = label if labelled else None
         unknown = [name for name in onehot if name not in features]
         if unknown:
             raise InvalidInput("data", f"onehot={unknown[0]}", f"one of {listed(features)}")
@@ -142,7 +144,11 @@ def label_column(columns: Sequence[str], labels: str | None, labelled: bool = Tr
         return None
     if label is None or label not in columns:
         asked = "" if labels is None else f"labels={labels} in "
-        wanted = "?labels=COLUMN, one of these (?target=COLUMN for numbers to be predicted)"
+        near = difflib.get_close_matches(str(labels), columns, 1, 0.5) if labels else []
+        meant = f"; did you mean {near[0]}?" if near else ""
+        if len(columns) == 1 and not columns[0].isidentifier():
+            meant = ", or ?separator=comma, semicolon, tab, pipe or blank if this is several"
+        wanted = f"?labels=COLUMN, one of these (?target=COLUMN for numbers to be predicted){meant}"
         raise InvalidInput("data", f"{asked}columns {listed(columns)}", wanted)
     return label
 

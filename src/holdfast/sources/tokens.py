@@ -53,8 +53,8 @@ class LoadedTokens:
     @property
     def treatment(self) -> dict[str, Any]:
         """What was done to the rows when they were read."""
-        labels = {"classes": dict(self.classes)} if self.classes else {}
-        return {"tokens": self.most, "truncated": self.truncated, **labels}
+        read = {"read": {"classes": dict(self.classes)}} if self.classes else {}
+        return {"tokens": self.most, "truncated": self.truncated, **read}
 
     def shown(self, row: int) -> dict[str, Any]:
         """Return what a reader may see of a row: its sentence."""
