@@ -15,7 +15,7 @@ from holdfast.graph.ir import Node
 from holdfast.graph.slopes import slopes_on
 from holdfast.graph.walk import execute
 from holdfast.ops import OPS
-from holdfast.rounding import TINY, UNIT, gamma, next_down, rows_up
+from holdfast.rounding import TINY, UNIT, next_down, rows_up
 
 
 @dataclass(frozen=True)
@@ -178,27 +178,24 @@ def _expanded(values: Tensor, count: int) -> Tensor:
 
 def add(node: Node, parts: Sequence[Forms]) -> Forms:
     """Add values of one node's inputs."""
-    room = 2.0 * gamma(len(parts) + 2)
-    size = sum(part.size() for part in parts)
-    sizes = sum(part.jacobian.abs() for part in parts)
-    error, reach = sum(part.error for part in parts), sum(part.reach for part in parts)
-    return Forms(
-        sum(part.center for part in parts),
-        sum(part.slope for part in parts),
-        rows_up(error + room * size, len(parts) + 4),
-        sum(part.jacobian for part in parts),
-        rows_up(reach + room * sizes, len(parts) + 4),
-    )
+    first, *others = parts
+    for part in others:
+        first = _sum_of_two(first, part, 1.0)
+    return first
 
 
 def difference(a: Forms, b: Forms) -> Forms:
     """Return a - b."""
+    return _sum_of_two(a, b, -1.0)
+
+
+def _sum_of_two(a: Forms, b: Forms, sign: float) -> Forms:
     error = a.error + b.error + 2.0 * UNIT * (a.size() + b.size())
     reach = a.reach + b.reach + 2.0 * UNIT * (a.jacobian.abs() + b.jacobian.abs())
     return Forms(
-        a.center - b.center,
-        a.slope - b.slope,
+        a.center + sign * b.center,
+        a.slope + sign * b.slope,
         rows_up(error, 4),
-        a.jacobian - b.jacobian,
+        a.jacobian + sign * b.jacobian,
         rows_up(reach, 4),
     )

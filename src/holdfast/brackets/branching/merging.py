@@ -47,7 +47,7 @@ def exact_map(node: Node, shape: Sequence[int]) -> tuple[NDArray, NDArray, NDArr
     if not worth_writing_out(count, outputs):
         return None
     ratios = node.facts.ratios(node.params, shape)
-    return None if ratios is None else (*(part.numpy() for part in ratios), offset)
+    return None if ratios is None else (ratios[0].numpy(), ratios[1].numpy(), offset)
 
 
 def merged(graph: Graph) -> Graph:

@@ -98,7 +98,8 @@ def held_units(sides: Sequence[Sequence[Side]]) -> Held:
     for k, part in enumerate(sides):
         for name, place, side in part:
             found.setdefault(name, []).append((k, place, side))
-    return {
-        name: (*(torch.tensor(column) for column in zip(*rows, strict=True)),)
-        for name, rows in found.items()
-    }
+    held: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    for name, rows in found.items():
+        boxes, places, ends = (torch.tensor(column) for column in zip(*rows, strict=True))
+        held[name] = boxes, places, ends
+    return held
