@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -11,24 +11,17 @@ from rich.text import Text
 
 from holdfast.errors import one_line
 from holdfast.report import formats
+from holdfast.report.formats import amount, span
 from holdfast.report.training import descent_sentence
 from holdfast.types import Estimate, norm_name
+from holdfast.views.summaries import spread, summary
 
 if TYPE_CHECKING:
-    from holdfast.attacks.result import Attacks
     from holdfast.audits.audit import AuditReport
     from holdfast.brackets.bracket import Bracket
     from holdfast.certificates.certificate import Certificates
-    from holdfast.certificates.conditions import Conditions
     from holdfast.knowledge_continuity.evidence.certificate import KnowledgeCertificate
     from holdfast.knowledge_continuity.result import Knowledge
-
-
-def number(value: float | None, write: Callable[[float], str] = formats.number) -> str:
-    """Return a number with three significant digits; `write` says how it is rounded."""
-    if value is None or math.isnan(value):
-        return "-"
-    return "unbounded" if math.isinf(value) else write(value)
 
 
 def empty_table(*titles: str, header: bool = True) -> Table:
@@ -65,9 +58,9 @@ def _distance_cells(subject: dict[str, Any]) -> list[str]:
     certificates, bracket = subject["certificates"], subject["lipschitz"]
     certified = ["refused", "-"]
     if "refused" not in certificates:
-        radius = number(certificates["median_radius"], formats.at_least)
+        radius = amount(certificates["median_radius"], formats.at_least)
         certified = [formats.percent(certificates["verified_accuracy"]), radius]
-    constant = "refused" if "refused" in bracket else bounds(bracket["lower"], bracket["upper"])
+    constant = "refused" if "refused" in bracket else span(bracket["lower"], bracket["upper"])
     return [*certified, constant]
 
 
@@ -75,21 +68,13 @@ def _most_brittle(knowledge: dict[str, Any]) -> str:
     return "refused" if "refused" in knowledge else knowledge["rank"][0] or "(model)"
 
 
-def bounds(lower: float, upper: float | None) -> str:
-    """Return two bounds, each rounded outward; JSON has None for infinity."""
-    upper = math.inf if upper is None else upper
-    digits = formats.telling_digits(lower, upper)
-    above = number(upper, functools.partial(formats.at_most, digits=digits))
-    return f"{number(lower, functools.partial(formats.at_least, digits=digits))} to {above}"
-
-
 def bracket_table(bracket: "Bracket") -> RenderableType:
     """Return the bracket and the gain of every operation."""
     digits = formats.telling_digits(bracket.lower, bracket.upper)
-    ratio = number(bracket.ratio, functools.partial(formats.at_most, digits=digits))
+    ratio = amount(bracket.ratio, functools.partial(formats.at_most, digits=digits))
     head = Text(
         f"Lipschitz constant ({norm_name(bracket.norm)}): "
-        f"{bounds(bracket.lower, bracket.upper)}, ratio {ratio}\n"
+        f"{span(bracket.lower, bracket.upper)}, ratio {ratio}\n"
         f"lower: {bracket.lower_by}; upper: {bracket.upper_by}; {bracket.seconds:.2f} s; "
         f"{bracket.outcome.value}"
     )
@@ -97,7 +82,7 @@ def bracket_table(bracket: "Bracket") -> RenderableType:
         head.append(f"\n{note}")
     table = empty_table("module", "operation", "gain")
     for layer in bracket.layers:
-        table.add_row(layer.path or "(model)", layer.op, number(layer.gain, formats.at_most))
+        table.add_row(layer.path or "(model)", layer.op, amount(layer.gain, formats.at_most))
     return Group(head, table)
 
 
@@ -109,65 +94,30 @@ def certificates_table(
     Where the numbers in the data file were divided by a scale (pixels by 255), the radii are shown
     in those numbers as well.
     """
-    table = empty_table("what", "value", header=False)
-    shares = certificates.radius.new_tensor([0.1, 0.5, 0.9])
+    more = []
     if not certificates.has_classes:
-        table.add_row("rows", str(len(certificates)))
         for what in ("output", "loss"):
-            change = getattr(certificates, f"{what}_change")(epsilon)
-            spread = change.quantile(shares, interpolation="higher").tolist()
-            words = ", ".join(number(value, formats.at_most) for value in spread)
-            table.add_row(
-                f"{what} moves by at most, within {epsilon:g} (10 %, median, 90 %)", words
+            change = spread(getattr(certificates, f"{what}_change")(epsilon), math.ceil)
+            words = ", ".join(amount(value, formats.at_most) for value in change)
+            more.append(
+                (f"{what} moves by at most, within {epsilon:g} (10 %, median, 90 %)", words)
             )
-        return Group(table, Text(certificates.guarantee))
-    quantiles = certificates.radius.quantile(shares, interpolation="lower").tolist()
+        return answer_table(certificates, *more)
     verified = formats.percent(certificates.verified_accuracy(epsilon))
-    table.add_row("rows", str(len(certificates)))
-    table.add_row("clean accuracy", formats.percent(certificates.clean_accuracy))
-    table.add_row(f"verified at {epsilon:g}", verified)
-    spread = ", ".join(number(value, formats.at_least) for value in quantiles)
-    table.add_row("radius (10 %, median, 90 %)", spread)
+    more.append((f"verified at {epsilon:g}", verified))
     if scale not in (None, 1.0):
-        products = [math.nextafter(value * scale, 0.0) for value in quantiles]
-        table.add_row(f"x {scale:g}", ", ".join(number(v, formats.at_least) for v in products))
-    for reason, count in certificates.counts().items():
-        table.add_row(reason.replace("_", " "), str(count))
-    return Group(table, Text(certificates.guarantee))
+        radii = [math.nextafter(v * scale, 0.0) for v in spread(certificates.radius, math.floor)]
+        words = ", ".join(amount(value, formats.at_least) for value in radii)
+        more.append((f"radius x {scale:g}", words))
+    return answer_table(certificates, *more)
 
 
-def attacks_table(attacks: "Attacks") -> RenderableType:
-    """Return the spread of the distances and how the attacks ended."""
-    table = empty_table("what", "value", header=False)
-    table.add_row("rows", str(len(attacks)))
-    if math.isfinite(attacks.epsilon):
-        share = formats.percent(attacks.accuracy_under_attack(attacks.epsilon))
-        table.add_row(f"right under attack at {attacks.epsilon:g}", share)
-    else:
-        quantiles = attacks.distance.new_tensor([0.1, 0.5, 0.9])
-        spread = attacks.distance.quantile(quantiles, interpolation="higher").tolist()
-        words = ", ".join(_nearest(value) for value in spread)
-        table.add_row("nearest attack (10 %, median, 90 %)", words)
-    for reason, count in attacks.counts().items():
-        table.add_row(reason.replace("_", " "), str(count))
-    claim = f"Every attack found is within its {norm_name(attacks.norm)} distance, as measured."
-    return Group(table, Text(claim))
-
-
-def _nearest(distance: float) -> str:
-    return "none" if math.isinf(distance) else number(distance, formats.at_most)
-
-
-def conditions_table(conditions: "Conditions") -> RenderableType:
-    """Return the conditions of a certificate and the advice."""
-    table = empty_table("what", "value", header=False)
-    table.add_row("metric", conditions.metric)
-    table.add_row("constant and radii", conditions.bounded)
-    table.add_row("upper ÷ lower", number(conditions.ratio, formats.at_most))
-    table.add_row("median radius", number(conditions.median_radius, formats.at_least))
-    table.add_row("resolution of the data", number(conditions.resolution))
-    table.add_row("quantisation step", number(conditions.quantisation))
-    return Group(table, Text(conditions.advice))
+def answer_table(result: object, *more: tuple[str, str]) -> RenderableType:
+    """Return the title of an answer, its facts, some more of the kind, and what it claims."""
+    said, table = summary(result), empty_table("what", "value", header=False)
+    for name, value in (*said.facts, *more):
+        table.add_row(one_line(name), one_line(value))
+    return Group(Text(one_line(said.title)), table, Text(said.note))
 
 
 def knowledge_table(
@@ -203,7 +153,7 @@ def _worst_pairs(worst: Mapping[str, Any], layer: str) -> list[RenderableType]:
         rows, labels = (pair["row"], pair["neighbour"]), (pair["label"], pair["neighbour_label"])
         texts = [worst["rows"][str(row)].get("text", "") for row in rows] if spoken else []
         said = [f"{label}: {one_line(text)}" for label, text in zip(labels, texts, strict=False)]
-        values = (number(abs(pair["change"])), number(pair["distance"]))
+        values = (amount(abs(pair["change"])), amount(pair["distance"]))
         table.add_row(*map(str, rows), *values, *(["\n".join(said)] if spoken else []))
     return [Text(f"\nworst pairs at layer {layer}"), table] if table.row_count else []
 
@@ -225,12 +175,12 @@ def descent_table(part: Mapping[str, Any]) -> RenderableType:
     if part["noise"] is not None:
         rows |= {"gradient noise, squared": part["noise"], "cost of noise": part["noise_cost"]}
     for name, value in rows.items():
-        table.add_row(name, number(value))
+        table.add_row(name, amount(value))
     return Group(Text(descent_sentence(part)), table)
 
 
 def _value(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else number(estimate.value)
+    return "-" if estimate is None else amount(estimate.value)
 
 
 def doctor_table(found: dict[str, Any]) -> RenderableType:

@@ -85,7 +85,7 @@ def test_the_reader_of_a_notebook_chooses_the_kind_of_volatility():
 
 def test_a_chart_says_what_it_shows_and_its_parts_have_names_of_their_own():
     first, second = (page(answers()[kind]) for kind in ("attacks", "nearest attacks"))
-    assert 'role="img" aria-label="How far is the nearest' in first
+    assert 'role="img" aria-label="How far is an attack on each row' in first
     ids = [set(Reader(text).attributes.get("id", ())) for text in (first, second)]
     assert not ids[0] & ids[1]
 

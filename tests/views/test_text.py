@@ -8,8 +8,9 @@ from rich.cells import cell_len
 from tests.views.answers import answers, hostile_answers
 
 from holdfast.errors import visible
-from holdfast.results import Result
+from holdfast.results import ChartedResult, Result
 from holdfast.types import Estimate
+from holdfast.views import charts, summaries, tables
 
 KINDS = [
     "loaded model", "graph", "bracket", "certificates", "one certificate",
@@ -22,6 +23,13 @@ KINDS = [
 def test_there_is_an_answer_of_every_kind():
     assert [*answers()] == KINDS
     assert {type(answer) for answer in answers().values()} == leaves(Result)
+
+
+def test_every_kind_has_words_and_no_view_is_of_a_kind_that_is_none():
+    kinds = {kind.__name__ for kind in leaves(Result)}
+    assert {*summaries.summary.kinds} == kinds
+    assert {*tables.columns.kinds} <= kinds
+    assert {*charts.figure.kinds} == {kind.__name__ for kind in leaves(ChartedResult)}
 
 
 def leaves(kind):

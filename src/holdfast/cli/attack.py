@@ -42,7 +42,7 @@ def attack(  # noqa: PLR0913 - the options of the verb
 ) -> Answer:
     """Look for the nearest input around each row that gets another answer."""
     from holdfast.progress import show_progress
-    from holdfast.terminal import attacks_table
+    from holdfast.terminal import answer_table
 
     check_writable(out)
     (loaded,), rows = load_numbers([model], data)
@@ -58,4 +58,4 @@ def attack(  # noqa: PLR0913 - the options of the verb
     document = {"model": model, "data": data, **rows.treatment, **attacks.document()}
     if epsilon is not None:
         document["accuracy_under_attack"] = attacks.accuracy_under_attack(epsilon)
-    return Answer(document, lambda: attacks_table(attacks), as_json)
+    return Answer(document, lambda: answer_table(attacks), as_json)

@@ -21,7 +21,7 @@ def conditions(  # noqa: PLR0913 - the options of the verb
     from holdfast.files import plain
     from holdfast.progress import show_progress
     from holdfast.sources.data import LoadedData
-    from holdfast.terminal import conditions_table
+    from holdfast.terminal import answer_table
 
     (loaded,), rows = load([model], data)
     with show_progress("conditions") as report:
@@ -32,4 +32,4 @@ def conditions(  # noqa: PLR0913 - the options of the verb
             asked |= {"free": moves.free, "scale": moves.scale}
         found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), **asked)
     document = {"model": model, "data": data, **rows.treatment, **plain(found)}
-    return Answer(document, lambda: conditions_table(found), as_json)
+    return Answer(document, lambda: answer_table(found), as_json)

@@ -1,7 +1,8 @@
 """Numbers as people read them: three significant digits, bounds rounded outward, units."""
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -63,6 +64,29 @@ def percent_at_most(share: float, digits: int = 3) -> str:
     """
     text = number(Decimal(str(share)).scaleb(2), ROUND_CEILING, digits)
     return "100%" if text.startswith("100") else f"{text}%"
+
+
+def amount(value: float | None, write: Callable[[float], str] = number) -> str:
+    """Return what may be no number: words where it is none, or without end; else as `write` does.
+
+    >>> amount(27.19, at_most), amount(math.inf), amount(None)
+    ('27.2', 'unbounded', '-')
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    return "unbounded" if math.isinf(value) else write(value)
+
+
+def span(lower: float, upper: float | None) -> str:
+    """Return two bounds, each rounded outward; without an upper one, as in JSON, it is infinite.
+
+    >>> span(27.17, 35.21), span(27.17, None)
+    ('27.1 to 35.3', '27.1 to unbounded')
+    """
+    upper = math.inf if upper is None else upper
+    digits = telling_digits(lower, upper)
+    above = amount(upper, functools.partial(at_most, digits=digits))
+    return f"{amount(lower, functools.partial(at_least, digits=digits))} to {above}"
 
 
 def telling_digits(lower: float, upper: float) -> int:

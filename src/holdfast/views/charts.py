@@ -6,24 +6,27 @@ import json
 import math
 import re
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from holdfast.attacks.result import Attacks
-from holdfast.audits.audit import AuditReport
 from holdfast.audits.parts import bracket_part, conditions_part, curve_points
-from holdfast.brackets.bracket import Bracket
-from holdfast.certificates.certificate import Certificates
-from holdfast.certificates.conditions import Conditions
 from holdfast.errors import MissingExtra, Obstacle, Unsupported, one_line
-from holdfast.knowledge_continuity.evidence.certificate import Frontier
-from holdfast.knowledge_continuity.result import Knowledge
 from holdfast.report import brittle, distances, figures, formats, marks, training
 from holdfast.report.reading import Record, visible_words
-from holdfast.smoothness.descent import Descent
-from holdfast.smoothness.monitor import DescentMonitor
 from holdfast.types import norm_name
+from holdfast.views.kinds import ByKind
 from holdfast.views.summaries import run_of
 from holdfast.views.text import shortened
+
+if TYPE_CHECKING:
+    from holdfast.attacks.result import Attacks
+    from holdfast.audits.audit import AuditReport
+    from holdfast.brackets.bracket import Bracket
+    from holdfast.certificates.certificate import Certificates
+    from holdfast.certificates.conditions import Conditions
+    from holdfast.knowledge_continuity.evidence.certificate import Frontier
+    from holdfast.knowledge_continuity.result import Knowledge
+    from holdfast.smoothness.descent import Descent
+    from holdfast.smoothness.monitor import DescentMonitor
 
 
 def plot(result: object) -> Any:
@@ -111,7 +114,7 @@ def _sized(result: object) -> marks.Spec | None:
     return found | {"width": 560, "autosize": {"type": "pad", "contains": "padding"}}
 
 
-@functools.singledispatch
+@ByKind
 def figure(result: object) -> marks.Spec | None:
     """Return the figure of an answer as a Vega-Lite specification, or None.
 
@@ -121,13 +124,13 @@ def figure(result: object) -> marks.Spec | None:
     return None
 
 
-@figure.register
-def _(result: Bracket) -> marks.Spec | None:
+@figure.of("Bracket")
+def _(result: "Bracket") -> marks.Spec | None:
     return figures.bracket(_audit(result.norm, lipschitz=bracket_part(result)))
 
 
-@figure.register
-def _(result: Certificates) -> marks.Spec | None:
+@figure.of("Certificates")
+def _(result: "Certificates") -> marks.Spec | None:
     if not result.has_classes:
         return None
     found = {
@@ -137,35 +140,35 @@ def _(result: Certificates) -> marks.Spec | None:
     return distances.reach(_audit(result.norm, len(result), certificates=found))
 
 
-@figure.register
-def _(result: Conditions) -> marks.Spec | None:
+@figure.of("Conditions")
+def _(result: "Conditions") -> marks.Spec | None:
     return distances.conditions(_audit(result.norm, conditions=conditions_part(result)))
 
 
-@figure.register
-def _(result: Knowledge) -> marks.Spec | None:
+@figure.of("Knowledge")
+def _(result: "Knowledge") -> marks.Spec | None:
     return brittle.volatility(_audit(2.0, result.n, knowledge=result.document()))
 
 
-@figure.register
-def _(result: Descent) -> marks.Spec | None:
+@figure.of("Descent")
+def _(result: "Descent") -> marks.Spec | None:
     return training.descent(_audit(2.0, descent=result.document()))
 
 
-@figure.register
-def _(result: DescentMonitor) -> marks.Spec | None:
+@figure.of("DescentMonitor")
+def _(result: "DescentMonitor") -> marks.Spec | None:
     return training.stability(_audit(2.0, descent={"training": run_of(result)}))
 
 
-@figure.register
-def _(result: AuditReport) -> marks.Spec | None:
+@figure.of("AuditReport")
+def _(result: "AuditReport") -> marks.Spec | None:
     audit = visible_words(result.document)
     return distances.reach(audit) or brittle.volatility(audit)
 
 
-@figure.register
-def _(result: Attacks) -> marks.Spec | None:
-    """Draw how far the nearest attack on each row is."""
+@figure.of("Attacks")
+def _(result: "Attacks") -> marks.Spec | None:
+    """Draw how far the attack on each row is."""
     alt = marks.altair()
     every = math.ceil(len(result) / 300)  # more points than that lie on each other
     rows = [_attacked(result, row) for row in range(0, len(result), every)]
@@ -184,19 +187,20 @@ def _(result: Attacks) -> marks.Spec | None:
         known.mark_point(style="tip"),
         base.transform_filter("!datum.found").mark_point(style="open"),
     ]
+    attack = "an attack" if math.isfinite(result.epsilon) else "the nearest attack"
     lost = sum(not row["found"] for row in rows)
     subtitle = [f"open circles: none found ({lost} rows)"] if lost else []
     if every > 1:
         subtitle.append(f"{len(rows)} of {formats.count(len(result))} rows")
     return marks.finish(
         alt.layer(*layers, data=alt.Data(values=rows), height=260),
-        title=f"Distance of the nearest attack ({norm_name(result.norm)})",
+        title=f"Distance of {attack} on each row ({norm_name(result.norm)})",
         subtitle=subtitle,
-        description="How far is the nearest input that is not given the label? Row by row.",
+        description=f"How far is {attack} on each row, an input that is not given the label?",
     )
 
 
-def _attacked(result: Attacks, row: int) -> dict[str, Any]:
+def _attacked(result: "Attacks", row: int) -> dict[str, Any]:
     """Return one row of attacks: a bound of the distance, and the answer there."""
     distance = float(result.distance[row])
     found = math.isfinite(distance)
@@ -216,8 +220,8 @@ def _attacked(result: Attacks, row: int) -> dict[str, Any]:
     }
 
 
-@figure.register
-def _(result: Frontier) -> marks.Spec | None:
+@figure.of("Frontier")
+def _(result: "Frontier") -> marks.Spec | None:
     """Draw the bound of every cell of a frontier, given that a fresh row lands near."""
     alt = marks.altair()
     rows = [

@@ -11,10 +11,8 @@ import re
 from typing import Any
 
 from holdfast.errors import MissingExtra, one_line
-from holdfast.report.formats import DASH
-from holdfast.report.formats import number as written
+from holdfast.report.formats import DASH, amount
 from holdfast.rows import RowResult
-from holdfast.terminal import number
 from holdfast.views.charts import drawing, palettes
 from holdfast.views.summaries import summary
 from holdfast.views.tables import columns
@@ -104,7 +102,7 @@ def _lines(result: object) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, float):
         return DASH if value is None else str(value)
-    return number(value, written)
+    return amount(value)
 
 
 def _words(text: str) -> str:

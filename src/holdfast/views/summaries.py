@@ -10,26 +10,31 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from holdfast.attacks.result import Attacks
-from holdfast.audits.audit import AuditReport
-from holdfast.brackets.bracket import Bracket
-from holdfast.certificates.certificate import Certificates
-from holdfast.certificates.conditions import Conditions
-from holdfast.graph.ir import Graph
-from holdfast.knowledge_continuity.evidence.certificate import Frontier, KnowledgeCertificate
-from holdfast.knowledge_continuity.evidence.expected import VolatilityCertificate
-from holdfast.knowledge_continuity.result import Knowledge
 from holdfast.report import formats
+from holdfast.report.formats import amount, span
 from holdfast.report.training import descent_sentence, run_sentence
-from holdfast.smoothness.descent import Descent, Smoothness
-from holdfast.smoothness.monitor import DescentMonitor
-from holdfast.sources.models import LoadedModel, parameters
-from holdfast.terminal import bounds, number
-from holdfast.types import Estimate, norm_name
+from holdfast.types import norm_name
+from holdfast.views.kinds import ByKind
+
+if TYPE_CHECKING:
+    from holdfast.attacks.result import Attacks
+    from holdfast.audits.audit import AuditReport
+    from holdfast.brackets.bracket import Bracket
+    from holdfast.certificates.certificate import Certificates
+    from holdfast.certificates.conditions import Conditions
+    from holdfast.graph.ir import Graph
+    from holdfast.knowledge_continuity.evidence.certificate import Frontier, KnowledgeCertificate
+    from holdfast.knowledge_continuity.evidence.expected import VolatilityCertificate
+    from holdfast.knowledge_continuity.result import Knowledge
+    from holdfast.smoothness.descent import Descent, Smoothness
+    from holdfast.smoothness.monitor import DescentMonitor
+    from holdfast.sources.models import LoadedModel
+    from holdfast.types import Estimate
+
 
 MOST = 5
 """So many layers, models or kinds are named one by one; the others are counted."""
@@ -50,7 +55,7 @@ class Summary:
     note: str = ""
 
 
-@functools.singledispatch
+@ByKind
 def summary(result: object) -> Summary:
     """Return what an answer says; of a kind without words of its own, the fields.
 
@@ -66,26 +71,26 @@ def _short(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"tensor {list(value.shape)}"
     if isinstance(value, float):
-        return number(value)
+        return amount(value)
     if isinstance(value, tuple | list | dict) and len(value) > MOST:
         return f"{len(value)} entries"
     return str(value)
 
 
-@summary.register
-def _(result: Bracket) -> Summary:
+@summary.of("Bracket")
+def _(result: "Bracket") -> Summary:
     digits = formats.telling_digits(result.lower, result.upper)
-    ratio = number(result.ratio, functools.partial(formats.at_most, digits=digits))
-    reach = bounds(result.lower, result.upper)
+    ratio = amount(result.ratio, functools.partial(formats.at_most, digits=digits))
+    reach = span(result.lower, result.upper)
     largest = max(result.layers, key=lambda layer: layer.gain, default=None)
     facts = {
         "ratio": ratio,
         "lower by": result.lower_by,
         "upper by": result.upper_by,
-        "search": f"{number(result.seconds)} s; {result.outcome.value}",
+        "search": f"{amount(result.seconds)} s; {result.outcome.value}",
     }
     if largest is not None:
-        gain = number(largest.gain, formats.at_most)
+        gain = amount(largest.gain, formats.at_most)
         where = f"{largest.path or '(model)'} ({largest.op})"
         facts["operations"] = f"{len(result.layers)}; largest gain {gain} at {where}"
     note = _sentences(*result.notes, *result.assumptions)
@@ -93,8 +98,8 @@ def _(result: Bracket) -> Summary:
     return Summary(f"Bracket: {norm} Lipschitz constant {reach}", [*facts.items()], note)
 
 
-@summary.register
-def _(result: Certificates) -> Summary:
+@summary.of("Certificates")
+def _(result: "Certificates") -> Summary:
     rows, norm = _rows(len(result)), norm_name(result.norm)
     facts = {}
     if result.has_classes:
@@ -105,17 +110,20 @@ def _(result: Certificates) -> Summary:
     else:
         title = f"Certificates of {rows} with targets: bounds of change in {norm} distance"
     facts["methods"] = _counts(_tally(method for method in result.method if method))
-    facts["constant"] = f"at most {number(result.constant, formats.at_most)}, for all inputs"
+    facts["constant"] = f"at most {amount(result.constant, formats.at_most)}, for all inputs"
     return Summary(title, [*facts.items()], result.guarantee)
 
 
-@summary.register
-def _(result: Attacks) -> Summary:
+@summary.of("Attacks")
+def _(result: "Attacks") -> Summary:
     facts = {}
     if math.isfinite(result.epsilon):
         share = formats.percent(result.accuracy_under_attack(result.epsilon))
         facts["right under attack"] = f"{share} within {formats.given(result.epsilon)}"
-    facts |= _spread("nearest", result.distance, formats.at_most, math.ceil, endless="none")
+    else:
+        facts |= _spread(
+            "nearest attack", result.distance, formats.at_most, math.ceil, endless="none"
+        )
     facts["reasons"] = _counts(result.counts())
     norm = norm_name(result.norm)
     note = (
@@ -125,14 +133,14 @@ def _(result: Attacks) -> Summary:
     return Summary(f"Attacks on {_rows(len(result))}: {norm} distance", [*facts.items()], note)
 
 
-@summary.register
-def _(result: Conditions) -> Summary:
+@summary.of("Conditions")
+def _(result: "Conditions") -> Summary:
     facts = {
         "metric": result.metric,
-        "upper ÷ lower": number(result.ratio, formats.at_most),
-        "median radius": number(result.median_radius, formats.at_least),
-        "resolution": number(result.resolution),
-        "quantisation": number(result.quantisation),
+        "upper ÷ lower": amount(result.ratio, formats.at_most),
+        "median radius": amount(result.median_radius, formats.at_least),
+        "resolution": amount(result.resolution),
+        "quantisation": amount(result.quantisation),
     }
     title = f"Conditions: {result.bounded} ({norm_name(result.norm)} distance)"
     if result.metric == "none":
@@ -140,8 +148,8 @@ def _(result: Conditions) -> Summary:
     return Summary(title, [*facts.items()], result.advice)
 
 
-@summary.register
-def _(result: Knowledge) -> Summary:
+@summary.of("Knowledge")
+def _(result: "Knowledge") -> Summary:
     ranked, most = result.rank(), MOST if len(result.layers) <= MOST + 1 else MOST - 1
     facts = [(layer or "(model)", str_of(result.normalised[layer])) for layer in ranked[:most]]
     if len(ranked) > most:
@@ -153,9 +161,9 @@ def _(result: Knowledge) -> Summary:
     return Summary(title, facts, _sentences(*result.notes))
 
 
-@summary.register
-def _(result: KnowledgeCertificate) -> Summary:
-    within, above = number(result.delta, formats.at_least), number(result.eta, formats.at_most)
+@summary.of("KnowledgeCertificate")
+def _(result: "KnowledgeCertificate") -> Summary:
+    within, above = amount(result.delta, formats.at_least), amount(result.eta, formats.at_most)
     facts = {
         "within delta, above eta": f"at most {formats.percent_at_most(result.probability)}",
         "given within delta": f"at most {formats.percent_at_most(result.conditional)}",
@@ -169,11 +177,11 @@ def _(result: KnowledgeCertificate) -> Summary:
     return Summary(title, [*facts.items()], result.statement)
 
 
-@summary.register
-def _(result: VolatilityCertificate) -> Summary:
+@summary.of("VolatilityCertificate")
+def _(result: "VolatilityCertificate") -> Summary:
     facts = {
-        "expected slope": f"at most {number(result.upper, formats.at_most)}",
-        "seen": number(result.observed),
+        "expected slope": f"at most {amount(result.upper, formats.at_most)}",
+        "seen": amount(result.observed),
         "rows": str(result.rows),
         "confidence": formats.given(result.confidence),
     }
@@ -183,8 +191,8 @@ def _(result: VolatilityCertificate) -> Summary:
     return Summary(title, [*facts.items()], result.statement)
 
 
-@summary.register
-def _(result: Frontier) -> Summary:
+@summary.of("Frontier")
+def _(result: "Frontier") -> Summary:
     cells = [cell for row in result.cells for cell in row]
     telling = [cell for cell in cells if not cell.vacuous]
     facts = {
@@ -197,14 +205,14 @@ def _(result: Frontier) -> Summary:
     return Summary(where, [*facts.items()], "" if best is None else best.statement)
 
 
-@summary.register
-def _(result: Descent) -> Summary:
+@summary.of("Descent")
+def _(result: "Descent") -> Summary:
     facts = {
-        "loss": number(result.loss),
-        "promised change": number(result.predicted_change),
-        "measured change": number(result.actual_change),
-        "largest safe step": number(result.largest_safe_step),
-        "smoothness": number(result.smoothness.constant),
+        "loss": amount(result.loss),
+        "promised change": amount(result.predicted_change),
+        "measured change": amount(result.actual_change),
+        "largest safe step": amount(result.largest_safe_step),
+        "smoothness": amount(result.smoothness.constant),
     }
     holds = "holds" if result.holds else "does not hold"
     step = formats.given(result.step)
@@ -212,29 +220,29 @@ def _(result: Descent) -> Summary:
     return Summary(title, [*facts.items()], descent_sentence(result.document()))
 
 
-@summary.register
-def _(result: Smoothness) -> Summary:
+@summary.of("Smoothness")
+def _(result: "Smoothness") -> Summary:
     facts = {
-        "along the step": number(result.along_step),
-        "top eigenvalue": number(result.top_eigenvalue),
+        "along the step": amount(result.along_step),
+        "top eigenvalue": amount(result.top_eigenvalue),
     }
-    return Summary(f"Smoothness {number(result.constant)}, as measured", [*facts.items()])
+    return Summary(f"Smoothness {amount(result.constant)}, as measured", [*facts.items()])
 
 
-@summary.register
-def _(result: DescentMonitor) -> Summary:
+@summary.of("DescentMonitor")
+def _(result: "DescentMonitor") -> Summary:
     found = result.measurements
     facts = {
         "lowered the loss": formats.percent(result.improved),
-        "last ÷ safe step": number(result.ratio),
-        "sharpness": number(result.sharpness),
+        "last ÷ safe step": amount(result.ratio),
+        "sharpness": amount(result.sharpness),
     }
     note = run_sentence(run_of(result)) if found else ""
     return Summary(f"DescentMonitor after {len(found)} measured steps", [*facts.items()], note)
 
 
-@summary.register
-def _(result: AuditReport) -> Summary:
+@summary.of("AuditReport")
+def _(result: "AuditReport") -> Summary:
     document = result.document
     subjects = document["subjects"]
     facts = [(one["name"], _audited(document, one)) for one in subjects[: MOST - 1]]
@@ -245,8 +253,8 @@ def _(result: AuditReport) -> Summary:
     return Summary(f"AuditReport on {data['name']}, {_rows(data['rows'])}", facts)
 
 
-@summary.register
-def _(result: Graph) -> Summary:
+@summary.of("Graph")
+def _(result: "Graph") -> Summary:
     kinds = Counter(node.title for node in result.nodes if node.op not in ("input", "constant"))
     shapes = [str(list(node.shape)) for node in result.inputs]
     facts = {
@@ -258,9 +266,10 @@ def _(result: Graph) -> Summary:
     return Summary(f"Graph of {len(result.nodes)} nodes, rows of {way}", [*facts.items()])
 
 
-@summary.register
-def _(result: LoadedModel) -> Summary:
-    facts = {"parameters": formats.count(parameters(result.model))}
+@summary.of("LoadedModel")
+def _(result: "LoadedModel") -> Summary:
+    weights = sum(value.numel() for value in result.model.parameters())
+    facts = {"parameters": formats.count(weights)}
     facts["class"] = type(result.model).__name__
     if result.shape is not None:
         facts["input row"] = str(list(result.shape))
@@ -269,24 +278,24 @@ def _(result: LoadedModel) -> Summary:
     return Summary(f"LoadedModel {result.spec}", [*facts.items()], result.description)
 
 
-@summary.register
-def _(result: Estimate) -> Summary:
+@summary.of("Estimate")
+def _(result: "Estimate") -> Summary:
     return Summary(f"Estimate {str_of(result)}, {100 * result.level:g}% interval", [])
 
 
-def str_of(estimate: Estimate) -> str:
+def str_of(estimate: "Estimate") -> str:
     """Return an estimate with its interval, which is rounded outward."""
-    low, high = number(estimate.low, formats.at_least), number(estimate.high, formats.at_most)
-    return f"{number(estimate.value)} [{low}, {high}]"
+    low, high = amount(estimate.low, formats.at_least), amount(estimate.high, formats.at_most)
+    return f"{amount(estimate.value)} [{low}, {high}]"
 
 
-def run_of(monitor: DescentMonitor) -> dict[str, Any]:
+def run_of(monitor: "DescentMonitor") -> dict[str, Any]:
     """Return a run as the page of an audit takes it."""
     steps = [dataclasses.asdict(one) for one in monitor.measurements]
     return {"improved": monitor.improved, "measurements": steps}
 
 
-def _right(result: Certificates) -> dict[str, str]:
+def _right(result: "Certificates") -> dict[str, str]:
     """Return the share of rows that are right; of a single row its class and its label."""
     if len(result) > 1:
         return {"right": formats.percent(result.clean_accuracy)}
@@ -301,7 +310,7 @@ def _audited(document: Mapping[str, Any], subject: Mapping[str, Any]) -> str:
         share = formats.percent(certificates["verified_accuracy"])
         parts.append(f"{share} proved within {formats.given(document['epsilon'])}")
     if "lower" in bracket:
-        parts.append(f"constant {bounds(bracket['lower'], bracket['upper'])}")
+        parts.append(f"constant {span(bracket['lower'], bracket['upper'])}")
     known = subject.get("knowledge") or {}
     if known.get("rank"):
         parts.append(f"most brittle at {known['rank'][0] or '(model)'}")
@@ -342,10 +351,18 @@ def _spread(
     endless: str = "unbounded",
 ) -> dict[str, str]:
     """Return the tenth, the middle and the ninth tenth of values, or the only one."""
+    found = spread(values, side)
+    title = name if len(found) == 1 else f"{name} (10 %, median, 90 %)"
+    return {title: ", ".join(endless if math.isinf(v) else amount(v, write) for v in found)}
+
+
+def spread(values: Tensor, side: Callable[[float], int]) -> list[float]:
+    """Return the tenth, the middle and the ninth tenth of values, or the only value.
+
+    Args:
+        values: [N].
+        side: `math.floor` for what a share of the rows has at least, `math.ceil` for at most.
+    """
     ranked = values.sort().values
-    if len(ranked) == 1:
-        shares, title = (0.5,), name
-    else:
-        shares, title = (0.1, 0.5, 0.9), f"{name} (10 %, median, 90 %)"
-    found = [float(ranked[side(share * (len(ranked) - 1))]) for share in shares]
-    return {title: ", ".join(endless if math.isinf(v) else number(v, write) for v in found)}
+    shares = (0.1, 0.5, 0.9) if len(ranked) > 1 else (0.5,)
+    return [float(ranked[side(share * (len(ranked) - 1))]) for share in shares]

@@ -1,21 +1,24 @@
 """Every answer as columns: one line for each row, layer, operation, cell or step."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from holdfast.attacks.result import Attacks
-from holdfast.audits.audit import AuditReport
-from holdfast.brackets.bracket import Bracket
-from holdfast.certificates.certificate import Certificates
 from holdfast.errors import MissingExtra
-from holdfast.graph.ir import Graph
-from holdfast.knowledge_continuity.evidence.certificate import Frontier
-from holdfast.knowledge_continuity.result import Knowledge
-from holdfast.smoothness.descent import Descent
-from holdfast.smoothness.monitor import DescentMonitor
-from holdfast.sources.models import LoadedModel
+from holdfast.views.kinds import ByKind
+
+if TYPE_CHECKING:
+    from holdfast.attacks.result import Attacks
+    from holdfast.audits.audit import AuditReport
+    from holdfast.brackets.bracket import Bracket
+    from holdfast.certificates.certificate import Certificates
+    from holdfast.graph.ir import Graph
+    from holdfast.knowledge_continuity.evidence.certificate import Frontier
+    from holdfast.knowledge_continuity.result import Knowledge
+    from holdfast.smoothness.descent import Descent
+    from holdfast.smoothness.monitor import DescentMonitor
+    from holdfast.sources.models import LoadedModel
+
 
 Columns = dict[str, list[Any]]
 """Columns of one length, by name."""
@@ -40,7 +43,7 @@ def frame(result: object) -> Any:
     return pandas.DataFrame(columns(result))
 
 
-@functools.singledispatch
+@ByKind
 def columns(result: Any) -> Columns:
     """Return an answer as columns; of a kind without lines of its own, its fields in one line.
 
@@ -50,8 +53,8 @@ def columns(result: Any) -> Columns:
     return {name: [value] for name, value in vars(result).items()}
 
 
-@columns.register
-def _(result: Certificates) -> Columns:
+@columns.of("Certificates")
+def _(result: "Certificates") -> Columns:
     rows = {
         "radius": result.radius.tolist(),
         "margin": result.margin.tolist(),
@@ -67,8 +70,8 @@ def _(result: Certificates) -> Columns:
     return {"target": targets, "reason": rows["reason"]}
 
 
-@columns.register
-def _(result: Attacks) -> Columns:
+@columns.of("Attacks")
+def _(result: "Attacks") -> Columns:
     return {
         "distance": result.distance.tolist(),
         "predicted": result.predicted.tolist(),
@@ -77,13 +80,13 @@ def _(result: Attacks) -> Columns:
     }
 
 
-@columns.register
-def _(result: Bracket) -> Columns:
+@columns.of("Bracket")
+def _(result: "Bracket") -> Columns:
     return _fields(result.layers, ("path", "op", "gain"))
 
 
-@columns.register
-def _(result: Knowledge) -> Columns:
+@columns.of("Knowledge")
+def _(result: "Knowledge") -> Columns:
     lines = []
     for layer in result.layers:
         line: dict[str, Any] = {"layer": layer}
@@ -98,25 +101,25 @@ def _(result: Knowledge) -> Columns:
     return {name: [line[name] for line in lines] for name in lines[0]} if lines else {}
 
 
-@columns.register
-def _(result: Frontier) -> Columns:
+@columns.of("Frontier")
+def _(result: "Frontier") -> Columns:
     names = ("delta", "eta", "probability", "conditional", "near", "observed", "vacuous")
     return _fields([cell for row in result.cells for cell in row], names)
 
 
-@columns.register
-def _(result: Descent) -> Columns:
+@columns.of("Descent")
+def _(result: "Descent") -> Columns:
     return _fields(result.path, ("step", "predicted", "actual"))
 
 
-@columns.register
-def _(result: DescentMonitor) -> Columns:
+@columns.of("DescentMonitor")
+def _(result: "DescentMonitor") -> Columns:
     lines = [dataclasses.asdict(one) for one in result.measurements]
     return {name: [line[name] for line in lines] for name in lines[0]} if lines else {}
 
 
-@columns.register
-def _(result: AuditReport) -> Columns:
+@columns.of("AuditReport")
+def _(result: "AuditReport") -> Columns:
     subjects = result.document["subjects"]
     parts = {
         "verified_accuracy": ("certificates", "verified_accuracy"),
@@ -130,8 +133,8 @@ def _(result: AuditReport) -> Columns:
     return found
 
 
-@columns.register
-def _(result: Graph) -> Columns:
+@columns.of("Graph")
+def _(result: "Graph") -> Columns:
     return {
         "name": [node.name for node in result.nodes],
         "operation": [node.title for node in result.nodes],
@@ -141,8 +144,8 @@ def _(result: Graph) -> Columns:
     }
 
 
-@columns.register
-def _(result: LoadedModel) -> Columns:
+@columns.of("LoadedModel")
+def _(result: "LoadedModel") -> Columns:
     weights = dict(result.model.named_parameters())
     shapes = [list(value.shape) for value in weights.values()]
     return {"parameter": [*weights], "shape": shapes}
