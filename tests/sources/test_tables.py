@@ -3,6 +3,7 @@
 import csv
 import datetime
 import io
+import re
 import sys
 import warnings
 
@@ -96,6 +97,7 @@ BAD = {
     "a,label\n1.5,1\n2.5,cat\n": r"the label 'cat' in column label, line 3, among numbers",
     "a,label\n$5,1\n$6,0\n": r"'\$5' in column a, line 2, .*wanted plain numbers such as 1234.5",
     "a,label\n1.5,\n2.5,\n": r"no value in column label, line 2 \(2 of 2 rows\), .*\?labels=COLUMN",
+    'a\tlabel\n"5\t1\n6"\t0\n': r"a quoted field with a tab in it, in line 2, wanted \?quotes=yes",
     "PK\x03\x04": "a spreadsheet or a zip archive",
     "PAR1": r"a Parquet file \(parquet:PATH\)",
 }
@@ -126,6 +128,9 @@ SAME = {
     "another name": "a,b,kind\n1.5,2,0\n-3,4e2,1\n?labels=kind",
     "no names": "1.5,2,0\n-3,4e2,1\n?labels=2",
     "numbers as names": "0,1,label\n1.5,2,0\n-3,4e2,1\n",
+    "letters that look like quotes": 'a\tb\t"kind\n1.5\t2\t"5\n-3\t4e2\t6"\n'
+    '?quotes=no&labels="kind&classes="5,6"',
+    "numbers as names in a spreadsheet": "sep=;\n0;1;label\n1.5;2;0\n-3;4e2;1\n",
     "blanks between": "a   b label\n 1.5  2 0\n-3 4e2\t1\n",
     "words between blanks": '"a" b label\n1.5 2 "no"\n-3 4e2 yes\n?separator=blank&classes=no,yes',
     "names as numpy writes them": "# a,b,label\n1.5,2,0\n-3,4e2,1\n",
@@ -289,7 +294,7 @@ def test_what_was_written_is_read(tmp_path_factory, rows, separator, end, quotin
     path.write_bytes((mark + text.getvalue() + end).encode())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = load_data(f"csv:{path}")
+        data = load_data(f"csv:{path}?quotes=yes")
     assert data.inputs.tolist() == [[x, k + 0.5] for x, k, _ in rows]
     words = [word for _, _, word in rows]
     assert [sorted({*words})[k] for k in data.labels.tolist()] == words
@@ -329,6 +334,44 @@ def test_parquet_columns_are_read(parquet):
     spec = parquet(a=[0.5, 1.5, 2.5], y=[0, 1, 2], b=np.array([1, 2, 3], np.float32))
     data = load_data(spec + "?rows=2")
     assert data.inputs.tolist() == [[0.5, 1], [1.5, 2]] and data.labels.tolist() == [0, 1]
+
+
+FIELDS = {  # Columns as Parquet holds them, and as a CSV file does.
+    "whole": st.integers(-(2**53), 2**53),
+    "float": st.floats(allow_nan=False, allow_infinity=False),
+    "truth": st.booleans(),
+    "word": st.sampled_from(["red", "blue", "green"]),
+}
+
+
+@given(
+    rows=st.lists(st.tuples(*FIELDS.values(), st.sampled_from(["no", "yes"])), min_size=3),
+    gap=st.none() | st.tuples(st.integers(0, 2), st.sampled_from(["whole", "float", "word"])),
+    treatment=st.sampled_from(["", "&missing=drop", "&missing=median"]),
+)
+def test_parquet_and_csv_say_the_same(tmp_path_factory, rows, gap, treatment):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as files
+
+    columns = dict(zip([*FIELDS, "label"], map(list, zip(*rows, strict=True)), strict=True))
+    if gap is not None:
+        columns[gap[1]][gap[0]] = None
+    folder = tmp_path_factory.mktemp("t")
+    files.write_table(pyarrow.table(columns), folder / "t.parquet")
+    with (folder / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
+    found = []
+    for name in ("t.csv", "t.parquet"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                data = load_data(f"{folder / name}?onehot=word:red|blue|green{treatment}")
+            except InvalidInput as refusal:
+                found.append(re.sub(r"line \d+|row \d+", "place", str(refusal)))
+            else:
+                read = (data.columns, data.groups, data.classes, data.missing)
+                found.append((data.inputs.tolist(), data.labels.tolist(), *read))
+    assert found[0] == found[1]
 
 
 def test_a_column_of_lists_gives_the_features(parquet):

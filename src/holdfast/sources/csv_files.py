@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ from holdfast.sources.columns import (
 _SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "blank": " "}
 """By their names in `?separator=NAME`."""
 
+_YES_NO = {"yes": "yes", "no": "no"}
 _OTHERS = {
     b"PK\x03\x04": "a spreadsheet or a zip archive (save as CSV UTF-8, or npz:PATH)",
     b"PAR1": "a Parquet file (parquet:PATH)",
@@ -40,9 +42,9 @@ def read_csv(
     Args:
         path: The file, in UTF-8.
         choose: Which columns to read, by their names; without names they are counted from 0.
-        options: `separator` (comma, semicolon, tab, pipe or blank), `header` (yes or no) and
-            `decimal` (comma or point), as the user wrote them; what is not said is read off the
-            first rows.
+        options: `separator` (comma, semicolon, tab, pipe or blank), `header` (yes or no),
+            `decimal` (comma or point) and `quotes` (yes, or no where " is a letter like others),
+            as the user wrote them; what is not said is read off the first rows.
         rows: How many of the first rows to read; None for all.
 
     Returns:
@@ -78,17 +80,18 @@ def _columns(
     Raises:
         InvalidInput: When rows differ in length, or are too many.
     """
+    quotes = _option(options, "quotes", _YES_NO)
     skipped, separator = _separator(text, _option(options, "separator", _SEPARATORS))
-    head = [fields for _, (_, fields) in zip(range(2), _records(text, separator), strict=False)]
+    head = [fields for _, fields in islice(_records(text, separator, quotes), skipped + 2)]
     if len(head) <= skipped:
         raise InvalidInput("data", "an empty file", "at least one row")
     text.seek(0)
-    records = _records(text, separator)
+    records = _records(text, separator, quotes)
     for _ in range(skipped):
         next(records)
     first, below = head[skipped], head[skipped + 1 :]
-    stated = _option(options, "header", {"yes": "yes", "no": ""})
-    named = bool(stated) if stated is not None else _names_columns(first, *below)
+    stated = _option(options, "header", _YES_NO)
+    named = stated == "yes" if stated else _names_columns(first, *below)
     # Where numpy wrote the names, they are a comment.
     first = [re.sub(r"^\s*#\s*(?=\w)", "", first[0]), *first[1:]] if named else first
     columns = [name.strip() for name in first] if named else [str(k) for k in range(len(first))]
@@ -111,25 +114,34 @@ def _columns(
     return lines, names, found
 
 
-def _records(text: io.TextIOBase, separator: str) -> Iterator[Record]:
+def _records(text: io.TextIOBase, separator: str, quotes: str | None) -> Iterator[Record]:
     """Yield rows that hold anything.
 
     Raises:
-        InvalidInput: When quotes do not fit together.
+        InvalidInput: When quotes do not fit together, or may be letters.
     """
     # A blank before a quoted field is no part of it; blanks around other fields do not matter.
     lines = (" ".join(line.split()) for line in text) if separator == " " else text
-    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
+    quoting = csv.QUOTE_NONE if quotes == "no" else csv.QUOTE_MINIMAL
+    reader = csv.reader(
+        lines, delimiter=separator, strict=True, skipinitialspace=True, quoting=quoting
+    )
     while True:
         line = reader.line_num + 1
         try:
             fields = next(reader, None)
         except csv.Error as problem:
             got = f"line {line}, where a quoted field goes wrong ({problem})"
-            wanted = 'fields in a pair of ", and "" for one " in them'
+            wanted = 'fields in a pair of ", and "" for one " in them, or ?quotes=no'
             raise InvalidInput("data", got, wanted) from problem
         if fields is None:
             return
+        if separator == "\t" and not quotes and any("\t" in field for field in fields):
+            # Such files often have no quotes, but letters ", which would join rows here.
+            got = f"a quoted field with a tab in it, in line {line}"
+            raise InvalidInput(
+                "data", got, '?quotes=yes if that is meant, ?quotes=no if " is a letter'
+            )
         if any(field.strip() for field in fields):
             yield line, fields
 

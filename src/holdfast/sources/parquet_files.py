@@ -35,7 +35,7 @@ def read_parquet(
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtra("pyarrow", "parquet", "a Parquet file") from error
-    for key in options.keys() & {"separator", "header", "decimal"}:
+    for key in options.keys() & {"separator", "header", "decimal", "quotes"}:
         raise InvalidInput("data", f"{key}={options[key]}", "a CSV file, where that is open")
     with open_table(path, "a Parquet file") as file:
         source = parquet.ParquetFile(file)

@@ -20,7 +20,7 @@ Reader = Callable[[Path, Choose, Mapping[str, str], int | None], Table]
 READERS: Mapping[str, Reader] = {"csv": read_csv, "parquet": read_parquet}
 """Readers of tables by the kind of file."""
 
-FORM_OPTIONS = ("separator", "header", "decimal")
+FORM_OPTIONS = ("separator", "header", "decimal", "quotes")
 TABLE_OPTIONS = ("onehot", "missing", *FORM_OPTIONS)
 """What the user may say about any table; the former about the form of a CSV file."""
 
