@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from holdfast.errors import Unsupported
 from holdfast.graph.capture import capture
 from holdfast.graph.walk import run
 
@@ -86,5 +87,75 @@ def test_what_is_written_is_read(
     x = torch.tensor([[1.0, -2.0, 0.5], [-0.5, 0.25, 3.0]])
     graph = capture(model, x)
     assert len(made) == passes
+    assert torch.equal(run(graph, x), model(x))
+    assert all(node.op != "aten" for node in graph.nodes)
+
+
+def contracted(h: Tensor, x: Tensor) -> Tensor:
+    torch.einsum("bi->bi", h).relu_()
+    return h
+
+
+def dropped(h: Tensor, x: Tensor) -> Tensor:
+    nn.functional.dropout(h, 0.5, training=False)[:, 0].relu_()
+    return h
+
+
+def gridded(h: Tensor, x: Tensor) -> Tensor:
+    (column,) = torch.meshgrid(h[:, 0], indexing="ij")
+    column.relu_()
+    return h
+
+
+def in_a_block(h: Tensor, x: Tensor) -> Tensor:
+    same = torch.einsum("bi->bi", h)
+    with torch.no_grad():
+        same.relu_()
+    return h
+
+
+def inside_a_block(h: Tensor, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        torch.einsum("bi->bi", h).relu_()
+    return h
+
+
+def given(h: Tensor, x: Tensor) -> Tensor:
+    torch.einsum("bi->bi", x).clamp_(-9.0, 9.0)
+    return h + x.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("then", [contracted, dropped, gridded, in_a_block, inside_a_block, given])
+def test_a_write_under_another_name_is_refused(then: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """On all rows of the replay these do nothing: it could not tell."""
+    model = Written(lambda h, x: then(h + 50.0, x)).eval()
+    with pytest.raises(Unsupported, match="writes in place into what is read elsewhere"):
+        capture(model, torch.zeros(1, 3))
+
+
+def once(h: Tensor, x: Tensor) -> Tensor:
+    first = torch.einsum("bi->bi", nn.functional.dropout(h, 0.5, training=False)).relu_()
+    return nn.functional.dropout(first, 0.0, training=True).mul_(2.0)
+
+
+def compared(h: Tensor, x: Tensor) -> Tensor:
+    chosen = torch.arange(4.0) * 1.0
+    return h * (1.0 - chosen.gt_(1.0))
+
+
+def raised(h: Tensor, x: Tensor) -> Tensor:
+    return h * (torch.arange(4.0) * 1.0).pow_(2)
+
+
+def narrowed(h: Tensor, x: Tensor) -> Tensor:
+    factor = torch.arange(4.0) * 1.0
+    return h @ factor.add_(torch.arange(4.0).double())[:, None]
+
+
+@pytest.mark.parametrize("then", [once, compared, raised, narrowed])
+def test_what_twins_do_not_do_alike_is_rewritten(then: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model = Written(then).eval()
+    x = torch.tensor([[1.0, -2.0, 0.5], [-0.5, 0.25, 3.0]])
+    graph = capture(model, x)
     assert torch.equal(run(graph, x), model(x))
     assert all(node.op != "aten" for node in graph.nodes)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from holdfast.arguments import check_example, check_model
 from holdfast.errors import Obstacle, Unsupported
 from holdfast.gradients import with_gradients
+from holdfast.graph.aliases import unseen_writes
 from holdfast.graph.functional import functional
 from holdfast.graph.ir import Graph
 from holdfast.graph.replay import check_replay
@@ -216,9 +217,12 @@ def _export(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         with warnings.catch_warnings(), _quiet_torch():
             warnings.simplefilter("ignore")  # torch's own, about its own internals
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            obstacles = unseen_writes(program)
             writes_nothing = functional(program)
     except Exception as error:
         raise Unsupported("capture", [_export_obstacle(error)]) from error
+    if obstacles:
+        raise Unsupported("capture", obstacles)
     if limits := _limits(program):
         why = f"what it does depends on the number of rows: exported for {' and '.join(limits)}"
         advice = "do the same for any x.shape[0]"

@@ -69,7 +69,16 @@ def _target(node: torch.fx.Node, twins: Mapping[torch.fx.Node, Any]) -> Any | No
         return None
     alone = list(written.users) == [node] and node.args[0] is written
     packet = getattr(aten, schema.name.removeprefix("aten::").removesuffix("_"), None)
-    return getattr(packet, schema.overload_name or "default", None) if alone else None
+    twin = getattr(packet, schema.overload_name or "default", None)
+    # Others may take their arguments in another order, or, like comparisons, return another type.
+    return twin if alone and twin in TRANSLATIONS and not _promotes(node) else None
+
+
+def _promotes(node: torch.fx.Node) -> bool:
+    """Return whether a write would have another type if its result were a new tensor."""
+    values = [item.meta.get("val") for item in node.all_input_nodes]
+    types = {item.dtype for item in values if isinstance(item, torch.Tensor)}
+    return any(kind.is_floating_point and kind != node.meta["val"].dtype for kind in types)
 
 
 def is_check(node: torch.fx.Node) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import Obstacle, Unsupported
+from holdfast.graph.aliases import source_line
 from holdfast.graph.aten import BY_SHAPE, TRANSLATIONS, Builder, Call, Ref, opaque
 from holdfast.graph.aten.layouts import follow
 from holdfast.graph.aten.turned import turned
@@ -87,7 +88,7 @@ def _chance(node: torch.fx.Node, path: str) -> list[Obstacle]:
         why = "draws random numbers in the forward pass"
     else:
         return []
-    return [Obstacle(path, name, why, "call model.eval() first", _source(node))]
+    return [Obstacle(path, name, why, "call model.eval() first", source_line(node))]
 
 
 def _branches(node: torch.fx.Node, path: str) -> list[Obstacle]:
@@ -96,7 +97,7 @@ def _branches(node: torch.fx.Node, path: str) -> list[Obstacle]:
         return []
     name = f"torch.{node.target.name()}"
     why = "runs parts of the model that depend on values of the input"
-    return [Obstacle(path, name, why, "rewrite it with torch.where", _source(node))]
+    return [Obstacle(path, name, why, "rewrite it with torch.where", source_line(node))]
 
 
 def _draws(node: torch.fx.Node) -> bool:
@@ -107,6 +108,7 @@ def _draws(node: torch.fx.Node) -> bool:
     names = [argument.name for argument in schema.arguments] if schema else []
     given = dict(zip(names, _complete(node, node.args, node.kwargs), strict=False))
     kept = 0 in (given.get("dropout_p"), given.get("dropout"))
+    kept = kept or (node.target is torch.ops.aten.dropout.default and given["p"] == 0)
     return not kept and False not in (given.get("train"), given.get("training"))
 
 
@@ -150,7 +152,7 @@ def _step(b: Builder, node: torch.fx.Node, values: Mapping[str, Any], path: str)
     shape = _row_shape(b, value)
     complete = [_constants(item) for item in _complete(node, args, kwargs)]
     dtype = value.dtype if isinstance(value, Tensor) else None
-    call = Call(node.target, complete, shape or (), path, _source(node), dtype)
+    call = Call(node.target, complete, shape or (), path, source_line(node), dtype)
     if isinstance(value, torch.SymInt):
         return _as_size(b, opaque(b, call, args, kwargs), value)
     branches = isinstance(node.target, torch._ops.HigherOrderOperator)
@@ -290,16 +292,6 @@ def _row_shape(b: Builder, value: object) -> tuple[int, ...] | None:
     follows_batch = isinstance(first, torch.SymInt) and first.node.expr in b.batch
     sizes = [s.node.maybe_as_int() if isinstance(s, torch.SymInt) else s for s in rest]
     return tuple(sizes) if follows_batch and None not in sizes else None
-
-
-def _source(node: torch.fx.Node) -> str:
-    """Return "file:line" of the innermost line of user code that made a node."""
-    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
-    frames = [line for line in lines if line.startswith("File ") and "/torch/" not in line]
-    if not frames:
-        return ""
-    file, line = frames[-1].split(", ")[:2]
-    return f"{file.removeprefix('File ').strip(chr(34))}:{line.removeprefix('line ')}"
 
 
 def _single_output(output: object, count: int, obstacles: list[Obstacle]) -> str:

@@ -51,8 +51,8 @@ def _transpose(b: Builder, call: Call) -> Translation:
 
 
 def _dropout(b: Builder, call: Call) -> Translation:
-    x, _, training = call.args
-    return None if training else x
+    x, rate, training = call.args
+    return None if training and rate else x
 
 
 def _expand(b: Builder, call: Call) -> Translation:
