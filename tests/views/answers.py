@@ -42,7 +42,7 @@ def answers() -> dict[str, Any]:
         "certificates of targets": holdfast.certify(one_output, inputs, torch.randn(20)),
         "attacks": holdfast.attack(model, *rows, epsilon=0.5),
         "nearest attacks": holdfast.attack(model, *rows),
-        "conditions": holdfast.conditions(model, inputs[:2], labels[:2], seconds=0.1),
+        "conditions": holdfast.conditions(model, inputs[:4], labels[:4], seconds=0.1),
         "no metric": holdfast.conditions(model, labels[:, None], labels),
         "knowledge": known,
         "estimate": known.volatility[layer],
