@@ -139,8 +139,8 @@ def test_truth_values_are_classes_0_and_1(typed):
 BAD_LABELS = {
     "none": (None, r"None, wanted \[6\], one per input"),
     "a number": (3, "3, wanted"),
-    "text": ("012012", "that is no array of numbers"),
-    "words": (["cat"] * 6, r"words such as 'cat', wanted class numbers, \[6\], one per input"),
+    "text": ("012012", "words such as '012012'"),
+    "words": (["cat"] * 6, r"words such as 'cat', wanted \[6\], one per input; numbers alone"),
     "an array of words": (np.array(["cat"] * 6), "words such as 'cat'"),
     "ragged": ([[0], [1, 2], 0, 0, 0, 0], "a list that is no array"),
     "a set": ({0, 1}, "set, wanted"),
@@ -182,7 +182,7 @@ BAD_INPUTS = {
     "meta": (ROWS.to("meta"), "a tensor on the meta device"),
     "complex": (ROWS + 1j, "complex64 values"),
     "eighths": (ROWS.to(torch.float8_e4m3fn), "float8_e4m3fn values"),
-    "words": (np.array(["a"]), "no array of numbers"),
+    "words": (np.array(["a"]), "words such as 'a', wanted one tensor with batch dimension; num"),
 }
 
 

@@ -66,7 +66,7 @@ def test_whole_numbers_can_be_targets(files, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("csv:t.csv?labels=price", "[?]target=NAME"),
+        ("csv:t.csv?labels=price", "[?]target=price"),
         ("csv:t.csv?labels=price&target=price", "not both"),
         ("csv:t.csv?target=size", "columns"),
         ("npz:t.npz?target=size", "arrays"),

@@ -215,6 +215,9 @@ def _tensor_of(argument: str, value: object, wanted: str) -> Tensor:
     # Arrays of other libraries may raise anything.
     with user_code(argument, f"a {shown(value)} that is no array of numbers", wanted):
         array = np.array(value)
+        if array.dtype.kind in "US":
+            got = f"words such as {shown(str(array.flat[0]))}" if array.size else "no words"
+            raise InvalidInput(argument, got, f"{wanted}; numbers alone")
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
@@ -309,10 +312,6 @@ def check_labels(labels: object, rows: int) -> Tensor:
         InvalidInput: When there is not one for every input.
     """
     wanted = f"[{rows}], one per input"
-    some = labels[:1] if isinstance(labels, list | tuple | np.ndarray) else ()
-    if any(isinstance(label, str) for label in some):
-        got = f"words such as {shown(str(some[0]))}"
-        raise InvalidInput("labels", got, f"class numbers, {wanted}: 0 for the model's first class")
     tensor = check_tensor("labels", labels, wanted)
     single = tensor.shape in ((rows,), (rows, 1))
     if tensor.shape[:1] != (rows,) or not (single or tensor.is_floating_point()):

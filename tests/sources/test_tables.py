@@ -204,6 +204,14 @@ def test_rows_without_a_value_are_dropped_on_request(tmp_path):
     assert data.treatment["read"]["missing"] == {"drop": {"a": 1, "b": 2, "label": 1}}
 
 
+def test_rows_that_are_left_are_read_as_if_they_were_alone(tmp_path):
+    spec = write(tmp_path, "a,b,label\nred,,x\n1.5,2,0\n3,4,1\n")
+    with pytest.warns(HoldfastWarning, match="1 of 3 rows were dropped"):
+        data = load_data(f"{spec}?missing=drop")
+    assert data.inputs.tolist() == [[1.5, 2], [3, 4]] and data.labels.tolist() == [0, 1]
+    assert data.classes == {}
+
+
 def test_medians_take_the_place_of_missing_numbers_on_request(tmp_path):
     text = GAPS.replace("9,\n", "9,1\n")
     with pytest.warns(HoldfastWarning, match=r"a \(1 of 5 rows, 4\), b \(2 of 5 rows, 4\)$"):
@@ -247,6 +255,9 @@ def test_categories_become_columns_of_0_and_1(tmp_path, query, columns, first):
         ("onehot=color:red|green", "' ?blue' in column color, line 3, wanted one of red, green"),
         ("onehot=color&rows=1", "1 categories in column color, wanted 2 to 1000"),
         ("target=color", "'red' in column color, line 2 as the target, wanted numbers"),
+        ("target=a&labels=b", "labels or target, not both"),
+        ("target=b&inputs=b", "features once each, without the label"),
+        ("inputs=a,c", r"no column c, wanted \?inputs=COLUMN,COLUMN of a, color, b, label"),
         ("labels=a&target=b", "labels or target, not both"),
         ("decimal=comma", r"'1.5' in column a, line 2, .*without points, as \?decimal=comma says"),
         ("separator=blanks", "wanted comma or semicolon or tab or pipe or blank"),
@@ -255,6 +266,13 @@ def test_categories_become_columns_of_0_and_1(tmp_path, query, columns, first):
 def test_what_cannot_be_encoded_is_refused(tmp_path, query, said):
     with pytest.raises(InvalidInput, match=said):
         load_data(write(tmp_path, COLORS) + f"?{query}")
+
+
+def test_targets_are_finite_numbers(tmp_path):
+    spec = write(tmp_path, "a,price\n1.5,10\n2.5,inf\n")
+    assert load_data(f"{spec}?target=price&rows=1").labels.tolist() == [10.0]
+    with pytest.raises(InvalidInput, match="the target inf in column price, line 3, wanted finite"):
+        load_data(f"{spec}?target=price")
 
 
 def test_labels_are_not_asked_for_where_none_are_needed(tmp_path):

@@ -42,8 +42,10 @@ class Column:
 
     def at(self, rows: np.ndarray) -> "Column":
         """Return some rows of the column, by their numbers."""
+        words: list[str] = [self.words[row] for row in rows.tolist()] if self.words else []
+        if self.numbers is None and words:  # what is left may be numbers alone
+            return text_column(self.name, words, self.decimal)
         numbers = None if self.numbers is None else self.numbers[rows]
-        words = [self.words[row] for row in rows.tolist()] if self.words else ()
         return Column(self.name, self.missing[rows], numbers, words, self.kind, self.decimal)
 
     def values(self) -> np.ndarray:

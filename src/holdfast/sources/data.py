@@ -183,7 +183,12 @@ def _labels(table: TableRows, options: Mapping[str, str]) -> tuple[np.ndarray, d
     if labels.dtype.kind not in "biuf":
         got = f"{str(labels[0])[:40]!r} in {table.place(0)} as the target"
         raise InvalidInput("data", got, "numbers to be predicted, or ?labels=NAME for classes")
-    return labels.astype(np.float64), {}
+    targets = labels.astype(np.float64)
+    if not np.isfinite(targets).all():
+        row = int((~np.isfinite(targets)).argmax())
+        got = f"the target {targets[row]:g} in {table.place(row)}"
+        raise InvalidInput("data", got, "finite targets")
+    return targets, {}
 
 
 def _scaled(inputs: Tensor, stated: str | None, dtype: torch.dtype) -> tuple[Tensor, float | None]:
