@@ -42,7 +42,7 @@ class Column:
 
     def at(self, rows: np.ndarray) -> "Column":
         """Return some rows of the column, by their numbers."""
-        words: list[str] = [self.words[row] for row in rows.tolist()] if self.words else []
+        words = [self.words[int(row)] for row in rows] if self.words else []
         if self.numbers is None and words:  # what is left may be numbers alone
             return text_column(self.name, words, self.decimal)
         numbers = None if self.numbers is None else self.numbers[rows]
@@ -75,7 +75,7 @@ class Table:
 
     def at(self, rows: np.ndarray) -> "Table":
         """Return some rows of the table, by their numbers."""
-        lines = [self.lines[row] for row in rows.tolist()] if self.lines else ()
+        lines = [self.lines[int(row)] for row in rows] if self.lines else ()
         return Table([column.at(rows) for column in self.columns], lines)
 
 
