@@ -35,14 +35,17 @@ def empty_table(*titles: str, header: bool = True) -> Table:
 def audit_summary(report: "AuditReport") -> RenderableType:
     """Return a table with one row per model, what was refused, and where the files are."""
     document = report.document
-    distances = document["norm"] is not None
-    verified = f"verified at {formats.given(document['epsilon'])}"
-    titles = (verified, "median radius", "Lipschitz constant") if distances else ("most brittle",)
+    distances, epsilon = "norm" in document, document.get("epsilon")
+    titles = ("median radius", "Lipschitz constant") if distances else ("most brittle",)
+    if epsilon is not None:
+        titles = (f"verified at {formats.given(epsilon)}", *titles)
     table = empty_table("model", "accuracy", *titles)
     lines = []
     for subject in document["subjects"]:
         accuracy = formats.percent(subject["accuracy"])
-        cells = _distance_cells(subject) if distances else [_most_brittle(subject["knowledge"])]
+        cells = [_most_brittle(subject["knowledge"])]
+        if distances:
+            cells = _distance_cells(subject)[0 if epsilon is not None else 1 :]
         table.add_row(subject["name"], accuracy, *cells)
         names = ("lipschitz", "certificates", "attacks", "knowledge", "descent")
         parts = (subject[name] for name in names if name in subject)

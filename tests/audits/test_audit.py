@@ -64,11 +64,13 @@ def test_the_document_says_what_was_audited_and_with_what(report):
     assert document["data"] | {"sha256": "", "range": []} == {
         "name": "given",
         "rows": 24,
+        "held_out": False,
         "classes": 3,
         "shape": [4],
         "image": None,
         "range": [],
         "scale": None,
+        "uneven": None,
         "sha256": "",
     }
     assert document["versions"]["torch"] == torch.__version__
@@ -184,12 +186,40 @@ def test_several_models_share_one_page_and_report_every_step(tmp_path):
     assert "one: certificates, certificates (0 of 23)" in {progress.part for progress in taken}
 
 
-def test_the_headline_distance_is_chosen_where_none_is_given(tmp_path):
-    result = audit(net(), rows(), tmp_path, AuditOptions(seconds=0.1))
-    epsilon = result.document["epsilon"]
-    assert epsilon is not None and epsilon > 0
-    (subject,) = result.document["subjects"]
-    assert subject["certificates"]["verified_accuracy"] >= 0.7
+def test_no_distance_of_an_audit_depends_on_what_was_found(tmp_path):
+    """Two models, one of them as steep as one likes, are held against the same distances."""
+    inputs, labels = rows()
+    steep = net()
+    steep[2].weight.data *= 50
+    models = [LoadedModel(model, "given", name) for model, name in ((net(), "a"), (steep, "b"))]
+    alone = [
+        audit_models([one], checked(inputs, labels, "given"), tmp_path / one.name, options)
+        for one, options in zip(models, [AuditOptions(seconds=0.1)] * 2, strict=True)
+    ]
+    first, second = (one.document for one in alone)
+    assert first["epsilon"] is None and first["distances"] == second["distances"]
+    half = first["subjects"][0]["conditions"]["resolution"]
+    found = [(one["distance"], one["why"]) for one in first["distances"]]
+    assert found == [(0.01 * part * half, f"{part}%") for part in (1, 5, 10, 25)]
+    for document in (first, second):
+        certificates = document["subjects"][0]["certificates"]
+        low, high = certificates["median_interval"]
+        assert low <= certificates["median_radius"] <= high
+        assert certificates["verified_accuracy"] is None
+
+
+def test_shares_are_those_of_the_verbs_and_come_with_an_interval(report):
+    (subject,) = report.document["subjects"]
+    inputs, labels = rows()
+    certificates = holdfast.certify(net(), inputs, labels)
+    attacks = holdfast.attack(net(), inputs, labels)
+    distances = [one["distance"] for one in report.document["distances"]]
+    assert 0.01 in distances and distances == sorted(distances)
+    proved, right = subject["certificates"]["shares"], subject["attacks"]["shares"]
+    assert [one["share"] for one in proved] == certificates.verified_accuracy(distances)
+    assert [one["share"] for one in right] == attacks.accuracy_under_attack(distances)
+    for one in (*proved, *right):
+        assert one["low"] <= one["share"] <= one["high"] and one["count"] == one["share"] * 24
 
 
 def test_without_the_extra_there_is_a_warning_and_no_page(tmp_path, monkeypatch):

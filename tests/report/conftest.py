@@ -20,6 +20,11 @@ FONT = {
 }
 ROWS = 360
 EPSILON = 0.25
+DISTANCES = [
+    {"distance": 0.009995, "why": "1%"},
+    {"distance": 36 / 255, "why": "36/255"},
+    {"distance": EPSILON, "why": "asked"},
+]
 
 
 def digit(label: int, seed: int) -> list[float]:
@@ -53,11 +58,27 @@ def surviving(scale: float, clean: float) -> list[dict[str, Any]]:
     ]
 
 
+def shares(*counts: int) -> list[dict[str, Any]]:
+    """Shares at the distances of the audit, with intervals about as wide as they would be."""
+    return [
+        {
+            "distance": one["distance"],
+            "share": count / ROWS,
+            "count": count,
+            "low": max(0.0, count / ROWS - 0.04),
+            "high": min(1.0, count / ROWS + 0.04),
+        }
+        for one, count in zip(DISTANCES, counts, strict=True)
+    ]
+
+
 def attacks(scale: float, clean: float, accuracy: float) -> dict[str, Any]:
     return {
         "norm": "l2",
         "accuracy": accuracy,
         "median_distance": scale,
+        "median_interval": [0.9 * scale, 1.1 * scale],
+        "shares": shares(350, 300, int(ROWS * accuracy)),
         "reasons": {"found": int(ROWS * clean), "misclassified": ROWS - int(ROWS * clean)},
         "curve": surviving(scale, clean),
         "statement": "An attack is an input that the model does not give the label.",
@@ -291,6 +312,9 @@ def plain() -> dict[str, Any]:
             "clean_accuracy": 0.975,
             "verified_accuracy": 0.0,
             "median_radius": 0.0712,
+            "median_interval": [0.0677, 0.0744],
+            "shares": shares(349, 19, 0),
+            "level": 0.95,
             "reasons": {"certified": 351, "misclassified": 9},
             "curve": curve(0.085, 0.975, 0.25),
             "least": [attacked(r) for r in answers([0.00104 * (1 + k) for k in range(8)], 3)],
@@ -331,6 +355,9 @@ def bounded() -> dict[str, Any]:
             "clean_accuracy": 0.9611,
             "verified_accuracy": 0.7306,
             "median_radius": 0.388,
+            "median_interval": [0.371, None],
+            "shares": shares(345, 320, 263),
+            "level": 0.95,
             "reasons": {"certified": 346, "misclassified": 14},
             "curve": curve(0.46, 0.9611, 1.1),
             "least": [attacked(r) for r in answers([0.0113 * (1 + k) for k in range(8)], 4)],
@@ -353,9 +380,11 @@ def example() -> dict[str, Any]:
         "command": "holdfast audit --out runs/demo --norm 2 --epsilon 0.25",
         "norm": "l2",
         "epsilon": EPSILON,
+        "distances": DISTANCES,
         "data": {
             "name": "demo:digits",
             "rows": ROWS,
+            "held_out": True,
             "classes": 10,
             "shape": [64],
             "image": [8, 8],
@@ -387,24 +416,23 @@ def tokens() -> dict[str, Any]:
     for row, shown in known["rows"].items():
         del shown["pixels"]
         shown["text"] = f"a film of {row} minutes"
-    none = dict.fromkeys(("ratio", "median_radius", "resolution", "quantisation"))
     subject = {key: plain()[key] for key in ("description", "parameters", "fingerprint")}
     subject |= {
         "name": "tiny",
         "model": "hf:tiny",
         "accuracy": 0.87,
         "knowledge": known,
-        "conditions": none
-        | {
+        "conditions": {
             "metric": "none",
             "bounded": "unbounded",
-            "norm": "l2",
             "advice": "Use knowledge continuity.",
         },
     }
     data = {"name": "csv:t.csv", "rows": ROWS, "classes": 2, "shape": [], "image": None}
     data |= {"tokens": 64, "truncated": 3, "sha256": "c0ffee42" * 8}
-    return whole | {"norm": None, "epsilon": None, "data": data, "subjects": [subject]}
+    for name in ("norm", "epsilon", "distances"):
+        del whole[name]
+    return whole | {"data": data, "subjects": [subject]}
 
 
 @pytest.fixture

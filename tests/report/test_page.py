@@ -126,7 +126,7 @@ def test_attacks_that_were_not_run_leave_no_trace(audit):
 def test_pictures_have_alternative_texts(html):
     images = re.findall(r"<img [^>]*>", html.split("<script")[0])
     assert images and all('alt="' in image and 'alt=""' not in image for image in images)
-    for words in ("Test input 111, labelled 3", "Attack on test input 111, answered 4"):
+    for words in ("Input 111, labelled 3", "Attack on input 111, answered 4"):
         assert any(f'alt="{words}"' in image for image in images), words
 
 
@@ -135,7 +135,7 @@ def test_the_worst_pairs_of_every_layer_are_pictures_or_sentences(audit):
     html = body(audit)
     assert html.count('<details name="worst-s0"') == 5
     assert len(re.findall(r'<details name="worst-s0" open>\s*<summary><code>2<', html)) == 1
-    assert 'alt="Test input 22, labelled 2"' in html and "loss changes by 3.10" in html
+    assert 'alt="Input 22, labelled 2"' in html and "loss changes by 3.10" in html
     for row, shown in part["rows"].items():
         del shown["pixels"]
         shown["text"] = f"sentence <{row}>"
@@ -176,7 +176,7 @@ def test_the_maps_of_the_frontier_are_tables_that_tell_their_cells(audit):
 def test_where_inputs_have_no_distance_knowledge_carries_the_page(text_audit):
     html = body(text_audit)
     assert "Inputs are token ids: there is no distance between them" in html
-    assert "87.0% of 360 test inputs are answered rightly." in html
+    assert "87.0% of 360 inputs are answered rightly." in html
     assert "<strong>no</strong>, its inputs are token ids." in html
     for name, texts in SECTIONS.items():
         for text in texts:
@@ -289,8 +289,8 @@ def test_knowledge_stands_beside_lipschitz_constants(audit):
     table = body(audit).split("beside Lipschitz constants</summary>")[1].split("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
     assert rows == [
-        ["<code>(model)</code>", "1.00", "2.35", "vacuous"],
+        ["<code>(model)</code>", "1.00", "2.35", "says nothing"],
         ["<code>0</code>", DASH, "2.35", "0.124"],
-        ["<code>1</code>", "1.00", "2.35", "vacuous"],
+        ["<code>1</code>", "1.00", "2.35", "says nothing"],
         ["<code>2</code>", "no constant"],
     ]

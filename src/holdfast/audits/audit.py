@@ -17,9 +17,11 @@ from torch import nn
 
 from holdfast.arguments import check_model
 from holdfast.audits.citations import citations_for
-from holdfast.audits.parts import attacks_part, certificates_part, data_part, headline_distance
+from holdfast.audits.distances import Distances, distances_for
+from holdfast.audits.parts import attacks_part, certificates_part, data_part
 from holdfast.audits.study import AuditOptions, Steps, Study, steps_of, study
 from holdfast.batches import Data, join_batches, read_batches
+from holdfast.certificates.conditions import uneven
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
 from holdfast.files import StrPath, to_json, write_whole
 from holdfast.report.page import write_page
@@ -157,8 +159,11 @@ def _document(
     """Run every part on every model and return the document of the audit."""
     start = time.perf_counter()
     studies = [study(loaded, data, options, steps) for loaded in models]
-    numbers = isinstance(data, LoadedData)
-    epsilon = _add_certificates(studies, data, options) if numbers else None
+    distances = None
+    if isinstance(data, LoadedData):
+        subjects = [one.subject for one in studies]
+        distances = distances_for(data, options.norm, options.moves, options.epsilon, subjects)
+        _add_certificates(studies, data, distances)
     ops = {op for one in studies for op in one.ops}
     return {
         "format": 1,
@@ -166,9 +171,9 @@ def _document(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 2),
         "command": options.command,
-        "norm": norm_name(options.norm) if numbers else None,
-        "epsilon": epsilon,
-        "data": data_part(data, _digest(data)),
+        **({"norm": norm_name(options.norm), "epsilon": options.epsilon} if distances else {}),
+        **({"distances": distances.document()} if distances else {}),
+        "data": data_part(data, _digest(data), options.held_out) | _units(data, options),
         "subjects": [one.subject for one in studies],
         "versions": {
             "python": platform.python_version(),
@@ -176,26 +181,27 @@ def _document(
             "numpy": np.__version__,
         },
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "seeds": ({"lipschitz": 0, "attacks": 0, "replay": 0} if numbers else {})
+        "seeds": ({"lipschitz": 0, "attacks": 0, "replay": 0} if distances else {})
         | {"knowledge": 0},
-        "citations": citations_for(ops, distances=numbers),
+        "citations": citations_for(ops, distances=distances is not None),
     }
 
 
-def _add_certificates(
-    studies: Sequence[Study], data: LoadedData, options: AuditOptions
-) -> float | None:
-    """Add what depends on the distance of the headline, and return that distance."""
-    epsilon = options.epsilon
-    if epsilon is None:
-        epsilon = headline_distance([one.certificates for one in studies if one.certificates])
+def _add_certificates(studies: Sequence[Study], data: LoadedData, distances: Distances) -> None:
+    """Add what is said about distances."""
     for one in studies:
         if one.certificates is not None:
-            part = certificates_part(one.certificates, data, epsilon, one.attacks)
+            part = certificates_part(one.certificates, data, distances, one.attacks)
             one.subject["certificates"] = part
         if one.attacks is not None:
-            one.subject["attacks"] = attacks_part(one.attacks, epsilon)
-    return epsilon
+            one.subject["attacks"] = attacks_part(one.attacks, distances)
+
+
+def _units(data: Rows, options: AuditOptions) -> dict[str, Any]:
+    """Say by which factor the columns of a table are spread differently, where that matters."""
+    if not isinstance(data, LoadedData) or data.image is not None:
+        return {}
+    return {"uneven": uneven(data.inputs, options.moves)}
 
 
 def _digest(data: Rows) -> str:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.result import Attacks
+from holdfast.audits.distances import Distances
+from holdfast.audits.fresh import LEVEL, median_interval, share_of, shares_at
 from holdfast.audits.frontier import frontier_part
 from holdfast.brackets.bracket import Bracket
 from holdfast.certificates.certificate import Certificates
@@ -45,10 +47,11 @@ def bracket_part(bracket: Bracket) -> dict[str, Any]:
 def certificates_part(
     certificates: Certificates,
     data: LoadedData,
-    epsilon: float | None,
+    distances: Distances,
     attacks: Attacks | None = None,
 ) -> dict[str, Any]:
     """Return certificates: the curve, the counts, and the rows at both ends with their attacks."""
+    epsilon = distances.epsilon
     certified = (certificates.radius > 0).nonzero().flatten()
     order = certified[certificates.radius[certified].argsort(stable=True)].tolist()
     shown = 7  # rows at either end: one line of pictures on the page
@@ -62,6 +65,9 @@ def certificates_part(
             "clean_accuracy": certificates.clean_accuracy,
             "verified_accuracy": verified,
             "median_radius": median_radius(certificates),
+            "median_interval": median_interval(certificates.radius),
+            "shares": shares_at(certificates.radius, distances.every),
+            "level": LEVEL,
             "constant": certificates.constant,
             "reasons": certificates.counts(),
             "curve": curve_points(*certificates.curve(), len(certificates), "proved"),
@@ -102,14 +108,20 @@ def _edge(certificates: Certificates, data: LoadedData, row: int) -> dict[str, A
     }
 
 
-def attacks_part(attacks: Attacks, epsilon: float | None) -> dict[str, Any]:
-    """Return attacks: the curve, the counts and the share that survives the headline's distance."""
-    won = attacks.distance[attacks.success]
+def attacks_part(attacks: Attacks, distances: Distances) -> dict[str, Any]:
+    """Return attacks: the curve, the counts and the shares that survive the distances."""
+    epsilon, rows = distances.epsilon, len(attacks)
+    right = attacks.accuracy_under_attack(distances.every)
     return plain(
         {
             "norm": norm_name(attacks.norm),
             "accuracy": None if epsilon is None else attacks.accuracy_under_attack(epsilon),
-            "median_distance": float(attacks.distance.median()) if len(won) else None,
+            "median_distance": float(attacks.distance.median()),
+            "median_interval": median_interval(attacks.distance),
+            "shares": [
+                {"distance": distance, **share_of(round(share * rows), rows)}
+                for distance, share in zip(distances.every, right, strict=True)
+            ],
             "reasons": attacks.counts(),
             "curve": curve_points(*attacks.curve(), len(attacks), "surviving"),
             "statement": (
@@ -122,7 +134,9 @@ def attacks_part(attacks: Attacks, epsilon: float | None) -> dict[str, Any]:
 
 
 def conditions_part(conditions: Conditions) -> dict[str, Any]:
-    """Return whether a certificate makes sense here."""
+    """Return whether a certificate makes sense here; without a metric there is no norm."""
+    if conditions.metric == "none":
+        return {"metric": "none", "bounded": conditions.bounded, "advice": conditions.advice}
     return plain(conditions) | {"norm": norm_name(conditions.norm)}
 
 
@@ -183,13 +197,16 @@ def descent_part(descent: Descent, training: Sequence[Measurement] | None) -> di
     return descent.document() | {"statement": statement, "training": plain(run)}
 
 
-def data_part(data: LoadedData | LoadedTokens, digest: str) -> dict[str, Any]:
+def data_part(
+    data: LoadedData | LoadedTokens, digest: str, held_out: bool = False
+) -> dict[str, Any]:
     """Return what the data is: name, size, shape, range or longest row, and hash."""
     labels = torch.cat([labels for _, labels in data.batches])
     what = _sizes(data) if isinstance(data, LoadedData) else {"shape": [], "image": None}
     return {
         "name": data.name,
         "rows": len(labels),
+        "held_out": held_out,
         "classes": int(labels.max()) + 1,
         **what,
         **data.treatment,
@@ -203,16 +220,3 @@ def _sizes(data: LoadedData) -> dict[str, Any]:
         "image": None if data.image is None else list(data.image),
         "range": [float(data.inputs.min()), float(data.inputs.max())],
     }
-
-
-def headline_distance(every: Sequence[Certificates]) -> float | None:
-    """Return the distance of the headline where the user names none.
-
-    The distance that three quarters of the best model's rows reach, rounded down to one digit;
-    None where that is nothing.
-    """
-    best = max((float(c.radius.quantile(0.25)) for c in every), default=0.0)
-    if not 0.0 < best < float("inf"):
-        return None
-    digits, exponent = f"{best:.6e}".split("e")
-    return float(f"{int(float(digits))}e{exponent}")

@@ -48,13 +48,15 @@ class AuditOptions:
 
     Attributes:
         norm: Norm of the distance between inputs: 1, 2 or inf.
-        epsilon: Distance of the headline, in input units; None lets the results choose it.
+        epsilon: Distance of the headline, in input units; without one the headline is the distance
+            that half of the rows are certified to.
         seconds: Time for each model's bracket, and for its attacks.
         step: Learning rate of the training step that is measured.
         threshold: A model of one logit means class 1 where it is above this.
         training: A `DescentMonitor`'s file about the training of the model, which must be one.
         command: The command that reproduces the run, for the page.
         moves: What may move in a row, in which units.
+        held_out: Whether you vouch that no row was trained on: the page calls them test inputs.
 
     Raises:
         InvalidInput: When one of them is not usable.
@@ -69,6 +71,7 @@ class AuditOptions:
     training: StrPath | None = None
     command: str = "holdfast.audit(model, data)"
     moves: Moves = EVERYTHING
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
@@ -162,7 +165,7 @@ def _study_graph(
     if certificates is not None and attacks is not None:
         check_agreement(graph, certificates, attacks)
     ratio = math.inf if bracket is None else bracket.ratio
-    how = ConditionsOptions(options.norm, moves=options.moves)
+    how = ConditionsOptions(options.norm, moves=options.moves, columns=False)
     verdict = conditions_of(rows, how, certificates, ratio)
     subject["conditions"] = conditions_part(verdict)
     steps.begin(f"{loaded.name}: knowledge continuity")

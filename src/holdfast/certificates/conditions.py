@@ -138,6 +138,7 @@ class ConditionsOptions:
         seconds: Time for the bracket of the constant.
         threshold: As for `conditions`.
         moves: What may move, in which units.
+        columns: Whether to advise about columns that are spread differently.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -149,6 +150,7 @@ class ConditionsOptions:
     seconds: float = 5.0
     threshold: float = 0.0
     moves: Moves = EVERYTHING
+    columns: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
@@ -222,6 +224,7 @@ def conditions_of(
         radius = None if certificates is None else float(certificates.radius.median())
         bounded = _bounded(radius, ratio, step, between)
         advice = _advice(bounded, ratio, metric or norm_name(norm))
+    factor = uneven(inputs, options.moves) if options.columns else None
     return Conditions(
         metric="natural" if metric is None else "declared",
         bounded=bounded,
@@ -230,22 +233,32 @@ def conditions_of(
         resolution=resolution,
         quantisation=step,
         norm=norm,
-        advice=advice + _uneven(inputs, options.moves),
+        advice=advice if factor is None else f"{advice} {_uneven_advice(factor)}",
     )
 
 
-def _uneven(inputs: Tensor, moves: Moves) -> str:
-    """Say where columns of a table are spread so differently that one of them decides distances."""
+def uneven(inputs: Tensor, moves: Moves) -> float | None:
+    """Return by which factor the columns of a table are spread differently, where it is large.
+
+    Args:
+        inputs: [N, ...], floating point.
+        moves: The units of the columns.
+
+    Returns:
+        The largest standard deviation over the smallest, columns without any left out; None where
+        it is at most 100, inputs are no table, or the user gave units.
+    """
     if inputs.dim() != 2 or moves.scale is not None or not len(inputs):
-        return ""
+        return None
     spread = in_their_units(inputs, moves.units(inputs.shape[1:])).double().std(0, correction=0)
     spread = spread[spread > 0]
     if not len(spread) or float(spread.max()) <= 100 * float(spread.min()):
-        return ""
-    factor = float(spread.max() / spread.min())
-    return (
-        f" Columns are spread by up to a factor of {factor:.3g}: give each its unit with `scale`."
-    )
+        return None
+    return float(spread.max() / spread.min())
+
+
+def _uneven_advice(factor: float) -> str:
+    return f"Columns are spread by up to a factor of {factor:.3g}: give each its unit with `scale`."
 
 
 def _of_targets(certificates: Certificates, distance: float | None) -> tuple[str, str]:

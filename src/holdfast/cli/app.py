@@ -107,7 +107,11 @@ Json = Annotated[
 
 def repeat_command(name: str, options: Mapping[str, object]) -> str:
     """Return the command that repeats a run."""
-    given = [(f"--{key}", str(value)) for key, value in options.items() if value is not None]
+    given = [
+        (f"--{key}",) if value is True else (f"--{key}", str(value))
+        for key, value in options.items()
+        if value is not None
+    ]
     return shlex.join(["holdfast", name, *(word for pair in given for word in pair)])
 
 

@@ -39,6 +39,9 @@ def audit(  # noqa: PLR0913 - the options of the main job
     scale: Scale = None,
     onehot: NoOnehot = None,
     training: Annotated[Path | None, Parameter(help="file of a DescentMonitor")] = None,
+    held_out: Annotated[
+        bool, Parameter(help="no row was trained on: call them test inputs", negative="")
+    ] = False,
     as_json: Json = False,
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
@@ -52,12 +55,14 @@ def audit(  # noqa: PLR0913 - the options of the main job
     models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
     asked |= {"step": step, "threshold": threshold or None, "free": free, "scale": scale}
-    asked |= {"training": training, "out": out}
+    asked |= {"training": training, "held-out": held_out or None, "out": out}
     command = repeat_command("audit", asked)
     moves = moves_of(free, scale, rows, onehot) if isinstance(rows, LoadedData) else EVERYTHING
     options = AuditOptions(
-        norm_of(norm), epsilon, seconds, step, threshold, training, command, moves
-    )
+        norm_of(norm), epsilon, seconds, step, threshold, training, command, moves,
+        # The built-in nets were not trained on the built-in rows.
+        held_out=held_out or (model is None and data == "demo:digits"),
+    )  # fmt: skip
     with stopping_at_once(), show_progress("audit") as report:
         found = audit_models(models, rows, out, options, report)
     return Answer(found.document, lambda: audit_summary(found), as_json)

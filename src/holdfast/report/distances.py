@@ -10,6 +10,7 @@ from typing import Any
 from holdfast.report import marks
 from holdfast.report.formats import at_least, at_most, given, number, percent
 from holdfast.report.reading import Finding, Record, finished
+from holdfast.report.verdict import half_way
 
 
 def conditions(audit: Record) -> marks.Spec | None:
@@ -137,7 +138,6 @@ def reach(audit: Record) -> marks.Spec | None:
     axis = alt.Axis(format="%", tickCount=5)
     proved = alt.Y("proved:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis)
     surviving = alt.Y("surviving:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis)
-    epsilon = given(audit.get("epsilon"))
     near = alt.selection_point(
         name="near", on="pointerover", clear="pointerout", fields=["series", "radius"], empty=False
     )
@@ -157,20 +157,27 @@ def reach(audit: Record) -> marks.Spec | None:
         dots.mark_point(style="target", aria=False).add_params(near),
     ]
     return marks.finish(
-        alt.layer(*layers, *_epsilon_rule(audit), data=alt.Data(values=rows), height=320),
+        alt.layer(
+            *layers,
+            *_marked_distance(audit, max(row["radius"] for row in rows)),
+            data=alt.Data(values=rows),
+            height=320,
+        ),
         title="Share of inputs that stay right",
         description="How far can an input move? Share proved right against distance. "
-        + " ".join(
-            f"{f.name}: {percent(f.part.get('verified_accuracy'))} proved within {epsilon}"
-            f"{_survive(f)}."
-            for f in found
-        ),
+        + " ".join(_told(audit, f) for f in found),
     )
 
 
-def _survive(finding: Finding) -> str:
-    share = (finding.subject.get("attacks") or {}).get("accuracy")
-    return "" if share is None else f", {percent(share)} survive the attacks"
+def _told(audit: Record, finding: Finding) -> str:
+    """Return what the curves of one model show, in words."""
+    part, attacks = finding.part, finding.subject.get("attacks") or {}
+    if not audit.get("epsilon"):
+        return f"{finding.name}: half proved within {at_least(part.get('median_radius'))}."
+    told = f"{percent(part.get('verified_accuracy'))} proved within {given(audit['epsilon'])}"
+    survive = attacks.get("accuracy")
+    told += "" if survive is None else f", {percent(survive)} survive the attacks"
+    return f"{finding.name}: {told}."
 
 
 def _reach_rows(audit: Record, found: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -247,12 +254,17 @@ def _at_epsilon(audit: Record, finding: Finding) -> list[dict[str, Any]]:
     return [{"radius": epsilon, "proved": proved, "count": rows}]
 
 
-def _epsilon_rule(audit: Record) -> list[Any]:
-    """Return the marked distance of the verdict, or nothing where none was asked for."""
-    if not audit.get("epsilon"):
+def _marked_distance(audit: Record, widest: float) -> list[Any]:
+    """Return the user's distance as a mark; where there is none, the data's, if it is in sight."""
+    distance, text = audit.get("epsilon"), given(audit.get("epsilon"))
+    if not distance:
+        distance = half_way(audit)
+        text = f"half way {number(distance)}"
+    if distance is None or distance > widest:
         return []
     alt = marks.altair()
-    data = alt.Data(values=[{"radius": audit["epsilon"], "text": given(audit["epsilon"])}])
+    data = alt.Data(values=[{"radius": distance, "text": text}])
     rule = alt.Chart(data).encode(x="radius:Q")
-    text = rule.mark_text(style="value", align="left", dx=5, baseline="top", y=2)
-    return [rule.mark_rule(style="threshold"), text.encode(text="text:N")]
+    side = ("left", 5) if distance < widest / 2 else ("right", -5)
+    words = rule.mark_text(style="value", align=side[0], dx=side[1], baseline="top", y=2)
+    return [rule.mark_rule(style="threshold"), words.encode(text="text:N")]

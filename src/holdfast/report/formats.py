@@ -22,8 +22,8 @@ def number(value: float | Decimal | None, rounding: str = ROUND_HALF_EVEN, digit
 
     >>> number(27.0549), number(35213.0), number(0.00104), number(None)
     ('27.1', '35,200', '0.00104', '–')
-    >>> number(3.5e7)
-    '3.50×10⁷'
+    >>> number(3.5e7), number(0.9996)
+    ('3.50×10⁷', '1.00')
     """
     if value is None:
         return DASH
@@ -31,6 +31,8 @@ def number(value: float | Decimal | None, rounding: str = ROUND_HALF_EVEN, digit
     if exact == 0:
         return "0"
     short = exact.quantize(Decimal(1).scaleb(exact.adjusted() + 1 - digits), rounding=rounding)
+    if short.adjusted() > exact.adjusted():  # 0.9996 has become 1.000, which has a digit too many
+        short = short.quantize(Decimal(1).scaleb(short.adjusted() + 1 - digits))
     power = short.adjusted()
     if -4 <= power < 6:
         return f"{short:,f}"

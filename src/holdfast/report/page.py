@@ -16,7 +16,7 @@ from holdfast.report.brittle import class_rows, kinds, most_brittle, shown_layer
 from holdfast.report.figures import figures, gain_rows
 from holdfast.report.frontier import maps, opened
 from holdfast.report.images import data_uri
-from holdfast.report.reading import Record, asked, check, finished, subjects, visible_words
+from holdfast.report.reading import Record, asked, check, finished, inputs, subjects, visible_words
 from holdfast.report.training import descent_sentence, run_sentence
 from holdfast.types import Outcome
 
@@ -41,6 +41,8 @@ def render(audit: Record) -> str:
     context = {
         "audit": audit,
         "subjects": subjects(audit),
+        "inputs": inputs(audit),
+        "half_way": verdict.half_way(audit),
         "verdicts": verdict.verdicts(audit),
         "comparison": verdict.comparison(audit),
         "steps": verdict.next_steps(audit),
@@ -158,5 +160,7 @@ def _environment() -> Any:
     environment.filters |= {"shown_layers": shown_layers, "class_rows": class_rows, "kinds": kinds}
     environment.filters |= {"maps": maps, "opened": opened, "promise": verdict.promise}
     environment.filters |= {"descent_sentence": descent_sentence, "run_sentence": run_sentence}
+    environment.filters |= {"judgement": verdict.judgement}
+    environment.filters |= {"share_interval": verdict.share_interval}
     environment.globals["rate"] = verdict.rate
     return environment

@@ -1,6 +1,7 @@
 """The verdict in words: what is proved, how the models compare, and what to do next."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.report.formats import (
@@ -14,7 +15,7 @@ from holdfast.report.formats import (
     percent_at_most,
 )
 from holdfast.report.frontier import headline
-from holdfast.report.reading import Finding, Record, asked, finished, subjects
+from holdfast.report.reading import Finding, Record, finished, inputs, subjects
 
 _PARTS = {
     "lipschitz": "bracket on the rate of change",
@@ -25,20 +26,33 @@ _PARTS = {
 }
 
 
+_CALLED = {
+    "meaningful": "the certified radii are not small beside the data",
+    "vacuous": "the certified radii are too small beside the data to say much",
+    "unbounded": "nothing finite is proved",
+}
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The answer about one model.
 
     Attributes:
         finding: The model.
+        figure: The number that answers first, as text; empty where there is none.
+        caption: What the number is.
         sentence: The answer in words.
+        fresh: The same for inputs that nobody has seen, with an interval; empty where not known.
         shares: Shares of the inputs that are proved, undecided, attacked (where attacks were run)
-            and wrong, where they are known.
+            and wrong, within the distance that the user named; None where there is none.
     """
 
     finding: Finding
     sentence: str
-    shares: Mapping[str, float] | None
+    figure: str = ""
+    caption: str = ""
+    fresh: str = ""
+    shares: Mapping[str, float] | None = None
 
 
 def verdicts(audit: Record) -> list[Verdict]:
@@ -53,31 +67,38 @@ def verdicts(audit: Record) -> list[Verdict]:
     return [_verdict(audit, finding) for finding in subjects(audit)]
 
 
+def judgement(conditions: Record) -> tuple[str, str]:
+    """Return the one word on whether certificates make sense for a model, and what it means.
+
+    Every place of the page that judges a model's certificates takes its word from here.
+
+    Args:
+        conditions: A finished `conditions` part.
+
+    Returns:
+        `meaningful`, `vacuous` or `unbounded`, as `holdfast.conditions` decides; and the meaning.
+    """
+    word = conditions["bounded"]
+    return word, _CALLED.get(word, "")
+
+
 def _verdict(audit: Record, finding: Finding) -> Verdict:
     subject = finding.subject
     parts = {name: subject.get(name) or {} for name in _PARTS}
     shares = _shares(parts["certificates"], parts["attacks"])
     if shares is not None and audit.get("epsilon"):
-        return Verdict(finding, _proved_sentence(audit, shares), shares)
-    if parts["certificates"].get("median_radius"):
-        radius = at_least(parts["certificates"]["median_radius"])
-        rows = count(audit["data"]["rows"])
-        sentence = (
-            f"Half of {rows} test inputs provably keep the right answer "
-            f"within an {audit['norm']} distance of {radius}."
-        )
-        return Verdict(finding, sentence, None)
+        return _proved_within(audit, finding, shares)
+    if parts["certificates"].get("median_radius") is not None:
+        return _proved_up_to(audit, finding)
     if (subject.get("conditions") or {}).get("metric") == "none":
-        return Verdict(finding, _token_sentence(audit, finding), None)
+        return Verdict(finding, _token_sentence(audit, finding))
     if parts["lipschitz"].get("upper"):
         known = rate(audit, parts["lipschitz"])
-        return Verdict(
-            finding, f"No distance is certified. The largest rate of change is {known}.", None
-        )
+        return Verdict(finding, f"No distance is certified. The largest rate of change is {known}.")
     refusals = [part["refused"] for part in parts.values() if part.get("refused")]
     if refusals:
-        return Verdict(finding, f"Nothing was proved: {refusals[0]}", None)
-    return Verdict(finding, "No distance is certified.", None)
+        return Verdict(finding, f"Nothing was proved: {refusals[0]}")
+    return Verdict(finding, "No distance is certified.")
 
 
 def _shares(part: Record, attacks: Record) -> dict[str, float] | None:
@@ -98,14 +119,75 @@ def _shares(part: Record, attacks: Record) -> dict[str, float] | None:
     }
 
 
-def _proved_sentence(audit: Record, shares: Mapping[str, float]) -> str:
+def _proved_within(audit: Record, finding: Finding, shares: Mapping[str, float]) -> Verdict:
+    """Return the shares at the distance that the user named."""
     attacked = f"attacks change {percent(shares['attacked'])}; " if "attacked" in shares else ""
-    return (
-        f"Within an {audit['norm']} distance of {given(audit['epsilon'])}, "
-        f"{percent(shares['proved'])} of {count(audit['data']['rows'])} test inputs provably keep "
+    part, epsilon = finding.subject["certificates"], given(audit["epsilon"])
+    sentence = (
+        f"Within an {audit['norm']} distance of {epsilon}, "
+        f"{percent(shares['proved'])} of {_rows(audit)} provably keep "
         f"the right answer; {attacked}{percent(shares['undecided'])} are undecided and "
         f"{percent(shares['wrong'])} are wrong to begin with."
     )
+    known = [one for one in part.get("shares") or () if one["distance"] == audit["epsilon"]]
+    fresh = (
+        f"Of all fresh inputs: {share_interval(known[0])}, with 95% confidence." if known else ""
+    )
+    caption = f"provably right within {audit['norm']} {epsilon}"
+    return Verdict(finding, sentence, percent(shares["proved"]), caption, fresh, shares)
+
+
+def _proved_up_to(audit: Record, finding: Finding) -> Verdict:
+    """Return the distances that half of the inputs are proved and attacked within."""
+    part, attacks = finding.subject["certificates"], finding.subject.get("attacks") or {}
+    rows, norm, proved = _rows(audit), audit["norm"], part["median_radius"]
+    radius = at_least(proved)
+    told = f"Half of {rows} provably keep the right answer up to an {norm} distance of {radius}"
+    if not proved:
+        told = f"Fewer than half of {rows} provably keep the right answer at any distance"
+    broken = attacks.get("median_distance")
+    if broken is not None:
+        told += f"; attacks change half of them within {at_most(broken)}"
+    half = half_way(audit)
+    if half is not None:
+        told += f". Half way to the nearest input with another label is {number(half)}"
+    fresh = _median_interval(part.get("median_interval"))
+    caption = f"{norm}: half of {rows} provably stay right up to here"
+    return Verdict(finding, f"{told}.", radius, caption, fresh)
+
+
+def _rows(audit: Record) -> str:
+    return f"{count(audit['data']['rows'])} {inputs(audit)}"
+
+
+def half_way(audit: Record) -> float | None:
+    """Return half the distance to the nearest input with another label, for half of the inputs.
+
+    Args:
+        audit: What `audit.json` holds.
+
+    Returns:
+        The distance, which all models share; None where rows have one label or no distance.
+    """
+    known = [f.part for f in finished(audit, "conditions") if f.part.get("resolution")]
+    # Where there is no other label, the data resolve no more than the step of their values.
+    same = bool(known) and known[0]["resolution"] == known[0].get("quantisation")
+    return known[0]["resolution"] if known and not same else None
+
+
+def share_interval(share: Record) -> str:
+    """Return the interval of a share for fresh inputs, rounded outward to a tenth of a percent."""
+    low, high = math.floor(1000 * share["low"]) / 10, math.ceil(1000 * share["high"]) / 10
+    return f"{low:.1f} to {high:.1f}%"
+
+
+def _median_interval(ends: Sequence[float | None] | None) -> str:
+    if ends is None:
+        return ""
+    low, high = at_least(ends[0]), ends[1]
+    if high is None:
+        return f"For half of all fresh inputs: at least {low}, with 95% confidence."
+    return f"For half of all fresh inputs: {low} to {at_most(high)}, with 95% confidence."
 
 
 def _token_sentence(audit: Record, finding: Finding) -> str:
@@ -115,7 +197,7 @@ def _token_sentence(audit: Record, finding: Finding) -> str:
     right = percent(finding.subject["accuracy"])
     return (
         f"Inputs are token ids: there is no distance between them that a radius could be measured "
-        f"in. {right} of {count(audit['data']['rows'])} test inputs are answered rightly. {told}"
+        f"in. {right} of {_rows(audit)} are answered rightly. {told}"
     )
 
 
@@ -171,13 +253,15 @@ def comparison(audit: Record) -> list[str]:
 
 
 def _compare_shares(audit: Record) -> str:
-    found = [f for f in finished(audit, "certificates") if _shares(f.part, {})]
-    if len(found) < 2 or not audit.get("epsilon"):
+    """Compare what is proved, at the user's distance or by the distances of the median."""
+    epsilon = audit.get("epsilon")
+    key = "verified_accuracy" if epsilon else "median_radius"
+    found = [f for f in finished(audit, "certificates") if f.part.get(key) is not None]
+    if len(found) < 2:
         return ""
-    ranked = sorted(found, key=lambda f: -f.part["verified_accuracy"])
+    ranked = sorted(found, key=lambda f: -f.part[key])
     best, worst = ranked[0], ranked[-1]
-    gap = best.part["verified_accuracy"] - worst.part["verified_accuracy"]
-    if gap <= 0:
+    if best.part[key] <= worst.part[key]:
         return ""
     cost = worst.part["clean_accuracy"] - best.part["clean_accuracy"]
     price = (
@@ -185,9 +269,13 @@ def _compare_shares(audit: Record) -> str:
         if cost > 0
         else "and gives up no clean accuracy for it"
     )
+    if epsilon:
+        more, less = percent(best.part[key]), percent(worst.part[key])
+        return f"{best.name} proves {more} where {worst.name} proves {less}, {price}."
+    more, less = at_least(best.part[key]), at_least(worst.part[key])
     return (
-        f"{best.name} proves {percent(best.part['verified_accuracy'])} where {worst.name} proves "
-        f"{percent(worst.part['verified_accuracy'])}, {price}."
+        f"For half of the inputs {best.name} proves a distance of {more} where {worst.name} proves "
+        f"{less}, {price}."
     )
 
 
@@ -213,33 +301,42 @@ def next_steps(audit: Record) -> list[str]:
         audit: What `audit.json` holds.
 
     Returns:
-        At most three sentences; empty where the numbers ask for nothing.
+        At most four sentences; empty where the numbers ask for nothing.
     """
-    steps = (*_vacuous(audit), *_refused(audit), *_open_brackets(audit), *_wide_brackets(audit))
-    return list(steps[:3])
+    steps = (*_judged(audit), *_uneven(audit), *_refused(audit))
+    steps += (*_open_brackets(audit), *_wide_brackets(audit))
+    return list(steps[:4])
 
 
-def _vacuous(audit: Record) -> Iterator[str]:
-    names = [
-        f.name
-        for f in finished(audit, "certificates")
-        # hardly anything is proved of a model that is right more often than not
-        if (f.part.get("verified_accuracy") or 0.0) < 0.1
-        and (f.part.get("clean_accuracy") or 0.0) > 0.5
-        and f.part.get("verified_accuracy") is not None
-    ]
-    if names:
+def _judged(audit: Record) -> Iterator[str]:
+    """Say what to do where certificates say little; one sentence for models alike."""
+    told: dict[str, list[str]] = {}
+    for finding in finished(audit, "conditions"):
+        if judgement(finding.part)[0] != "meaningful":
+            told.setdefault(finding.part["advice"], []).append(finding.name)
+    for advice, names in told.items():
+        yield f"{listing(names)}: {advice}"
+
+
+def _uneven(audit: Record) -> Iterator[str]:
+    factor = audit["data"].get("uneven")
+    if factor:
         yield (
-            f"{listing(names)}: the constant is vacuous at this distance: train with a bound, "
-            "or use knowledge continuity."
+            f"Columns are spread by up to a factor of {number(factor)}, so that one decides every "
+            "distance: give each its unit with `scale`."
         )
 
 
 def _refused(audit: Record) -> Iterator[str]:
-    for part, title in _PARTS.items():
-        for finding in asked(audit, part):
-            if finding.refused is not None:
-                yield f"{finding.name}: no {title}: {finding.refused}"
+    """Say what was refused, once for each reason of a model."""
+    for finding in subjects(audit):
+        told: dict[str, list[str]] = {}
+        for part, title in _PARTS.items():
+            refused = (finding.subject.get(part) or {}).get("refused")
+            if refused is not None:
+                told.setdefault(refused, []).append(title)
+        for reason, titles in told.items():
+            yield f"{finding.name}: no {listing(titles)}: {reason}"
 
 
 def _open_brackets(audit: Record) -> Iterator[str]:

@@ -309,6 +309,8 @@ def _audited(document: Mapping[str, Any], subject: Mapping[str, Any]) -> str:
     if certificates.get("verified_accuracy") is not None:
         share = formats.percent(certificates["verified_accuracy"])
         parts.append(f"{share} proved within {formats.given(document['epsilon'])}")
+    elif certificates.get("median_radius") is not None:
+        parts.append(f"half proved within {formats.at_least(certificates['median_radius'])}")
     if "lower" in bracket:
         parts.append(f"constant {span(bracket['lower'], bracket['upper'])}")
     known = subject.get("knowledge") or {}
