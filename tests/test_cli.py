@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -281,8 +282,20 @@ def test_json_is_one_document_and_nothing_else(run, line, keys):
     if line.startswith("report") and not Path("json").exists():  # its audit ran in another worker
         run(f"{AUDIT} --out json")
     code, out, _ = run(f"{line} --json")
-    assert code == 0
-    assert keys <= set(json.loads(out))
+    document = json.loads(out)
+    assert code == 0 and (document["verb"] == "audit" or not re.search(r"\bnull\b", out))
+    assert keys <= set(document)
+    assert document["verb"] == line.split()[0] and document["seconds"] >= 0
+    assert document.get("norm", "l2") in ("l1", "l2", "linf")
+    undocumented = set(document) - documented("every verb") - documented(document["verb"])
+    assert not undocumented, f"say in docs/commands.md what they are: {undocumented}"
+
+
+def documented(verb: str) -> set[str]:
+    """Return the fields that the page of commands names for a verb."""
+    lines = (Path(__file__).parents[1] / "docs/commands.md").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"| {verb} |"))
+    return set(re.findall(r"`(\w+)`", line))
 
 
 @pytest.mark.parametrize("line", ["", "--help", *(f"{verb} --help" for verb in list(cli.app)[:6])])
@@ -355,11 +368,11 @@ def test_an_audit_shows_refusals_and_the_command_that_repeats_it(run, tmp_path):
     code, out, _ = run(
         f"audit module:factories:product npz:good.npz --epsilon 0.1 --out {tmp_path}/it"
     )
-    assert code == 0
+    assert code == 4
     assert "refused" in out and "no global Lipschitz constant" in " ".join(out.split())
     document = json.loads((tmp_path / "it/audit.json").read_text())
     code, _, _ = run(document["command"].removeprefix("holdfast "))
-    assert code == 0
+    assert code == 4
     again = json.loads((tmp_path / "it/audit.json").read_text())
     assert again["command"] == document["command"]
 
@@ -414,16 +427,75 @@ def test_every_ending_has_its_code_and_no_traceback(run, monkeypatch, problem, c
     assert said in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("step", ["capture", "Lipschitz bracket", "certificates", "page"])
+@pytest.mark.parametrize("step", ["capture", "Lipschitz bracket", "page"])
 def test_ctrl_c_ends_the_whole_audit_and_leaves_no_file(run, monkeypatch, tmp_path, step):
     before = signal.getsignal(signal.SIGINT)
-    stopping = contextlib.nullcontext(lambda now: step in now.part and _interrupt())
-    monkeypatch.setattr("holdfast.progress.show_progress", lambda part: stopping)
-    code, out, err = run(f"{AUDIT} --out {tmp_path}/it")
+    code, out, err = _stopped_at(step, run, monkeypatch, tmp_path)
     assert (code, out) == (130, "")
     assert err == "holdfast: interrupted; nothing half-written is left\n"
     assert not [path for path in (tmp_path / "it").iterdir() if path.name != "audit.json"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("step", ["certificates", "knowledge continuity"])
+def test_a_stopped_audit_keeps_what_is_done(run, monkeypatch, tmp_path, step):
+    code, out, err = _stopped_at(step, run, monkeypatch, tmp_path)
+    assert (code, out) == (130, "")
+    page = tmp_path / "it/report.html"
+    assert err == f"holdfast: interrupted; what was done before is in {page}\n"
+    document = json.loads((tmp_path / "it/audit.json").read_text())
+    assert document["stopped"].endswith(step)
+    (subject,) = document["subjects"]
+    done = [part for part in ("lipschitz", "certificates", "knowledge") if part in subject]
+    assert done == (["lipschitz"] if step == "certificates" else ["lipschitz", "certificates"])
+    assert "Lipschitz" in page.read_text()
+
+
+def _stopped_at(step, run, monkeypatch, tmp_path):
+    stops = iter([_interrupt])
+    stopping = contextlib.nullcontext(lambda now: step in now.part and next(stops, lambda: None)())
+    monkeypatch.setattr("holdfast.progress.show_progress", lambda part: stopping)
+    return run(f"{AUDIT} --out {tmp_path}/it")
+
+
+@pytest.mark.parametrize(("least", "code"), [(0.0, 0), (1.0, 1)])
+def test_a_share_that_is_too_small_has_its_code(run, least, code):
+    ended, out, _ = run(f"{CERTIFY} npz:good.npz --epsilon 1e9 --fail-under {least} --json")
+    assert ended == code and json.loads(out)["verified_accuracy"] == 0.0
+    ended, _, err = run(f"{CERTIFY} npz:good.npz --fail-under 60")
+    assert ended == 2 and "fail-under: got 60" in err
+    ended, _, err = run(f"{AUDIT} --fail-under 0.5")
+    assert ended == 2 and "wanted --epsilon as well" in err
+
+
+def test_sigterm_ends_as_ctrl_c_does(tmp_path):
+    command = [HOLDFAST, "audit", "--seconds", "60", "--norm", "inf", "--out", str(tmp_path / "it")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        _wait((tmp_path / "it/.lock").exists)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert (out, err) == ("", "holdfast: interrupted; nothing half-written is left\n")
+
+
+def test_quiet_says_nothing_but_the_answer_and_errors(run):
+    code, out, err = run(f"{GOOD} --quiet")
+    assert (code, err) == (0, "") and "certified" in out
+    code, out, err = run(f"{CERTIFY} npz:none.npz --quiet")
+    assert (code, out) == (2, "") and err.startswith("holdfast: data: got ")
+
+
+def test_threads_are_those_that_were_asked_for(run):
+    before = torch.get_num_threads()
+    try:
+        code, *_ = run(f"{GOOD} --threads 1")
+        assert code == 0 and torch.get_num_threads() == 1
+        code, _, err = run(f"{GOOD} --threads 0")
+        assert code == 2 and "threads: got 0" in err
+    finally:
+        torch.set_num_threads(before)
 
 
 def _interrupt() -> None:

@@ -126,3 +126,7 @@ class InternalError(HoldfastError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}; please report it")
+
+
+class Stopped(BaseException):
+    """Ctrl-C where a search must not take it as its own end and go on with the next step."""

@@ -22,7 +22,7 @@ from holdfast.audits.parts import attacks_part, certificates_part, data_part
 from holdfast.audits.study import AuditOptions, Steps, Study, steps_of, study
 from holdfast.batches import Data, join_batches, read_batches
 from holdfast.certificates.conditions import uneven
-from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra
+from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Stopped
 from holdfast.files import StrPath, to_json, write_whole
 from holdfast.report.page import write_page
 from holdfast.results import ChartedResult
@@ -116,6 +116,9 @@ def audit_models(
 
     Returns:
         The results and where they lie.
+
+    Raises:
+        Stopped: When the user stops it and some part was done: the files have what was done.
     """
     _check_training(models, options)
     _check_distance(data, options)
@@ -125,7 +128,10 @@ def audit_models(
         steps.begin("page")
         path = folder / "audit.json"
         write_whole(path, to_json(document))
-        return AuditReport(document, path, _page(document, folder / "report.html"))
+        found = AuditReport(document, path, _page(document, folder / "report.html"))
+        if "stopped" in document:
+            raise Stopped(f"what was done before is in {found.page or found.json}")
+        return found
 
 
 def _check_training(models: Sequence[LoadedModel], options: AuditOptions) -> None:
@@ -158,7 +164,7 @@ def _document(
 ) -> dict[str, Any]:
     """Run every part on every model and return the document of the audit."""
     start = time.perf_counter()
-    studies = [study(loaded, data, options, steps) for loaded in models]
+    studies, stopped = _studies(models, data, options, steps)
     distances = None
     if isinstance(data, LoadedData):
         subjects = [one.subject for one in studies]
@@ -175,6 +181,7 @@ def _document(
         **({"distances": distances.document()} if distances else {}),
         "data": data_part(data, _digest(data), options.held_out) | _units(data, options),
         "subjects": [one.subject for one in studies],
+        **({"stopped": stopped} if stopped else {}),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -185,6 +192,32 @@ def _document(
         | {"knowledge": 0},
         "citations": citations_for(ops, distances=distances is not None),
     }
+
+
+def _studies(
+    models: Sequence[LoadedModel], data: Rows, options: AuditOptions, steps: Steps
+) -> tuple[list[Study], str | None]:
+    """Run every part on every model; where the user stops it, as far as it has come.
+
+    Returns:
+        The models of which a part is done, and the step that was stopped, if one was.
+
+    Raises:
+        Stopped: When the user stops it before any part is done.
+        KeyboardInterrupt: As `Stopped`, where Ctrl-C is not held back.
+    """
+    studies: list[Study] = []
+    try:
+        for loaded in models:
+            studies.append(Study())
+            study(loaded, data, options, steps, studies[-1])
+    except (KeyboardInterrupt, Stopped):
+        begun = [one for one in studies if one.subject.keys() & {"lipschitz", "knowledge"}]
+        if not begun:
+            raise
+        steps.report = silent  # what it may raise was heard
+        return begun, steps.part
+    return studies, None
 
 
 def _add_certificates(studies: Sequence[Study], data: LoadedData, distances: Distances) -> None:

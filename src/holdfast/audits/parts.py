@@ -24,24 +24,27 @@ from holdfast.types import norm_name
 
 
 def bracket_part(bracket: Bracket) -> dict[str, Any]:
+    """Return a bracket as it stands in an audit."""
+    return plain(bracket_facts(bracket))
+
+
+def bracket_facts(bracket: Bracket) -> dict[str, Any]:
     """Return a bracket: bounds, trace, layers, outcome, notes and assumptions."""
-    return plain(
-        {
-            "norm": norm_name(bracket.norm),
-            "lower": bracket.lower,
-            "upper": bracket.upper,
-            "ratio": bracket.ratio,
-            "lower_by": bracket.lower_by,
-            "upper_by": bracket.upper_by,
-            "outcome": bracket.outcome.name,
-            "advice": bracket.outcome.value,
-            "seconds": bracket.seconds,
-            "trace": bracket.trace,
-            "layers": bracket.layers,
-            "notes": bracket.notes,
-            "assumptions": bracket.assumptions,
-        }
-    )
+    return {
+        "norm": norm_name(bracket.norm),
+        "lower": bracket.lower,
+        "upper": bracket.upper,
+        "ratio": bracket.ratio,
+        "lower_by": bracket.lower_by,
+        "upper_by": bracket.upper_by,
+        "outcome": bracket.outcome.name,
+        "advice": bracket.outcome.value,
+        "seconds": bracket.seconds,
+        "trace": bracket.trace,
+        "layers": bracket.layers,
+        "notes": bracket.notes,
+        "assumptions": bracket.assumptions,
+    }
 
 
 def certificates_part(

@@ -123,47 +123,67 @@ class Steps:
 class Study:
     """One model while it is audited: its document, its operations, its certificates and attacks."""
 
-    subject: dict[str, Any]
+    subject: dict[str, Any] = field(default_factory=dict)
     ops: set[str] = field(default_factory=set)
     certificates: Certificates | None = None
     attacks: Attacks | None = None
 
 
 def study(
-    loaded: LoadedModel, data: LoadedData | LoadedTokens, options: AuditOptions, steps: Steps
-) -> Study:
-    """Run every part that makes sense for the data on one model."""
+    loaded: LoadedModel,
+    data: LoadedData | LoadedTokens,
+    options: AuditOptions,
+    steps: Steps,
+    one: Study,
+) -> None:
+    """Run every part that makes sense for the data on one model.
+
+    Args:
+        loaded: The model.
+        data: The rows.
+        options: What is asked for.
+        steps: Takes the progress.
+        one: Takes each part as soon as it is done.
+    """
     if isinstance(data, LoadedTokens):
-        return _study_tokens(loaded, data, options, steps)
+        _study_tokens(loaded, data, options, steps, one)
+        return
     steps.begin(f"{loaded.name}: capture")
     with captured(loaded.model, data.inputs[:1]) as graph:
-        return _study_graph(graph, loaded, data, options, steps)
+        one.ops |= {node.op for node in graph.nodes}
+        _study_graph(graph, loaded, data, options, steps, one)
 
 
 def _study_graph(
-    graph: Graph, loaded: LoadedModel, data: LoadedData, options: AuditOptions, steps: Steps
-) -> Study:
+    graph: Graph,
+    loaded: LoadedModel,
+    data: LoadedData,
+    options: AuditOptions,
+    steps: Steps,
+    one: Study,
+) -> None:
     """Run every part on a captured model."""
-    rows = (data.inputs, data.labels)
-    subject = _subject(loaded, graph.fingerprint) | {
-        "accuracy": _accuracy(graph, data, options.threshold)
-    }
+    rows, subject = (data.inputs, data.labels), one.subject
+    subject |= _subject(loaded, graph.fingerprint)
+    subject["accuracy"] = _accuracy(graph, data, options.threshold)
     steps.begin(f"{loaded.name}: Lipschitz bracket")
     bracket, why = _or_why(lambda: _bracket(graph, data, options, steps.take), Unsupported)
     subject["lipschitz"] = why if bracket is None else bracket_part(bracket)
     steps.begin(f"{loaded.name}: certificates")
     asked = {"threshold": options.threshold, "moves": options.moves}
     certify = CertifyOptions(options.norm, **asked)
-    certificates, subject["certificates"] = _or_why(
+    certificates, why = _or_why(
         lambda: certify_graph(graph, *rows, certify, steps.take), Unsupported
     )
+    one.certificates, subject["certificates"] = certificates, why
     steps.begin(f"{loaded.name}: attacks")
     attack = AttackOptions(options.norm, seconds=options.seconds, **asked)
-    attacks, subject["attacks"] = _or_why(
+    attacks, why = _or_why(
         lambda: attack_graph(graph, loaded.model, rows, attack, steps.take), Unsupported
     )
     if certificates is not None and attacks is not None:
         check_agreement(graph, certificates, attacks)
+    one.attacks, subject["attacks"] = attacks, why
     ratio = math.inf if bracket is None else bracket.ratio
     how = ConditionsOptions(options.norm, moves=options.moves, columns=False)
     verdict = conditions_of(rows, how, certificates, ratio)
@@ -178,26 +198,26 @@ def _study_graph(
     # Refused as bad input are a model with nothing to train, and labels that do not fit.
     found, why = _or_why(lambda: _descent(loaded, data, options), Unsupported, InvalidInput)
     subject["descent"] = found or why
-    return Study(subject, {node.op for node in graph.nodes}, certificates, attacks)
 
 
 def _study_tokens(
-    loaded: LoadedModel, data: LoadedTokens, options: AuditOptions, steps: Steps
-) -> Study:
+    loaded: LoadedModel, data: LoadedTokens, options: AuditOptions, steps: Steps, one: Study
+) -> None:
     """Run what needs no distance between inputs; the model need not be one that can be captured."""
     steps.begin(f"{loaded.name}: knowledge continuity")
     verdict = conditions(loaded.model, *data.batches[0], options.norm)
-    subject = _subject(loaded, weights_hash(loaded.model))
+    subject = one.subject
+    subject |= _subject(loaded, weights_hash(loaded.model))
     subject |= {"accuracy": None, "conditions": conditions_part(verdict)}
     rows = data.first(MOST_ROWS)
-    measured, subject["knowledge"] = _or_why(
+    measured, why = _or_why(
         lambda: knowledge(loaded.model, rows.batches, perturbations=rows.perturbations),
         Unsupported,
         InvalidInput,
     )
+    subject["knowledge"] = why
     if measured is not None:
         subject |= {"accuracy": measured.accuracy, "knowledge": knowledge_part(measured, data)}
-    return Study(subject)
 
 
 def _or_why(

@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import inspect
 import io
 import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +19,14 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.segment import Segment, Segments
 
-from holdfast.errors import InvalidInput, visible
+from holdfast.errors import InvalidInput, Stopped, visible
 from holdfast.versions import VERSION
 
 if TYPE_CHECKING:
     from holdfast.sources.data import LoadedData
     from holdfast.sources.models import LoadedModel
     from holdfast.sources.tokens import LoadedTokens
+    from holdfast.types import Progress, Report
 
     _Models = list[LoadedModel]
 
@@ -52,21 +55,64 @@ class Answer:
     code: int = 0
 
 
-class Stopped(BaseException):
-    """Ctrl-C where a search must not take it as its own end and go on with the next step."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+Quiet = Annotated[
+    bool, Parameter(negative=(), help="no progress and no warnings; errors are still said")
+]
+Threads = Annotated[
+    int | None, Parameter(help="threads of the CPU to use; all of its cores by default")
+]
 
 
 def verb(function: Callable[..., Answer]) -> Callable[..., int]:
-    """Register a verb; stdout is for its answer, so what a model prints goes to stderr."""
+    """Register a verb, which takes `--quiet` and `--threads` with all others.
 
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> int:
-        with contextlib.redirect_stdout(sys.stderr):
+    Its stdout is for its answer: what a model prints goes to stderr.
+
+    Returns:
+        What is called with the options, and returns the exit code.
+    """
+
+    def run(*args: Any, quiet: Quiet = False, threads: Threads = None, **kwargs: Any) -> int:
+        begun = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            if quiet:
+                unseen = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stderr(unseen))
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+            _use_threads(threads)
             answer = function(*args, **kwargs)
-        show(answer)
+        show(answer, function.__name__, time.perf_counter() - begun)
         return answer.code
 
+    own, more = (inspect.signature(each).parameters for each in (function, run))
+    common = [more["quiet"], more["threads"]]
+    functools.update_wrapper(run, function)
+    run.__annotations__ = function.__annotations__ | {each.name: each.annotation for each in common}
+    run.__signature__ = inspect.Signature([*own.values(), *common], return_annotation=int)  # pyright: ignore[reportFunctionMemberAccess]
     return app.command(run)
+
+
+BELOW, IN_PART = 1, 4
+"""Exit codes: less is verified than `--fail-under` asks for; some parts were refused."""
+
+
+def _use_threads(threads: int | None) -> None:
+    """Let torch use so many threads.
+
+    Raises:
+        InvalidInput: When there is none.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise InvalidInput("threads", threads, "a whole number of at least 1")
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 Model = Annotated[
@@ -105,6 +151,22 @@ Json = Annotated[
 ]
 
 
+FailUnder = Annotated[
+    float | None,
+    Parameter(help="exit code 1 where the verified accuracy is below this share, such as 0.6"),
+]
+
+
+def check_share(fail_under: float | None) -> None:
+    """Refuse what is no share, before the work.
+
+    Raises:
+        InvalidInput: When it is not from 0 to 1.
+    """
+    if fail_under is not None and not 0 <= fail_under <= 1:
+        raise InvalidInput("fail-under", fail_under, "a share of the rows, from 0 to 1")
+
+
 def repeat_command(name: str, options: Mapping[str, object]) -> str:
     """Return the command that repeats a run."""
     given = [
@@ -116,17 +178,33 @@ def repeat_command(name: str, options: Mapping[str, object]) -> str:
 
 
 @contextlib.contextmanager
-def stopping_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the whole of a run of several steps."""
+def stopping_at_once() -> "Iterator[Callable[[Report], Report]]":
+    """Let Ctrl-C and SIGTERM end the whole of a run of several steps.
+
+    Yields:
+        What watches a report: an exception that a library swallows comes again with the next step.
+    """
+    asked = False
 
     def stop(*_: object) -> NoReturn:
+        nonlocal asked
+        asked = True
         raise Stopped
 
-    before = signal.signal(signal.SIGINT, stop)
+    def watching(report: "Report") -> "Report":
+        def take(progress: "Progress") -> None:
+            if asked:
+                raise Stopped
+            report(progress)
+
+        return take
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield watching
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def load(
@@ -202,16 +280,24 @@ def _only_shown(console: Console, drawing: Any) -> Segments:
     )
 
 
-def show(answer: Answer) -> None:
-    """Print one JSON document, or what people read."""
+def show(answer: Answer, name: str, seconds: float) -> None:
+    """Print one JSON document, or what people read.
+
+    Args:
+        answer: Of a verb.
+        name: Of the verb.
+        seconds: How long it took.
+    """
     if sys.stdout is None:  # closed by whoever started us
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     if answer.as_json:
+        from holdfast.cli.spoken import spoken
         from holdfast.files import to_json
 
-        sys.stdout.write(to_json(answer.document))
+        told = {"holdfast": VERSION, "verb": name, "seconds": seconds} | spoken(answer.document)
+        sys.stdout.write(to_json(told))
     else:
         console = Console(markup=False, highlight=False, emoji=False)
         console.print(_only_shown(console, answer.drawing()))

@@ -41,6 +41,7 @@ def attack(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Look for the nearest input around each row that gets another answer."""
+    from holdfast.cli.spoken import said_by
     from holdfast.progress import show_progress
     from holdfast.terminal import answer_table
 
@@ -55,7 +56,8 @@ def attack(  # noqa: PLR0913 - the options of the verb
         )
     if out is not None:
         attacks.save(out)
-    document = {"model": model, "data": data, **rows.treatment, **attacks.document()}
+    document = {"model": model, "data": data, **rows.treatment}
+    document |= said_by(attacks, "adversarial")
     if epsilon is not None:
         document["accuracy_under_attack"] = attacks.accuracy_under_attack(epsilon)
     return Answer(document, lambda: answer_table(attacks), as_json)

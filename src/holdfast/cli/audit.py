@@ -1,18 +1,23 @@
 """`holdfast audit`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from holdfast.cli.app import (
+    BELOW,
     DISTANCE,
+    IN_PART,
     Answer,
     DataName,
+    FailUnder,
     Json,
     Model,
     NormName,
     Threshold,
+    check_share,
     load,
     norm_of,
     repeat_command,
@@ -20,6 +25,7 @@ from holdfast.cli.app import (
     verb,
 )
 from holdfast.cli.moves import Free, NoOnehot, Scale, moves_of
+from holdfast.errors import InvalidInput
 
 
 @verb
@@ -42,6 +48,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
     held_out: Annotated[
         bool, Parameter(help="no row was trained on: call them test inputs", negative="")
     ] = False,
+    fail_under: FailUnder = None,
     as_json: Json = False,
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
@@ -52,6 +59,9 @@ def audit(  # noqa: PLR0913 - the options of the main job
     from holdfast.sources.demo import DEMO_MODELS
     from holdfast.terminal import audit_summary
 
+    check_share(fail_under)
+    if fail_under is not None and epsilon is None:
+        raise InvalidInput("fail-under", f"{fail_under} without a distance", "--epsilon as well")
     models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
     asked |= {"step": step, "threshold": threshold or None, "free": free, "scale": scale}
@@ -63,6 +73,16 @@ def audit(  # noqa: PLR0913 - the options of the main job
         # The built-in nets were not trained on the built-in rows.
         held_out=held_out or (model is None and data == "demo:digits"),
     )  # fmt: skip
-    with stopping_at_once(), show_progress("audit") as report:
-        found = audit_models(models, rows, out, options, report)
-    return Answer(found.document, lambda: audit_summary(found), as_json)
+    with stopping_at_once() as watching, show_progress("audit") as report:
+        found = audit_models(models, rows, out, options, watching(report))
+    code = _code(found.document["subjects"], fail_under)
+    return Answer(found.document, lambda: audit_summary(found), as_json, code)
+
+
+def _code(subjects: Sequence[Mapping[str, Any]], fail_under: float | None) -> int:
+    """Return the exit code: whether every model is good enough, and nothing was refused."""
+    parts = [part for subject in subjects for part in subject.values() if isinstance(part, Mapping)]
+    verified = [part["verified_accuracy"] for part in parts if "verified_accuracy" in part]
+    if fail_under is not None and min(verified, default=0.0) < fail_under:
+        return BELOW
+    return IN_PART if any("refused" in part for part in parts) else 0

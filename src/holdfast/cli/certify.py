@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from holdfast.cli.app import (
+    BELOW,
     DISTANCE,
     Answer,
     DataName,
+    FailUnder,
     Json,
     Model,
     NormName,
     Threshold,
+    check_share,
     check_writable,
     load_numbers,
     norm_of,
@@ -43,6 +46,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     scale: Scale = None,
     onehot: Onehot = None,
     out: Annotated[Path | None, Parameter(help="file for the certificates")] = None,
+    fail_under: FailUnder = None,
     attack: Annotated[
         bool, Parameter(negative=(), help="attack every row, and stop if a certificate is wrong")
     ] = False,
@@ -54,6 +58,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     from holdfast.certificates.certify import certify_graph
     from holdfast.certificates.files import missing_proof
     from holdfast.certificates.options import CertifyOptions
+    from holdfast.cli.spoken import said_by
     from holdfast.graph.capture import captured, example_row
     from holdfast.progress import show_progress
     from holdfast.terminal import certificates_table
@@ -61,6 +66,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     if not 0 <= epsilon < math.inf:
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")
     check_writable(out)
+    check_share(fail_under)
     (loaded,), rows = load_numbers([model], data)
     moves = moves_of(free, scale, rows, onehot)
     options = CertifyOptions(norm_of(norm), method, semantics, threshold, moves)
@@ -84,9 +90,13 @@ def certify(  # noqa: PLR0913 - the options of the verb
         **_answers(certificates, epsilon),
         **rows.treatment,
         "normalisation": dict(loaded.units),
-        **certificates.document(),
+        **said_by(certificates),
     }
-    return Answer(document, lambda: certificates_table(certificates, epsilon, rows.scale), as_json)
+    verified = document.get("verified_accuracy", 1.0)
+    code = BELOW if fail_under is not None and verified < fail_under else 0
+    return Answer(
+        document, lambda: certificates_table(certificates, epsilon, rows.scale), as_json, code
+    )
 
 
 def _answers(certificates: "Certificates", epsilon: float) -> dict[str, object]:

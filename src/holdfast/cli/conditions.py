@@ -18,7 +18,7 @@ def conditions(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Say whether a certificate about distances makes sense for a model and its data."""
-    from holdfast.files import plain
+    from holdfast.cli.spoken import said_by
     from holdfast.progress import show_progress
     from holdfast.sources.data import LoadedData
     from holdfast.terminal import answer_table
@@ -31,5 +31,5 @@ def conditions(  # noqa: PLR0913 - the options of the verb
             moves.check_no_groups("conditions")
             asked |= {"free": moves.free, "scale": moves.scale}
         found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), **asked)
-    document = {"model": model, "data": data, **rows.treatment, **plain(found)}
+    document = {"model": model, "data": data, **rows.treatment, **said_by(found)}
     return Answer(document, lambda: answer_table(found), as_json)

@@ -23,7 +23,8 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
     *,
     norm: NormName = "2",
     box: Annotated[
-        tuple[float, float] | None, Parameter(help="only inputs between these two numbers")
+        tuple[float, float] | None,
+        Parameter(negative=(), help="only inputs between these two numbers"),
     ] = None,
     seconds: Annotated[float, Parameter(help="time to spend")] = 10.0,
     tolerance: Annotated[float, Parameter(help="stop at upper / lower <= 1 + this")] = 1e-3,
@@ -33,7 +34,7 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
     as_json: Json = False,
 ) -> Answer:
     """Bracket the Lipschitz constant of a model from both sides."""
-    from holdfast.audits.parts import bracket_part
+    from holdfast.audits.parts import bracket_facts
     from holdfast.progress import closing_bracket
     from holdfast.terminal import bracket_table
     from holdfast.types import Outcome
@@ -48,7 +49,7 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
             free=moves.free, scale=moves.scale, report=report,
         )  # fmt: skip
     code = INTERRUPTED if bracket.outcome is Outcome.INTERRUPTED else 0
-    document = {"model": model} | bracket_part(bracket)
+    document = {"model": model} | bracket_facts(bracket)
     return Answer(document, lambda: bracket_table(bracket), as_json, code)
 
 
