@@ -154,6 +154,13 @@ def test_refusals_say_what_and_how_to_go_on(model: nn.Module, words: list[str]) 
         assert word in str(refusal.value)
 
 
+def test_a_generator_in_the_forward_pass_is_refused() -> None:
+    order = torch.Generator().manual_seed(0)
+    model = module_of(lambda x: x[:, torch.randperm(3, generator=order)])
+    with pytest.raises(Unsupported, match="an object that is no tensor"):
+        holdfast.capture(model, torch.zeros(1, 3))
+
+
 def test_every_obstacle_is_named_at_once() -> None:
     model = nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.2))
     with pytest.raises(Unsupported) as refusal:

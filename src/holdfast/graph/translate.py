@@ -125,8 +125,16 @@ def _placeholders(program: torch.export.ExportedProgram) -> dict[str, object]:
 
 
 def _input(b: Builder, node: torch.fx.Node) -> Ref:
-    """Add an input node, named as the model's own argument."""
+    """Add an input node, named as the model's own argument.
+
+    Raises:
+        Unsupported: For what is no tensor: a generator of random numbers that the model has.
+    """
     value = node.meta["val"]
+    if not isinstance(value, Tensor):
+        why = f"the forward pass uses an object that is no tensor ({node.name})"
+        advice = "compute in __init__ what comes from it, and keep it as a buffer"
+        raise Unsupported("capture", [Obstacle("", "state", why, advice)])
     shape, perturbed = tuple(value.shape[1:]), value.is_floating_point()
     b.nodes[node.name] = Node(node.name, "input", shape=shape, perturbed=perturbed)
     if isinstance(value.shape[0], torch.SymInt):
