@@ -161,6 +161,19 @@ def test_a_generator_in_the_forward_pass_is_refused() -> None:
         holdfast.capture(model, torch.zeros(1, 3))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + torch.arange(x.shape[0]).float()[1],
+        lambda x: x + torch.linalg.inv(torch.ones(2, 2)).sum(),
+    ],
+    ids=["second row", "singular"],
+)
+def test_a_constant_that_cannot_be_computed_is_named(function) -> None:
+    with pytest.raises(Unsupported, match=r"aten\..*: fails for one row: .*any number of rows"):
+        holdfast.capture(module_of(function), torch.zeros(1, 3))
+
+
 def test_every_obstacle_is_named_at_once() -> None:
     model = nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.2))
     with pytest.raises(Unsupported) as refusal:

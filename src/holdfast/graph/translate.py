@@ -127,6 +127,9 @@ def _placeholders(program: torch.export.ExportedProgram) -> dict[str, object]:
 def _input(b: Builder, node: torch.fx.Node) -> Ref:
     """Add an input node, named as the model's own argument.
 
+    Returns:
+        What stands for it.
+
     Raises:
         Unsupported: For what is no tensor: a generator of random numbers that the model has.
     """
@@ -264,10 +267,19 @@ def _fold(node: torch.fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
     In the vocabulary a constant for one row broadcasts along the batch; where that is not what the
     model does, the replay at other batch sizes shows it.
+
+    Raises:
+        Unsupported: Where it fails, such as for an index that one row does not have.
     """
     function: Any = node.target
-    with torch.no_grad():
-        return function(*map(_at_one, args), **{k: _at_one(v) for k, v in kwargs.items()})
+    try:
+        with torch.no_grad():
+            return function(*map(_at_one, args), **{k: _at_one(v) for k, v in kwargs.items()})
+    except Exception as error:
+        why = f"fails for one row: {type(error).__name__}: {error}"
+        advice = "the model must accept any number of rows"
+        obstacle = Obstacle("", str(node.target), why, advice, source_line(node))
+        raise Unsupported("capture", [obstacle]) from error
 
 
 def _at_one(item: object) -> object:
