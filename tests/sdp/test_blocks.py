@@ -229,3 +229,18 @@ def test_moved_channels_are_no_block(op: str) -> None:
     graph = holdfast.capture(Moved().eval(), torch.zeros(1, 1, 5, 5)).double().pruned()
     with pytest.raises(Unsupported):
         plan(graph)
+
+
+def test_layers_on_every_token_are_no_block() -> None:
+    """Their weight is no matrix of the whole row; they are bounded by their gains."""
+    torch.manual_seed(0)
+    feed = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), nn.Flatten(), nn.Linear(12, 2)
+    )
+    graph = holdfast.capture(feed.eval(), torch.zeros(1, 3, 4)).double()
+    with pytest.raises(Unsupported, match="linear"):
+        plan(graph)
+    found = holdfast.lipschitz(feed, torch.randn(8, 3, 4), seconds=1.0)
+    assert 0.0 < found.lower <= found.upper
+    for value in blockwise_upper(graph, 1.0, lambda note: None):
+        assert value >= found.lower

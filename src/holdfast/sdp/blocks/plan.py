@@ -72,7 +72,9 @@ def _plain_plan(part: Graph) -> Plan:
         keeps = node.kind in (Kind.SUM, Kind.SCALAR) or (
             node.kind is Kind.AFFINE and node.facts.by_entry
         )
-        if not (node.op == "linear" or (same and (keeps or node.op == "reshape"))):
+        # A linear layer on every token of several is no matrix of the whole row.
+        whole = node.op == "linear" and math.prod(part[node.inputs[0]].shape[:-1]) == 1
+        if not (whole or (same and (keeps or node.op == "reshape"))):
             raise Unsupported(NAME, [node.obstacle("no rule on a lattice, or without one")])
         units += entries if node.kind is Kind.SCALAR else 0
     factors: dict[str, Factor | None] = dict.fromkeys((node.name for node in part.nodes), ())
