@@ -170,6 +170,7 @@ def descent_table(part: Mapping[str, Any]) -> RenderableType:
         "promised change": part["predicted_change"],
         "measured change": part["actual_change"],
         "largest safe step": part["largest_safe_step"],
+        "safe along this step": part["safe_along_step"],
         "effective step": part["effective_step"],
         "gradient's change per distance": smoothness["along_step"],
         "top Hessian eigenvalue": smoothness["top_eigenvalue"],

@@ -66,6 +66,7 @@ def test_the_document_says_what_was_audited_and_with_what(report):
         "rows": 24,
         "held_out": False,
         "classes": 3,
+        "class_names": [],
         "shape": [4],
         "image": None,
         "range": [],
@@ -97,6 +98,9 @@ def test_every_part_agrees_with_its_own_verb(report):
     assert [layer["path"] for layer in bracket["layers"]] == ["0", "1", "2"]
     knowledge = holdfast.knowledge(net(), (inputs, labels))
     assert subject["knowledge"]["rank"] == knowledge.rank()
+    predicted = net()(inputs).argmax(1)
+    for place, shown in subject["knowledge"]["rows"].items():
+        assert shown == {"predicted": int(predicted[int(place)])}
     assert subject["fingerprint"] == certificates.fingerprint
     assert subject["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
 
@@ -220,6 +224,25 @@ def test_shares_are_those_of_the_verbs_and_come_with_an_interval(report):
     assert [one["share"] for one in right] == attacks.accuracy_under_attack(distances)
     for one in (*proved, *right):
         assert one["low"] <= one["share"] <= one["high"] and one["count"] == one["share"] * 24
+
+
+def test_rows_of_a_table_are_shown_by_its_columns_and_names_of_classes(tmp_path):
+    inputs, labels = rows()
+    names = {"setosa": 0, "virginica": 2, "versicolor": 1}
+    table = dataclasses.replace(
+        checked(inputs, labels, "csv:t.csv"), columns=("a", "b", "c", "d"), classes=names
+    )
+    models = [LoadedModel(net(), "given", "one")]
+    result = audit_models(models, table, tmp_path, AuditOptions(seconds=0.1))
+    data, (subject,) = result.document["data"], result.document["subjects"]
+    assert data["class_names"] == ["setosa", "versicolor", "virginica"]
+    assert data["columns"] == ["a", "b", "c", "d"] and len(data["spread"]) == 4
+    first = subject["certificates"]["least"][0]
+    assert first["values"] == inputs[first["row"]].tolist()
+    assert len(first["attack"]["values"]) == 4 and first["attack"]["change"] is None
+    page = result.page.read_text().split("<script")[0]
+    assert "answers versicolor" in page and "<i>a</i>" in page and " → " in page
+    assert "grey is no change" not in page and "<img" not in page
 
 
 def test_without_the_extra_there_is_a_warning_and_no_page(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The audit of a model of text: no distance between inputs, knowledge continuity instead."""
 
 import pytest
+import torch
 from tests.tiny_text import save_classifier, write_csv
 
 import holdfast
@@ -56,7 +57,10 @@ def test_knowledge_is_that_of_its_own_verb_and_rows_are_sentences(report, model,
     assert part["rank"] == knowledge.rank() and "links" not in part
     assert subject["accuracy"] == knowledge.accuracy and 0 < knowledge.accuracy < 1
     assert subject["fingerprint"] == weights_hash(model.model)
-    assert all(shown == {"text": data.texts[int(row)]} for row, shown in part["rows"].items())
+    answers = torch.cat([model.model(**inputs).logits.argmax(1) for inputs, _ in data.batches])
+    for row, shown in part["rows"].items():
+        assert shown == {"text": data.texts[int(row)], "predicted": int(answers[int(row)])}
+    assert "flips" not in subject
     page = report.page.read_text()
     worst = part["worst"][part["rank"][0]][0]
     assert f"<q>{data.texts[worst['row']]}</q>" in page
@@ -66,7 +70,8 @@ def test_knowledge_is_that_of_its_own_verb_and_rows_are_sentences(report, model,
 def test_the_data_is_described_with_what_was_cut(report):
     described = report.document["data"]
     assert described | {"name": "", "sha256": ""} == {
-        "name": "", "rows": 90, "held_out": False, "classes": 2, "shape": [], "image": None,
+        "name": "", "rows": 90, "held_out": False, "classes": 2, "class_names": [],
+        "shape": [], "image": None,
         "tokens": 24, "truncated": 0, "sha256": "",
     }  # fmt: skip
 
@@ -76,7 +81,7 @@ def test_token_ids_from_python_are_audited_without_sentences(model, data, report
     result = audit(model.model, batches, tmp_path)
     (subject,), (other,) = result.document["subjects"], report.document["subjects"]
     assert subject["knowledge"]["normalised"] == other["knowledge"]["normalised"]
-    assert not any(subject["knowledge"]["rows"].values())
+    assert all(set(shown) == {"predicted"} for shown in subject["knowledge"]["rows"].values())
     assert result.document["data"]["sha256"] == report.document["data"]["sha256"]
     one = audit(model.model, data.batches[0], tmp_path / "one").document["data"]
     assert one["rows"] == 64 and one["sha256"] != report.document["data"]["sha256"]

@@ -267,7 +267,19 @@ def test_hostile_names_stay_words(visit, audit, width):
         )
         frontier = known["frontier"]["0"] | {"statement": names[8], "why": [[names[:2]] * 2] * 3}
         known |= {"frontier": dict.fromkeys(names, frontier), "limits": names[9]}
-    audit["data"] |= {"name": names[6], "sha256": names[7]}
+        subject["flips"] = {
+            "tried": 9,
+            "rows": 9,
+            "flipped": subject["certificates"]["shares"][0],
+            "words": [{"from": name, "to": name, "flipped": 1, "tried": 1} for name in names],
+            "pairs": [
+                {"row": 1, "label": 0, "predicted": 0, "flipped_to": 1}
+                | {"text": name, "perturbed": name}
+                for name in names
+            ],
+        }
+    audit["data"] |= {"name": names[6], "sha256": names[7], "class_names": names}
+    audit["stopped"] = names[8]
     audit["versions"] = audit["seeds"] = dict.fromkeys(names, "1")
     audit["citations"] = [{"key": name, "bibtex": name} for name in names]
     audit["command"] = audit["machine"] = names[0]

@@ -89,6 +89,34 @@ def test_bracket_without_an_upper_bound_is_still_drawn(audit):
     assert {row["upper"] for row in rows_of(fig.bracket(audit))} == {None}
 
 
+def test_a_lower_end_that_comes_late_still_has_a_band(audit):
+    part = audit["subjects"][0]["lipschitz"]
+    part["trace"] = [step for step in part["trace"] if step["side"] == "upper"]
+    part["trace"].append({"seconds": 3.1, "side": "lower", "value": 27.1, "method": "ascent"})
+    spec = fig.bracket(audit)
+    rows = [row for row in spec["data"]["values"] if row["series"] == "s0"]
+    low = spec["layer"][0]["encoding"]["y"]["scale"]["domain"][0]
+    assert [row["from"] for row in rows] == [low, low, low, 27.1, 27.1]
+    assert all(row["to"] == row["upper"] for row in rows)
+
+
+def test_the_users_step_is_marked_where_it_is_in_sight(audit):
+    spec = training.descent(audit)
+    (marked,) = [
+        layer["data"]["values"] for layer in spec["layer"]
+        if layer["mark"].get("style") == "own"
+    ]  # fmt: skip
+    plain = audit["subjects"][0]["descent"]
+    assert marked[0]["share"] == plain["step"] / plain["largest_safe_step"]
+    assert [row["told"] for row in marked] == ["your step, 0.01", ""]
+    for subject in audit["subjects"]:
+        subject["descent"]["step"] = 7.0
+    assert not any(
+        layer["data"]["values"] for layer in training.descent(audit)["layer"]
+        if layer["mark"].get("style") == "own"
+    )  # fmt: skip
+
+
 def test_repeated_layers_get_names_of_their_own(audit):
     part = audit["subjects"][0]["lipschitz"]
     part["layers"] = [{"path": "", "op": "relu", "gain": 1.0}] * 2

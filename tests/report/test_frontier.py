@@ -41,8 +41,8 @@ def test_the_promise_is_the_cell_that_says_most_of_all_layers(audit):
     found, _ = finished(audit, "knowledge")
     assert verdict.promise(found) == (
         "With 95% confidence, of fresh inputs that land within 4.00 of one of 180 anchors in layer "
-        "4, at most 15.2% have a loss that differs from the anchor's by more than 0.125. Of all "
-        "inputs it is at most 62.2%."
+        "4 (typical is 11.0), at most 15.2% have a loss that differs from the anchor's by more "
+        "than 0.125. Of all inputs it is at most 62.2%."
     )
     for part in found.part["frontier"].values():
         part["conditional"] = [[1.0, 1.0], [0.9951, 0.63], [0.9931, 0.6214]]

@@ -28,9 +28,20 @@ SENTENCES = {
         "The step is 2.00 of the largest safe step, 0.170.",
     ),
     "straight": (
-        {"largest_safe_step": None},
+        {"largest_safe_step": None, "safe_along_step": None},
         "A step of 0.01 lowers the loss by 0.0255; the descent lemma promised at least 0.0250. "
-        "The gradient does not change along it: every step is safe.",
+        "The gradient does not change: every step is safe.",
+    ),
+    "steeper on the way": (
+        {"safe_along_step": 0.1},
+        "A step of 0.01 lowers the loss by 0.0255; the descent lemma promised at least 0.0250. "
+        "The step is 0.0588 of the largest safe step, 0.170; along this step the gradient changes "
+        "faster, and 0.100 is safe.",
+    ),
+    "bent downward": (
+        {"largest_safe_step": None, "safe_along_step": 0.1},
+        "A step of 0.01 lowers the loss by 0.0255; the descent lemma promised at least 0.0250. "
+        "Nothing bends upward here; along this step 0.100 is safe.",
     ),
     "minimum": ({"gradient_norm": 0.0}, "The gradient is zero: no step changes the loss."),
 }

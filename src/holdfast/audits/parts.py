@@ -152,30 +152,42 @@ def _nearest_attack(attacks: Attacks | None, data: LoadedData, row: int) -> dict
     return {
         "distance": float(attacks.distance[row]),
         "predicted": int(attacks.predicted[row]),
-        "pixels": None if data.image is None else there.tolist(),
         "change": None if data.image is None else change.tolist(),
+        **data.seen(there),
     }
 
 
-def knowledge_part(knowledge: Knowledge, data: LoadedData | LoadedTokens) -> dict[str, Any]:
-    """Return volatility by layer, and of each layer the worst pairs and the frontier."""
+def knowledge_part(
+    knowledge: Knowledge, data: LoadedData | LoadedTokens, predicted: Tensor | None = None
+) -> dict[str, Any]:
+    """Return volatility by layer, and of each layer the worst pairs and the frontier.
+
+    Args:
+        knowledge: As measured.
+        data: The rows.
+        predicted: What the model answers to each row, [N], where that is known.
+    """
     statement = (
         f"Volatility at a layer is the mean, over all ordered pairs of {knowledge.n} rows, of "
         f"|change of {knowledge.loss}| / {knowledge.distance} distance between their states there "
         "(pairs at distance 0 count as 0); the scale-free form divides distances by their mean. "
         "Intervals are asymptotic 95 % jackknife intervals. It is a measurement on this data, "
-        "not a certificate. Rounding of the model's outputs may add "
-        f"{knowledge.rounding:.2g} to a change of loss, on average."
+        "not a certificate."
     )
-    found = knowledge.document() | worst_part(knowledge, data) | frontier_part(knowledge)
+    found = knowledge.document() | worst_part(knowledge, data, predicted) | frontier_part(knowledge)
     return found | {"statement": statement}
 
 
-def worst_part(knowledge: Knowledge, data: LoadedData | LoadedTokens) -> dict[str, Any]:
+def worst_part(
+    knowledge: Knowledge, data: LoadedData | LoadedTokens, predicted: Tensor | None = None
+) -> dict[str, Any]:
     """Return the worst pairs of each layer, and what there is to see of their rows."""
     worst = {layer: _pairs(knowledge.neighbours[layer]) for layer in knowledge.layers}
     rows = {row for pairs in worst.values() for pair in pairs for row in (pair.row, pair.neighbour)}
-    return plain({"worst": worst, "rows": {row: data.shown(row) for row in sorted(rows)}})
+    shown = {row: data.shown(row) for row in sorted(rows)}
+    if predicted is not None:
+        shown = {row: known | {"predicted": int(predicted[row])} for row, known in shown.items()}
+    return plain({"worst": worst, "rows": shown})
 
 
 def _pairs(brittle: Sequence[Brittle]) -> list[Brittle]:
@@ -211,14 +223,27 @@ def data_part(
         "rows": len(labels),
         "held_out": held_out,
         "classes": int(labels.max()) + 1,
+        "class_names": _class_names(data),
         **what,
         **data.treatment,
         "sha256": digest,
     }
 
 
+def _class_names(data: LoadedData | LoadedTokens) -> list[str]:
+    """Return the names of classes by number; empty where they do not have one each."""
+    own = data.model_classes if isinstance(data, LoadedTokens) else {}
+    by_number = {number: name for name, number in (data.classes or own).items()}
+    known = sorted(by_number)
+    return [by_number[number] for number in known] if known == [*range(len(known))] else []
+
+
 def _sizes(data: LoadedData) -> dict[str, Any]:
-    return {
+    columns = {}
+    if data.columns and data.image is None:
+        spread = data.inputs.double().std(0, correction=0)
+        columns = {"columns": list(data.columns), "spread": spread.flatten().tolist()}
+    return columns | {
         "shape": list(data.inputs.shape[1:]),
         "image": None if data.image is None else list(data.image),
         "range": [float(data.inputs.min()), float(data.inputs.max())],

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast.arguments import check_norm, check_number, check_threshold
 from holdfast.attacks.agreement import check_agreement
 from holdfast.attacks.attack import AttackOptions, attack_graph
 from holdfast.attacks.result import Attacks
+from holdfast.audits.flips import answers, flips_part
 from holdfast.audits.link import Links
 from holdfast.audits.parts import bracket_part, conditions_part, descent_part, knowledge_part
 from holdfast.brackets.bracket import Bracket
@@ -164,8 +165,9 @@ def _study_graph(
 ) -> None:
     """Run every part on a captured model."""
     rows, subject = (data.inputs, data.labels), one.subject
+    predicted = _predicted(graph, data, options.threshold)
     subject |= _subject(loaded, graph.fingerprint)
-    subject["accuracy"] = _accuracy(graph, data, options.threshold)
+    subject["accuracy"] = float((predicted == data.labels).double().mean())
     steps.begin(f"{loaded.name}: Lipschitz bracket")
     bracket, why = _or_why(lambda: _bracket(graph, data, options, steps.take), Unsupported)
     subject["lipschitz"] = why if bracket is None else bracket_part(bracket)
@@ -191,7 +193,9 @@ def _study_graph(
     steps.begin(f"{loaded.name}: knowledge continuity")
     # Refused as bad input are one row, or no layer: there is nothing to compare.
     found, why = _or_why(
-        lambda: _knowledge(graph, loaded.model, data, options.threshold), Unsupported, InvalidInput
+        lambda: _knowledge(graph, loaded.model, data, options.threshold, predicted),
+        Unsupported,
+        InvalidInput,
     )
     subject["knowledge"] = found or why
     steps.begin(f"{loaded.name}: training step")
@@ -217,7 +221,11 @@ def _study_tokens(
     )
     subject["knowledge"] = why
     if measured is not None:
-        subject |= {"accuracy": measured.accuracy, "knowledge": knowledge_part(measured, data)}
+        predicted = answers(loaded.model, rows.batches) if measured.accuracy is not None else None
+        known = knowledge_part(measured, data, predicted)
+        subject |= {"accuracy": measured.accuracy, "knowledge": known}
+        if predicted is not None and rows.perturbations is not None:
+            subject["flips"] = flips_part(rows, predicted, loaded.model)
 
 
 def _or_why(
@@ -240,12 +248,11 @@ def _subject(loaded: LoadedModel, fingerprint: str) -> dict[str, Any]:
     }
 
 
-def _accuracy(graph: Graph, data: LoadedData, threshold: float) -> float:
-    """Return the share of rows whose largest logit is the label's."""
+def _predicted(graph: Graph, data: LoadedData, threshold: float) -> Tensor:
+    """Return the class with the largest logit of each row, [N]."""
     with torch.no_grad():
         parts = [two_logits(run(graph, part), threshold) for part in data.inputs.split(256)]
-        predicted = torch.cat(parts).argmax(-1)
-    return float((predicted == data.labels).double().mean())
+    return torch.cat(parts).argmax(-1)
 
 
 def _bracket(graph: Graph, data: LoadedData, options: AuditOptions, report: Report) -> Bracket:
@@ -257,7 +264,7 @@ def _bracket(graph: Graph, data: LoadedData, options: AuditOptions, report: Repo
 
 
 def _knowledge(
-    graph: Graph, model: nn.Module, data: LoadedData, threshold: float
+    graph: Graph, model: nn.Module, data: LoadedData, threshold: float, predicted: Tensor
 ) -> dict[str, Any]:
     """Measure knowledge continuity, and hold it against the Lipschitz constants of the layers."""
     inputs, labels = data.inputs[:MOST_ROWS], data.labels[:MOST_ROWS]
@@ -268,7 +275,7 @@ def _knowledge(
         # Refused are a skip connection round the layer, attention, ...
         one, why = _or_why(lambda layer=layer: links.at(layer), Unsupported, InvalidInput)
         found[layer] = why if one is None else plain(one)
-    return knowledge_part(measured, data) | {"links": found}
+    return knowledge_part(measured, data, predicted) | {"links": found}
 
 
 def _descent(loaded: LoadedModel, data: LoadedData, options: AuditOptions) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from holdfast.report import marks
-from holdfast.report.formats import number
+from holdfast.report.formats import given, listing, number
 from holdfast.report.reading import Finding, Record, finished
 
 KINDS = {
@@ -16,6 +16,9 @@ KINDS = {
     "near": "near pairs",
     "perturbed": "perturbations",
 }
+
+
+_ENDS = ("value", "low", "high")
 
 
 def volatility(audit: Record) -> marks.Spec | None:
@@ -58,7 +61,7 @@ def volatility(audit: Record) -> marks.Spec | None:
         chart.add_params(scale),
         title=title,
         description="Where is the model's knowledge brittle? Volatility by layer. "
-        + " ".join(f"{f.name}: highest at layer {most_brittle(f)}." for f in found),
+        + " ".join(f"{f.name}: {brittle_sentence(f)}" for f in found),
     )
 
 
@@ -81,6 +84,54 @@ def most_brittle(finding: Finding) -> str:
     return max(finding.part["layers"], key=lambda layer: estimates[layer]["value"] or 0.0)
 
 
+def brittle_sentence(finding: Finding) -> str:
+    """Return where a model is brittle, in words that its intervals allow.
+
+    Args:
+        finding: The knowledge of one model.
+    """
+    first, *tied = leading(finding)
+    one = finding.part["normalised"][first]
+    ends = f"between {number(one['low'])} and {number(one['high'])}"
+    told = f"{number(one['value'])}, {ends} with {given(100 * one['level'])}% confidence"
+    if not tied:
+        return f"most at layer {first or '(model)'}: {told}."
+    if len(tied) + 1 == len(finding.part["layers"]):
+        return (
+            f"the intervals do not tell the layers apart. The largest value is that of layer "
+            f"{first or '(model)'}: {told}."
+        )
+    named = listing(layer or "(model)" for layer in tied[:4])
+    others = named if len(tied) < 5 else f"{len(tied)} others"
+    return f"layer {first or '(model)'} has {told}; {others} cannot be told from it."
+
+
+def leading(finding: Finding) -> list[str]:
+    """Return the layers that may have the largest volatility, as far as intervals can tell.
+
+    Args:
+        finding: The knowledge of one model.
+
+    Returns:
+        `most_brittle` first, then those whose intervals reach up to its own, in their order.
+    """
+    first, estimates = most_brittle(finding), finding.part["normalised"]
+    low = estimates[first]["low"]
+    known = {layer: estimates[layer]["high"] for layer in finding.part["layers"]}
+    tied = [layer for layer, high in known.items() if layer != first and _reaches(high, low)]
+    return [first, *tied]
+
+
+def _reaches(high: float | None, low: float | None) -> bool:
+    """Return whether an upper end, None for infinity, is not below a lower one."""
+    return high is None or low is None or high >= low
+
+
+def typical(finding: Finding, layer: str) -> float | None:
+    """Return the mean distance between states at a layer; None where it is not known or zero."""
+    return (finding.part.get("scale") or {}).get(layer) or None
+
+
 def _volatility_rows(finding: Finding) -> list[dict[str, Any]]:
     return [
         {
@@ -88,7 +139,7 @@ def _volatility_rows(finding: Finding) -> list[dict[str, Any]]:
             "name": finding.name,
             "layer": layer or "(model)",
             "kind": kind,
-            **{key: estimate[key] for key in ("value", "low", "high")},
+            **{key: estimate[key] for key in _ENDS},
             "text": number(estimate["value"]),
             "interval": f"{number(estimate['low'])} to {number(estimate['high'])}",
         }
@@ -116,6 +167,8 @@ def shown_layers(finding: Finding) -> list[str]:
 def class_rows(finding: Finding, layer: str) -> list[dict[str, Any]]:
     """Return the mean volatility of each label at a layer, and where its mark stands in the plot.
 
+    Means are per typical distance, as the scale-free volatility of the whole layer is.
+
     Args:
         finding: The knowledge of one model.
         layer: A path.
@@ -124,13 +177,17 @@ def class_rows(finding: Finding, layer: str) -> list[dict[str, Any]]:
         At most 20 labels, those with the largest means, in the order of the audit; `left`, `width`
         and `place` are in percent of the largest value shown.
     """
-    means = (finding.part.get("by_class") or {}).get(layer) or {}
+    unit = typical(finding, layer) or 1.0
+    means = {
+        label: {key: None if mean[key] is None else unit * mean[key] for key in _ENDS}
+        for label, mean in ((finding.part.get("by_class") or {}).get(layer) or {}).items()
+    }
     ranked = sorted(means, key=lambda label: -(means[label]["value"] or 0.0))[:20]
     ends = [means[label]["high"] or means[label]["value"] or 0.0 for label in ranked]
     most = max(ends, default=0.0) or 1.0
     rows = []
     for label in (label for label in means if label in ranked):
-        value, low, high = (means[label][key] for key in ("value", "low", "high"))
+        value, low, high = (means[label][key] for key in _ENDS)
         end = most if high is None else high
         rows.append(
             {

@@ -208,6 +208,7 @@ def _model_rows(audit: Record, finding: Finding, widest: float) -> list[dict[str
     clean = finding.part.get("clean_accuracy") or proved[0]["proved"]
     ends = {widest} if attacked or not proved[-1]["proved"] else set()
     radii = sorted({p["radius"] for p in (*proved, *attacked) if p["radius"] <= widest} | ends)
+    radii = _thinned(radii, {point["radius"] for point in _at_epsilon(audit, finding)})
     every = max(1, len(radii) // 6)
     rows = []
     for place, radius in enumerate(radii):
@@ -230,6 +231,12 @@ def _model_rows(audit: Record, finding: Finding, widest: float) -> list[dict[str
             }
         )
     return rows
+
+
+def _thinned(radii: list[float], kept: set[float]) -> list[float]:
+    """Return about as many distances as a line of the page can show apart, and those to be kept."""
+    step = max(1, -(-len(radii) // 200))
+    return sorted({*radii[::step], *radii[-1:], *kept})
 
 
 def _proved_at(curve: Sequence[Mapping[str, Any]], radius: float) -> float:

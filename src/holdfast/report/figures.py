@@ -6,7 +6,7 @@ Field names are fixed and names given by users are only ever data.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from holdfast.report import brittle, marks, training
@@ -57,6 +57,9 @@ def bracket(audit: Record) -> marks.Spec | None:
     if not values:
         return None
     scale, axis = marks.log_axis(values, below=0.12, above=0.12)
+    # While one side is not known, the constant may lie anywhere beyond the other.
+    low, high = scale.to_dict()["domain"]
+    rows = [row | {"from": row["lower"] or low, "to": row["upper"] or high} for row in rows]
     base = alt.Chart().encode(
         x=alt.X("seconds:Q", title="seconds spent", scale=alt.Scale(nice=False, zero=True)),
         color=marks.colour(audit),
@@ -73,10 +76,8 @@ def bracket(audit: Record) -> marks.Spec | None:
             end.mark_point(style="tip").encode(shape=marks.shape(audit)),
             end.mark_text(style="value", align="right", dx=5, dy=dy).encode(text=f"{text}:N"),
         ]
-    band = (
-        base.transform_filter("datum.lower && datum.upper")
-        .mark_area(interpolate="step-after", style="band", aria=False)
-        .encode(y=alt.Y("lower:Q", title=None, scale=scale, axis=axis), y2="upper:Q")
+    band = base.mark_area(interpolate="step-after", style="band", aria=False, clip=True).encode(
+        y=alt.Y("from:Q", title=None, scale=scale, axis=axis), y2="to:Q"
     )
     ratios = [
         f"{_short(f.name)}: upper ÷ lower {number(f.part['ratio'])}"
@@ -132,11 +133,13 @@ def gains(audit: Record) -> marks.Spec | None:
         audit: What `audit.json` holds.
 
     Returns:
-        Bars whose lengths add up to the product of the gains, or None without data.
+        Bars whose lengths add up to the product of the gains, or None without data. Where other
+        gains are known, those of exactly 1 are left out: their bars have no length.
     """
     alt = marks.altair()
     found = [f for f in finished(audit, "lipschitz") if gain_rows(f)]
-    rows = marks.in_order([r for f in found for r in gain_rows(f) if r["gain"] > 0])
+    every = [row for finding in found for row in gain_rows(finding) if row["gain"] > 0]
+    rows = marks.in_order([row for row in every if row["gain"] != 1] or every)
     if not rows:
         return None
     values = [1.0, *(row["gain"] for row in rows)]
@@ -165,6 +168,12 @@ def gains(audit: Record) -> marks.Spec | None:
             for top in [max(gain_rows(f), key=lambda row: row["gain"])]
         ),
     )
+
+
+def gains_of_one(found: Sequence[Finding]) -> int:
+    """Return how many gains the figure leaves out, as they are exactly 1 and others are not."""
+    every = [row["gain"] for finding in found for row in gain_rows(finding)]
+    return every.count(1) if any(gain not in (0, 1) for gain in every) else 0
 
 
 def gain_rows(finding: Finding) -> list[dict[str, Any]]:

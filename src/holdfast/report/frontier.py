@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from holdfast.report.brittle import most_brittle, shown_layers
+from holdfast.report.brittle import most_brittle, shown_layers, typical
 from holdfast.report.formats import number, percent_at_most
 from holdfast.report.reading import Finding, Record
 
@@ -59,6 +59,7 @@ class Headline:
         eta: Loss change, as words.
         conditional: Bound on the share of fresh examples within delta whose loss differs by more.
         anywhere: The same bound at any distance.
+        typical: Mean distance in the layer, as words; empty where it is not known.
         anchors: How many there are.
         confidence: Of all bounds at once.
     """
@@ -68,6 +69,7 @@ class Headline:
     eta: str
     conditional: float
     anywhere: float
+    typical: str
     anchors: int
     confidence: float
 
@@ -115,9 +117,14 @@ def headline(finding: Finding) -> Headline | None:
             best, found = share, Headline(
                 layer, number(part["deltas"][row]), number(part["etas"][column]),
                 part["conditional"][row][column], part["conditional"][-1][column],
-                part["anchors"], part["confidence"],
+                _typical(finding, layer), part["anchors"], part["confidence"],
             )  # fmt: skip
     return found
+
+
+def _typical(finding: Finding, layer: str) -> str:
+    known = typical(finding, layer)
+    return "" if known is None else number(known)
 
 
 def _telling(part: Record) -> tuple[float, tuple[int, int]]:

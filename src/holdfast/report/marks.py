@@ -58,10 +58,11 @@ def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def layer_axis() -> Any:
-    """Return the layers of rows `in_order` from top to bottom, long paths cut at the front."""
+    """Return the layers of rows `in_order` from top to bottom, long paths cut in the middle."""
     alt = altair()
     order = alt.EncodingSortField(field="order", op="min")
-    cut = "length(datum.label) > 22 ? '…' + slice(datum.label, -21) : datum.label"
+    name = "datum.label"
+    cut = f"length({name}) > 22 ? slice({name}, 0, 10) + '…' + slice({name}, -11) : {name}"
     axis = alt.Axis(labelExpr=cut, grid=False, ticks=False)
     return alt.Y("layer:N", sort=order, title=None, axis=axis)
 

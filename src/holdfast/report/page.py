@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import gzip
 import hashlib
 import json
 import re
@@ -11,14 +12,21 @@ from typing import Any
 
 from holdfast.errors import MissingExtra
 from holdfast.files import StrPath, write_whole
-from holdfast.report import formats, verdict
-from holdfast.report.brittle import class_rows, kinds, most_brittle, shown_layers
-from holdfast.report.figures import figures, gain_rows
+from holdfast.report import formats, rows, verdict
+from holdfast.report.brittle import (
+    brittle_sentence,
+    class_rows,
+    kinds,
+    most_brittle,
+    shown_layers,
+    typical,
+)
+from holdfast.report.claims import claims
+from holdfast.report.figures import figures, gain_rows, gains_of_one
 from holdfast.report.frontier import maps, opened
 from holdfast.report.images import data_uri
 from holdfast.report.reading import Record, asked, check, finished, inputs, subjects, visible_words
 from holdfast.report.training import descent_sentence, run_sentence
-from holdfast.types import Outcome
 
 
 def render(audit: Record) -> str:
@@ -37,11 +45,15 @@ def render(audit: Record) -> str:
     check(audit)
     audit = visible_words(audit)
     specs = figures(audit)
-    scripts = [_in_script(_libraries()), _in_script(_asset("page.js"))]
+    scripts = [_in_script(_asset("page.js"))]
     context = {
         "audit": audit,
         "subjects": subjects(audit),
         "inputs": inputs(audit),
+        "class_name": functools.partial(rows.class_name, audit),
+        "values_of": functools.partial(rows.values_of, audit),
+        "differences": functools.partial(rows.differences, audit),
+        "claims": claims(audit),
         "half_way": verdict.half_way(audit),
         "verdicts": verdict.verdicts(audit),
         "comparison": verdict.comparison(audit),
@@ -55,7 +67,8 @@ def render(audit: Record) -> str:
         "theme": json_in_script(json.loads(_asset("theme.json"))),
         "style": _asset("page.css"),
         "scripts": scripts,
-        "policy": _policy(scripts),
+        "library": _packed(_libraries()),
+        "policy": _policy([*scripts, _libraries()]),
     }
     return _environment().get_template("page.html.j2").render(context)
 
@@ -99,11 +112,6 @@ def _difference(data: Record, change: list[float] | None) -> str | None:
     return data_uri(change, data.get("image"), (-most, most))
 
 
-def _outcome(name: str) -> str:
-    """Return the sentence of an outcome; a name from elsewhere stays as it is."""
-    return Outcome[name].value if name in Outcome.__members__ else name
-
-
 def _asset(name: str) -> str:
     folder = resources.files("holdfast.report") / "templates"
     return (folder / name).read_text(encoding="utf-8")
@@ -112,6 +120,12 @@ def _asset(name: str) -> str:
 def _in_script(code: str) -> str:
     """Return code that HTML reads as one script, whatever its strings hold."""
     return re.sub(r"<(/script|!--)", r"<\\\1", code, flags=re.IGNORECASE)
+
+
+@functools.cache
+def _packed(code: str) -> str:
+    """Return a script as packed text: a page with the drawing library as it is would be 0.9 MB."""
+    return base64.b64encode(gzip.compress(code.encode(), mtime=0)).decode("ascii")
 
 
 @functools.cache
@@ -156,7 +170,8 @@ def _environment() -> Any:
     written = (formats.number, formats.at_least, formats.at_most, formats.percent, formats.count)
     written += (formats.given, formats.seconds, formats.listing)
     environment.filters |= {function.__name__: function for function in written}
-    environment.filters |= {"outcome": _outcome, "gain_rows": gain_rows, "brittle": most_brittle}
+    environment.filters |= {"gain_rows": gain_rows, "ones": gains_of_one, "brittle": most_brittle}
+    environment.filters |= {"brittle_sentence": brittle_sentence, "typical": typical}
     environment.filters |= {"shown_layers": shown_layers, "class_rows": class_rows, "kinds": kinds}
     environment.filters |= {"maps": maps, "opened": opened, "promise": verdict.promise}
     environment.filters |= {"descent_sentence": descent_sentence, "run_sentence": run_sentence}

@@ -13,18 +13,23 @@ def descent_sentence(part: Record) -> str:
     Args:
         part: A `Descent` as `audit.json` holds it.
     """
-    step, safe = given(part["step"]), part["largest_safe_step"]
+    step, safe, along = (part[name] for name in ("step", "largest_safe_step", "safe_along_step"))
+    step = given(step)
     if part["gradient_norm"] == 0:
         return "The gradient is zero: no step changes the loss."
     size = number(abs(part["actual_change"]))
     did = f"{'lowers' if part['improved'] else 'raises'} the loss by {size}"
     if part["actual_change"] == 0:
         did = "leaves the loss as it is"
-    if safe is None:
-        within = "The gradient does not change along it: every step is safe"
+    if safe is None and along is None:
+        within = "The gradient does not change: every step is safe"
+    elif safe is None:
+        within = f"Nothing bends upward here; along this step {number(along)} is safe"
     else:
         share = number(part["step"] / safe)
         within = f"The step is {share} of the largest safe step, {number(safe)}"
+        if along is not None and along < safe:
+            within += f"; along this step the gradient changes faster, and {number(along)} is safe"
     if part["holds"]:
         promise = f"at least {number(-part['predicted_change'])}"
         return f"A step of {step} {did}; the descent lemma promised {promise}. {within}."
@@ -95,6 +100,12 @@ def descent(audit: Record) -> marks.Spec | None:
         marked.mark_point(style="tip", aria=False).encode(shape=marks.shape(audit)),
     ]
     safe = alt.Chart(alt.Data(values=[{"share": 1, "text": "safe up to here"}])).encode(x="share:Q")
+    own = [row for finding in found for row in _own_step(finding)]
+    mine = alt.Chart(alt.Data(values=own)).encode(
+        x="share:Q",
+        color=marks.colour(audit),
+        tooltip=marks.tooltips(model="name", step="step_text", measured="actual_text"),
+    )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(style="reference")
     layers += [
         zero.encode(y=alt.Y("zero:Q", scale=scale)),
@@ -102,6 +113,12 @@ def descent(audit: Record) -> marks.Spec | None:
         safe.mark_text(style="value", align="right", dx=-5, baseline="top", y=2).encode(
             text="text:N"
         ),
+    ]
+    layers += [
+        mine.mark_point(style="own").encode(y=alt.Y("actual:Q", scale=scale)),
+        mine.transform_filter("datum.told")
+        .mark_text(style="value", align="left", dx=6, dy=-18)
+        .encode(y=alt.Y("actual:Q", scale=scale), text="told:N"),
     ]
     return marks.finish(
         alt.layer(*layers, data=alt.Data(values=rows), height=300),
@@ -117,7 +134,7 @@ def _path_rows(finding: Finding) -> list[dict[str, Any]]:
     safe, path = part["largest_safe_step"], part["path"]
     if safe is None or not loss:
         return []
-    every = max(1, len(path) // 6)
+    every, path = max(1, len(path) // 6), [point for point in path if point["step"] <= 1.25 * safe]
     return [
         {
             "series": finding.series,
@@ -132,6 +149,25 @@ def _path_rows(finding: Finding) -> list[dict[str, Any]]:
         }
         for place, point in enumerate(path)
         if point["actual"] is not None
+    ]
+
+
+def _own_step(finding: Finding) -> list[dict[str, Any]]:
+    """Return the step that was asked about, where it lies in sight; the first one has its name."""
+    part = finding.part
+    safe, loss = part["largest_safe_step"], part["loss"]
+    if safe is None or not loss or part["step"] > 1.25 * safe:
+        return []
+    return [
+        {
+            "series": finding.series,
+            "name": finding.name,
+            "share": part["step"] / safe,
+            "actual": part["actual_change"] / abs(loss),
+            "step_text": given(part["step"]),
+            "actual_text": number(part["actual_change"]),
+            "told": "" if finding.index else f"your step, {given(part['step'])}",
+        }
     ]
 
 

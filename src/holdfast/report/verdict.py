@@ -91,7 +91,7 @@ def _verdict(audit: Record, finding: Finding) -> Verdict:
     if parts["certificates"].get("median_radius") is not None:
         return _proved_up_to(audit, finding)
     if (subject.get("conditions") or {}).get("metric") == "none":
-        return Verdict(finding, _token_sentence(audit, finding))
+        return _of_sentences(audit, finding)
     if parts["lipschitz"].get("upper"):
         known = rate(audit, parts["lipschitz"])
         return Verdict(finding, f"No distance is certified. The largest rate of change is {known}.")
@@ -190,15 +190,39 @@ def _median_interval(ends: Sequence[float | None] | None) -> str:
     return f"For half of all fresh inputs: {low} to {at_most(high)}, with 95% confidence."
 
 
-def _token_sentence(audit: Record, finding: Finding) -> str:
-    """Return the answer where inputs are token ids."""
-    known = finding.subject["knowledge"]
+def _of_sentences(audit: Record, finding: Finding) -> Verdict:
+    """Return the answer where inputs are token ids: what flips, which words do it, the frontier."""
+    known = finding.subject.get("knowledge") or {}
     told = known.get("refused") or promise(Finding(finding.index, finding.subject, known))
-    right = percent(finding.subject["accuracy"])
-    return (
-        f"Inputs are token ids: there is no distance between them that a radius could be measured "
-        f"in. {right} of {_rows(audit)} are answered rightly. {told}"
+    right = f"{percent(finding.subject.get('accuracy'))} of {_rows(audit)} are answered rightly."
+    flips = finding.subject.get("flips")
+    if flips is None:
+        tried = "No substitutions were tried, so it is not known which words change an answer."
+        return Verdict(finding, f"{right} {tried} {told}")
+    flipped, figure = flips["flipped"], percent(flips["flipped"]["share"])
+    sentence = (
+        f"The answer to {count(flipped['count'])} of {count(flips['rows'])} inputs changes in "
+        f"one of {count(flips['tried'])} versions with other words that were tried"
     )
+    if flips["words"]:
+        most = flips["words"][0]
+        sentence += (
+            f", most often with {replacement(most)} ({most['flipped']} of {most['tried']} times)"
+        )
+    fresh = f"Of all fresh inputs: {share_interval(flipped)}, with 95% confidence."
+    return Verdict(finding, f"{sentence}. {right} {told}", figure, "change their answer", fresh)
+
+
+def replacement(word: Record) -> str:
+    """Return what was replaced by what, in words.
+
+    Args:
+        word: One of the `words` of a `flips` part.
+    """
+    old, new = word["from"], word["to"]
+    if not old:
+        return f"“{new}” added"
+    return f"“{old}” left out" if not new else f"“{new}” for “{old}”"
 
 
 def promise(finding: Finding) -> str:
@@ -213,9 +237,11 @@ def promise(finding: Finding) -> str:
             "In no layer is anything proved of inputs that land near an anchor that is not proved "
             "of all: more rows make the bounds tighter."
         )
+    beside = f" (typical is {best.typical})" if best.typical else ""
     return (
         f"With {given(100 * best.confidence)}% confidence, of fresh inputs that land within "
-        f"{best.delta} of one of {count(best.anchors)} anchors in layer {best.layer or '(model)'}, "
+        f"{best.delta} of one of {count(best.anchors)} anchors in layer "
+        f"{best.layer or '(model)'}{beside}, "
         f"at most {percent_at_most(best.conditional)} have a loss that differs from the anchor's "
         f"by more than {best.eta}. Of all inputs it is at most {percent_at_most(best.anywhere)}."
     )
@@ -303,7 +329,7 @@ def next_steps(audit: Record) -> list[str]:
     Returns:
         At most four sentences; empty where the numbers ask for nothing.
     """
-    steps = (*_judged(audit), *_uneven(audit), *_refused(audit))
+    steps = (*_judged(audit), *_untried(audit), *_uneven(audit), *_refused(audit))
     steps += (*_open_brackets(audit), *_wide_brackets(audit))
     return list(steps[:4])
 
@@ -312,10 +338,20 @@ def _judged(audit: Record) -> Iterator[str]:
     """Say what to do where certificates say little; one sentence for models alike."""
     told: dict[str, list[str]] = {}
     for finding in finished(audit, "conditions"):
-        if judgement(finding.part)[0] != "meaningful":
+        if finding.part["metric"] != "none" and judgement(finding.part)[0] != "meaningful":
             told.setdefault(finding.part["advice"], []).append(finding.name)
     for advice, names in told.items():
         yield f"{listing(names)}: {advice}"
+
+
+def _untried(audit: Record) -> Iterator[str]:
+    """Ask for substitutions where inputs are sentences and none were tried."""
+    sentences = [f for f in finished(audit, "conditions") if f.part["metric"] == "none"]
+    if sentences and not any(finding.subject.get("flips") for finding in sentences):
+        yield (
+            "Give versions of the sentences with other words, as ?perturbed=COLUMN of the data: "
+            "then this page says how many answers flip, and with which words."
+        )
 
 
 def _uneven(audit: Record) -> Iterator[str]:

@@ -97,7 +97,9 @@ class Descent(ChartedResult):
         loss: Loss before the step.
         gradient_norm: l2 norm of the gradient.
         smoothness: Lipschitz constant of the gradient along the step, and top Hessian eigenvalue.
-        largest_safe_step: 2 (1 + momentum) / L; infinite where L is 0.
+        largest_safe_step: 2 (1 + momentum) / the top eigenvalue, one number for a model and a loss;
+            infinite where the Hessian bends upward nowhere.
+        safe_along_step: The same for the change of the gradient over the step that was asked about.
         predicted_change: Change of the loss that the lemma promises not to exceed.
         actual_change: Change of the loss in the updated variables w - step g.
         holds: The lemma promises no increase, and the change is not above its promise.
@@ -116,6 +118,7 @@ class Descent(ChartedResult):
     gradient_norm: float
     smoothness: Smoothness
     largest_safe_step: float
+    safe_along_step: float
     predicted_change: float
     actual_change: float
     holds: bool
@@ -150,7 +153,7 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
 
     The model is measured as it stands, in its own train or eval mode, on float64 copies of its
     weights; nothing of it, of its gradients or of the random state changes. Both promise and
-    measurement are about one plain step w - step g; momentum only enters `largest_safe_step` and
+    measurement are about one plain step w - step g; momentum only enters the safe steps and
     `effective_step`. The constant L is measured, not proved: it is a lower bound of the true one.
 
     Args:
@@ -207,7 +210,8 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
         loss=before.value,
         gradient_norm=math.sqrt(square),
         smoothness=smoothness,
-        largest_safe_step=_over(2 * (1 + momentum), smoothness.constant),
+        largest_safe_step=_over(2 * (1 + momentum), top),
+        safe_along_step=_over(2 * (1 + momentum), smoothness.along_step),
         predicted_change=predicted,
         actual_change=actual,
         holds=predicted <= 0 and actual <= predicted + error,

@@ -71,8 +71,14 @@ class LoadedData:
         return {"scale": self.scale} | ({"read": read} if read else {})
 
     def shown(self, row: int) -> dict[str, Any]:
-        """Return what a reader may see of a row: its pixels, where it is a picture."""
-        return {} if self.image is None else {"pixels": self.inputs[row].flatten().tolist()}
+        """Return what a reader may see of a row: its pixels, or the values of its columns."""
+        return self.seen(self.inputs[row])
+
+    def seen(self, row: Tensor) -> dict[str, Any]:
+        """Return what a reader may see of a row or of an attack on one, in the row's shape."""
+        if self.image is None and not self.columns:
+            return {}
+        return {"values" if self.image is None else "pixels": row.flatten().tolist()}
 
     def to(self, dtype: torch.dtype) -> "LoadedData":
         """Return the same rows in another floating-point type; warn where that rounds them."""

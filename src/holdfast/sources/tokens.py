@@ -37,6 +37,8 @@ class LoadedTokens:
         perturbations: Keyword tensors [p, T] of perturbed sentences, and the row [p] that each was
             made from; None where there are none.
         classes: Class numbers by the words that stand for them in the file.
+        perturbed_texts: The perturbed sentences, [p]; empty where they came as token ids.
+        model_classes: Numbers of the model's own classes by their names; empty where it has none.
     """
 
     batches: Sequence[Batch]
@@ -46,6 +48,8 @@ class LoadedTokens:
     truncated: int = 0
     perturbations: Batch | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
+    perturbed_texts: Sequence[str] = field(default=(), repr=False)
+    model_classes: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(len(labels) for _, labels in self.batches)
@@ -68,12 +72,15 @@ class LoadedTokens:
             if place.stop:
                 part = {name: values[place] for name, values in inputs.items()}
                 kept.append((part, labels[place]))
-        changed = self.perturbations
+        changed, texts = self.perturbations, self.perturbed_texts
         if changed is not None:
             inside = changed[1] < rows
+            texts = [text for text, kept in zip(texts, inside.tolist(), strict=False) if kept]
             parts = {name: values[inside] for name, values in changed[0].items()}
             changed = (parts, changed[1][inside]) if bool(inside.any()) else None
-        return dataclasses.replace(self, batches=tuple(kept), perturbations=changed)
+        return dataclasses.replace(
+            self, batches=tuple(kept), perturbations=changed, perturbed_texts=tuple(texts)
+        )
 
 
 def load_sentences(spec: str, loaded: LoadedModel) -> LoadedTokens:
@@ -108,7 +115,9 @@ def load_sentences(spec: str, loaded: LoadedModel) -> LoadedTokens:
     own = getattr(config, "label2id", None)
     labels, classes = class_numbers(table.labels, table.place, options.get("classes"), known=own)
     tokens = tokenized(dataclasses.replace(table, labels=labels), tokenizer, most, spec)
-    return dataclasses.replace(tokens, classes=classes)
+    # A model without names of classes calls them LABEL_0, LABEL_1, ...
+    named = own if own and not all(name.startswith("LABEL_") for name in own) else {}
+    return dataclasses.replace(tokens, classes=classes, model_classes=named)
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -178,4 +187,7 @@ def tokenized(table: Sentences, tokenizer: Any, most: int | None, name: str) -> 
     changed = None
     if table.perturbed:
         changed = ids([*table.perturbed.values()]), torch.tensor([*table.perturbed])
-    return LoadedTokens(batches, name, tuple(texts), limit, truncated, changed)
+    return LoadedTokens(
+        batches, name, tuple(texts), limit, truncated, changed,
+        perturbed_texts=tuple(table.perturbed.values()),
+    )  # fmt: skip
