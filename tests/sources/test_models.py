@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from holdfast.errors import InvalidInput
+from holdfast.errors import InvalidInput, Unsupported
 from holdfast.sources.demo import DEMO_MODELS
-from holdfast.sources.models import default_dtype, load_model, parameters
+from holdfast.sources.models import check_fits, default_dtype, load_model, parameters
 
 SOURCE = """
 from torch import nn
@@ -134,6 +134,21 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, state):
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(InvalidInput, match=r"weights: got .*, wanted the names and shapes"):
         load_model("module:garden.nets:small?weights=w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (nn.BatchNorm1d(4), "BatchNorm1d: training mode"),
+        (nn.Sequential(nn.Linear(4, 4).half()).eval(), "0.weight: weights: stored as float16"),
+    ],
+    ids=["training", "half"],
+)
+def test_rows_are_not_to_blame_for_a_model_that_cannot_run(model, said):
+    with pytest.raises(Unsupported, match=said):
+        check_fits(model, torch.zeros(2, 4))
+    with pytest.raises(InvalidInput, match="rows of shape"):
+        check_fits(nn.Linear(3, 4).eval(), torch.zeros(2, 4))
 
 
 def test_the_type_of_the_input_follows_the_weights():

@@ -23,6 +23,7 @@ from holdfast.attacks.result import Attacks
 from holdfast.attacks.rows import Rows
 from holdfast.attacks.search import answers, search
 from holdfast.brackets.lower.ascent import within
+from holdfast.certificates.misleading import misleading, uneven, uneven_advice, warn_of
 from holdfast.corners import nearest_first
 from holdfast.errors import InvalidInput, Unsupported
 from holdfast.gradients import with_gradients
@@ -73,6 +74,9 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
         One attack per row, in input order: each adversarial was run through the model, and its
         distance is measured between stored values. The same call gives the same result.
 
+    Warns:
+        HoldfastWarning: Where results would mislead, as for `certify`.
+
     Raises:
         Unsupported: When the model cannot be captured: each row's answer must be a fixed function
             of that row; or when its weights change meanwhile.
@@ -100,7 +104,10 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
             raise InvalidInput("inputs", f"values of type {inputs.dtype}", wanted)
         inputs, labels = fit_inputs(inputs, model), check_labels(labels, len(inputs))
         with captured(model, example_row(inputs)) as graph:
-            return attack_graph(graph, model, (inputs, labels), options, report)
+            found = attack_graph(graph, model, (inputs, labels), options, report)
+            warn_of(misleading(graph, (inputs, labels), options.threshold, moves))
+            warn_of(uneven_advice(uneven(inputs, moves)))
+            return found
 
 
 @dataclass(frozen=True)

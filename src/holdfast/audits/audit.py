@@ -21,7 +21,7 @@ from holdfast.audits.distances import Distances, distances_for
 from holdfast.audits.parts import attacks_part, certificates_part, data_part
 from holdfast.audits.study import AuditOptions, Steps, Study, steps_of, study
 from holdfast.batches import Data, join_batches, read_batches
-from holdfast.certificates.conditions import uneven
+from holdfast.certificates.misleading import few_rows, uneven, warn_of
 from holdfast.errors import HoldfastWarning, InvalidInput, MissingExtra, Stopped
 from holdfast.files import StrPath, to_json, write_whole
 from holdfast.report.page import write_page
@@ -79,11 +79,17 @@ def audit(
             change meanwhile.
         InvalidInput: When data or `out` are not usable.
         InternalError: When an attack lies inside a certified ball, which must never be.
+
+    Warns:
+        HoldfastWarning: Where results would mislead, as for `certify`; also on the page.
     """
     model = check_model(model)
     name = type(model).__name__
     loaded = LoadedModel(model, name, name)
-    return audit_models([loaded], _given(data), out, options or AuditOptions(), report)
+    found = audit_models([loaded], _given(data), out, options or AuditOptions(), report)
+    few = few_rows(found.document["data"]["rows"])  # whoever calls this knows how many there are
+    warn_of(each for each in found.document.get("warnings", ()) if each not in few)
+    return found
 
 
 def _given(data: Data) -> Rows:
@@ -171,6 +177,9 @@ def _document(
         distances = distances_for(data, options.norm, options.moves, options.epsilon, subjects)
         _add_certificates(studies, data, distances)
     ops = {op for one in studies for op in one.ops}
+    described = data_part(data, _digest(data), options.held_out) | _units(data, options)
+    said = dict.fromkeys(each for one in studies for each in one.warnings)
+    said |= dict.fromkeys(few_rows(described["rows"]))
     return {
         "format": 1,
         "holdfast": VERSION,
@@ -179,7 +188,8 @@ def _document(
         "command": options.command,
         **({"norm": norm_name(options.norm), "epsilon": options.epsilon} if distances else {}),
         **({"distances": distances.document()} if distances else {}),
-        "data": data_part(data, _digest(data), options.held_out) | _units(data, options),
+        "data": described,
+        **({"warnings": list(said)} if said else {}),
         "subjects": [one.subject for one in studies],
         **({"stopped": stopped} if stopped else {}),
         "versions": {

@@ -20,6 +20,7 @@ from holdfast.brackets.lipschitz import LipschitzOptions, lipschitz_graph
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.certify import certify_graph
 from holdfast.certificates.conditions import ConditionsOptions, conditions, conditions_of
+from holdfast.certificates.misleading import misleading
 from holdfast.certificates.options import CertifyOptions
 from holdfast.errors import HoldfastError, InvalidInput, Unsupported
 from holdfast.files import StrPath, plain
@@ -122,10 +123,19 @@ class Steps:
 
 @dataclass
 class Study:
-    """One model while it is audited: its document, its operations, its certificates and attacks."""
+    """One model while it is audited: its document, its operations, its certificates and attacks.
+
+    Attributes:
+        subject: Its part of the document.
+        ops: Its operations.
+        warnings: What would mislead a reader of the results.
+        certificates: Of the rows; None where they were refused.
+        attacks: As `certificates`.
+    """
 
     subject: dict[str, Any] = field(default_factory=dict)
     ops: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
     certificates: Certificates | None = None
     attacks: Attacks | None = None
 
@@ -168,6 +178,7 @@ def _study_graph(
     predicted = _predicted(graph, data, options.threshold)
     subject |= _subject(loaded, graph.fingerprint)
     subject["accuracy"] = float((predicted == data.labels).double().mean())
+    one.warnings += misleading(graph, rows, options.threshold, options.moves, loaded.name)
     steps.begin(f"{loaded.name}: Lipschitz bracket")
     bracket, why = _or_why(lambda: _bracket(graph, data, options, steps.take), Unsupported)
     subject["lipschitz"] = why if bracket is None else bracket_part(bracket)

@@ -26,6 +26,7 @@ from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.change import Changes
 from holdfast.certificates.claim import guarantee
 from holdfast.certificates.local import Balls
+from holdfast.certificates.misleading import misleading, uneven, uneven_advice, warn_of
 from holdfast.certificates.onehot import over_corners
 from holdfast.certificates.options import CertifyOptions
 from holdfast.certificates.radii import evaluated, global_rates, radii_of
@@ -86,6 +87,11 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
         One radius per row, in input order and input units, rounded down; 0 with its reason where
         nothing is certified. Radii do not depend on batch size, threads or row order.
 
+    Warns:
+        HoldfastWarning: Where results would mislead: the model ends in softmax or sigmoid, rows
+            look like pixels from 0 to 255, labels or answers are all one class, or columns are
+            spread more than a hundred times differently and have no units.
+
     Raises:
         Unsupported: When the model cannot be captured or bounded, with all the reasons, or its
             weights change meanwhile.
@@ -108,7 +114,10 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
         labels = check_labels(labels, len(inputs))
         options.check_execution(model, inputs)
         with captured(model, example_row(inputs)) as graph:
-            return certify_graph(graph, inputs, labels, options, report)
+            found = certify_graph(graph, inputs, labels, options, report)
+            warn_of(misleading(graph, (inputs, labels), options.threshold, moves))
+            warn_of(uneven_advice(uneven(inputs, moves)))
+            return found
 
 
 def certify_graph(

@@ -20,6 +20,7 @@ from holdfast.arguments import (
 from holdfast.brackets.lipschitz import LipschitzOptions, lipschitz_graph
 from holdfast.certificates.certificate import Certificates
 from holdfast.certificates.certify import certify_graph
+from holdfast.certificates.misleading import misleading, uneven, uneven_advice, warn_of
 from holdfast.certificates.options import CertifyOptions
 from holdfast.certificates.resolution import in_their_units, neighbour_distance, quantisation_step
 from holdfast.errors import InvalidInput, Unsupported
@@ -103,6 +104,10 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     Returns:
         The conditions. It takes a bracket of the constant and the certificates of all rows.
 
+    Warns:
+        HoldfastWarning: Where results would mislead, as for `certify`; what is odd about columns
+            is part of the advice.
+
     Raises:
         Unsupported: When the model cannot be captured, or its weights change meanwhile.
         InvalidInput: When an argument is not usable.
@@ -125,7 +130,9 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
             return _without_metric(options.norm)
         rows, labels = fit_inputs(rows, model), check_labels(labels, len(rows))
         with captured(model, example_row(rows)) as graph:
-            return conditions_graph(graph, rows, labels, options, report)
+            found = conditions_graph(graph, rows, labels, options, report)
+            warn_of(misleading(graph, (rows, labels), options.threshold, moves))
+            return found
 
 
 @dataclass(frozen=True)
@@ -224,7 +231,7 @@ def conditions_of(
         radius = None if certificates is None else float(certificates.radius.median())
         bounded = _bounded(radius, ratio, step, between)
         advice = _advice(bounded, ratio, metric or norm_name(norm))
-    factor = uneven(inputs, options.moves) if options.columns else None
+    more = uneven_advice(uneven(inputs, options.moves)) if options.columns else []
     return Conditions(
         metric="natural" if metric is None else "declared",
         bounded=bounded,
@@ -233,32 +240,8 @@ def conditions_of(
         resolution=resolution,
         quantisation=step,
         norm=norm,
-        advice=advice if factor is None else f"{advice} {_uneven_advice(factor)}",
+        advice=" ".join([advice, *more]),
     )
-
-
-def uneven(inputs: Tensor, moves: Moves) -> float | None:
-    """Return by which factor the columns of a table are spread differently, where it is large.
-
-    Args:
-        inputs: [N, ...], floating point.
-        moves: The units of the columns.
-
-    Returns:
-        The largest standard deviation over the smallest, columns without any left out; None where
-        it is at most 100, inputs are no table, or the user gave units.
-    """
-    if inputs.dim() != 2 or moves.scale is not None or not len(inputs):
-        return None
-    spread = in_their_units(inputs, moves.units(inputs.shape[1:])).double().std(0, correction=0)
-    spread = spread[spread > 0]
-    if not len(spread) or float(spread.max()) <= 100 * float(spread.min()):
-        return None
-    return float(spread.max() / spread.min())
-
-
-def _uneven_advice(factor: float) -> str:
-    return f"Columns are spread by up to a factor of {factor:.3g}: give each its unit with `scale`."
 
 
 def _of_targets(certificates: Certificates, distance: float | None) -> tuple[str, str]:

@@ -53,6 +53,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
     from holdfast.audits.audit import AuditOptions, audit_models
+    from holdfast.certificates.misleading import warn_of
     from holdfast.moves import EVERYTHING
     from holdfast.progress import show_progress
     from holdfast.sources.data import LoadedData
@@ -75,6 +76,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
     )  # fmt: skip
     with stopping_at_once() as watching, show_progress("audit") as report:
         found = audit_models(models, rows, out, options, watching(report))
+    warn_of(found.document.get("warnings", ()))
     code = _code(found.document["subjects"], fail_under)
     return Answer(found.document, lambda: audit_summary(found), as_json, code)
 

@@ -57,6 +57,13 @@ def certify(  # noqa: PLR0913 - the options of the verb
     from holdfast.attacks.attack import AttackOptions, attack_graph
     from holdfast.certificates.certify import certify_graph
     from holdfast.certificates.files import missing_proof
+    from holdfast.certificates.misleading import (
+        few_rows,
+        misleading,
+        uneven,
+        uneven_advice,
+        warn_of,
+    )
     from holdfast.certificates.options import CertifyOptions
     from holdfast.cli.spoken import said_by
     from holdfast.graph.capture import captured, example_row
@@ -76,6 +83,10 @@ def certify(  # noqa: PLR0913 - the options of the verb
         if out is not None and (why := missing_proof(graph, semantics, threshold, moves)):
             warnings.warn(HoldfastWarning(f"{out} will hold no proof: {why}"), stacklevel=1)
         certificates = certify_graph(graph, rows.inputs, rows.labels, options, report)
+        warn_of(misleading(graph, (rows.inputs, rows.labels), threshold, moves))
+        warn_of(uneven_advice(uneven(rows.inputs, moves)))
+        if epsilon or fail_under is not None:
+            warn_of(few_rows(len(rows.labels)))
         if attack:
             how = AttackOptions(certificates.norm, threshold=threshold, moves=moves)
             pair = (rows.inputs, rows.labels)

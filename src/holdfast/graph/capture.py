@@ -82,7 +82,7 @@ def captured(model: nn.Module, example: Example) -> Iterator[Graph]:
 def _captured(model: nn.Module, example: Tensor | dict[str, Tensor]) -> Iterator[Graph]:
     check_subnormals("capture")
     tensors = tuple(example.values()) if isinstance(example, dict) else (example,)
-    obstacles = [*scripted(model), *training_modes(model), *_weights(model)]
+    obstacles = [*scripted(model), *training_modes(model), *unusable_weights(model)]
     if obstacles:
         raise Unsupported("capture", obstacles)
     fingerprint = weights_hash(model)
@@ -177,7 +177,7 @@ def unreadable_weights(model: nn.Module) -> list[Obstacle]:
 
 
 @torch.no_grad()  # weights made in inference mode cannot be looked at otherwise
-def _weights(model: nn.Module) -> list[Obstacle]:
+def unusable_weights(model: nn.Module) -> list[Obstacle]:
     """Return the parameters and buffers that no bound can be computed from."""
     obstacles = unreadable_weights(model)
     if obstacles:

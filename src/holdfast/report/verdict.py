@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from holdfast.certificates.misleading import uneven_advice
 from holdfast.report.formats import (
     at_least,
     at_most,
@@ -329,9 +330,16 @@ def next_steps(audit: Record) -> list[str]:
     Returns:
         At most four sentences; empty where the numbers ask for nothing.
     """
-    steps = (*_judged(audit), *_untried(audit), *_uneven(audit), *_refused(audit))
+    uneven = uneven_advice(audit["data"].get("uneven"))
+    steps = (*_warnings(audit), *_judged(audit), *_untried(audit), *uneven, *_refused(audit))
     steps += (*_open_brackets(audit), *_wide_brackets(audit))
     return list(steps[:4])
+
+
+def _warnings(audit: Record) -> Iterator[str]:
+    """Say what makes results mislead: it comes before what they ask for."""
+    for sentence in audit.get("warnings", ()):
+        yield f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _judged(audit: Record) -> Iterator[str]:
@@ -351,15 +359,6 @@ def _untried(audit: Record) -> Iterator[str]:
         yield (
             "Give versions of the sentences with other words, as ?perturbed=COLUMN of the data: "
             "then this page says how many answers flip, and with which words."
-        )
-
-
-def _uneven(audit: Record) -> Iterator[str]:
-    factor = audit["data"].get("uneven")
-    if factor:
-        yield (
-            f"Columns are spread by up to a factor of {number(factor)}, so that one decides every "
-            "distance: give each its unit with `scale`."
         )
 
 

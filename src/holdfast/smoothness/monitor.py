@@ -62,8 +62,10 @@ class DescentMonitor(ChartedResult):
     there is no sharpness. Parameters, gradients, optimiser state, buffers and random state stay
     exactly as they would be without a monitor.
 
-    A `HoldfastWarning` comes once, with the first measured step that is as long as the largest
-    safe step, and once if loss or gradient are not finite.
+    A `HoldfastWarning` comes once, when the curvature is looked at and the step is as long as the
+    largest safe step, and once if loss or gradient are not finite. The very first step of an
+    optimiser that builds its metric from gradients, such as Adam, is not warned of: it has seen a
+    single one.
 
     Args:
         optimizer: Any torch optimiser. SGD, Adam, AdamW, RMSprop and Adagrad are measured in their
@@ -271,6 +273,8 @@ class DescentMonitor(ChartedResult):
             self._file.flush()
         if one.actual_change is None:
             self._warn("finite", f"loss or gradient are not finite at step {one.step}")
+        elif one.along_step is None or (one.step == 0 and one.metric != "l2"):
+            return  # no new curvature, or in the metric of a single gradient, far from settled
         elif one.ratio is not None and one.ratio >= 1:
             self._warn(
                 "edge",

@@ -98,7 +98,7 @@ def measure_losses(
     before: tuple[float, float],
     after: tuple[float, float],
 ) -> Measurement:
-    """Return a measurement of two losses, with the curvature of an earlier one.
+    """Return a measurement of two losses, held against the safe step of an earlier one.
 
     Args:
         curved: The earlier one.
@@ -116,6 +116,8 @@ def measure_losses(
         actual_change=_known(after[0] - before[0]),
         rounding=_known(before[1] + after[1]),
         predicted_change=None,
+        along_step=None,
+        sharpness=None,
         ratio=None if safe is None else rate / safe,
     )
 

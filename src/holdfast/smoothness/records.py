@@ -20,11 +20,12 @@ class Measurement:
         actual_change: Loss in the updated variables minus `loss`, on the same batch.
         predicted_change: g.d + L |d|^2 / 2 in the optimiser's metric, for its move d; None where
             the curvature was not looked at in this step.
-        along_step: Change of the gradient per distance moved, when it was last looked at.
-        sharpness: Largest eigenvalue of the Hessian in the metric, from below, when it was last
-            looked at; every look improves on the direction of the one before.
-        largest_safe_step: Largest stable learning rate for the curvature that was seen; None where
-            none was seen.
+        along_step: Change of the gradient per distance moved; None where the curvature was not
+            looked at in this step.
+        sharpness: Largest eigenvalue of the Hessian in the metric, from below; every look improves
+            on the direction of the one before. None where it was not looked at in this step.
+        largest_safe_step: Largest stable learning rate for the curvature that was last seen; None
+            where none was seen.
         ratio: learning_rate / largest_safe_step; the edge of stability is at 1.
         metric: Whose squared length of the move counts: `l2`, `Adam`, ...
         same_batch: Whether both losses are of one batch. If not, they are unknown: changes come

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from holdfast.errors import InvalidInput, MissingExtra
+from holdfast.errors import InvalidInput, MissingExtra, Unsupported
+from holdfast.graph.capture import training_modes, unusable_weights
 from holdfast.results import Result
 from holdfast.sources.demo import DEMO_MODELS, demo_model
 from holdfast.sources.exported.build import read_exported
@@ -244,6 +245,7 @@ def check_fits(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> None:
 
     Raises:
         InvalidInput: When the model fails on the first row.
+        Unsupported: When it does, and its mode or its weights are such that rows may be well.
     """
     parts = inputs if isinstance(inputs, Mapping) else {"rows": inputs}
     first = {name: value[:1] for name, value in parts.items()}
@@ -251,6 +253,8 @@ def check_fits(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             model(**first) if isinstance(inputs, Mapping) else model(first["rows"])
     except Exception as problem:
+        if obstacles := [*training_modes(model), *unusable_weights(model)]:
+            raise Unsupported("running the model", obstacles) from problem
         kinds = [
             f"{name} of shape {list(value.shape[1:])} and type "
             f"{str(value.dtype).removeprefix('torch.')}"
