@@ -224,6 +224,15 @@ def test_relu_has_the_lines_of_crown() -> None:
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_end_that_is_not_a_number_has_the_slopes_of_the_whole_line(name: str) -> None:
+    node, shape = node_of(name), (1, 8)
+    ends = torch.full(shape, math.nan).double(), torch.zeros(shape).double()
+    for low, high in (ends, ends[::-1], ends[:1] * 2):
+        least, most = slopes_on(node, low, high)
+        assert (least.unique().item(), most.unique().item()) == node.facts.slopes(node.params)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_unbounded_intervals_have_sound_answers(name: str) -> None:
     node = node_of(name)
     low = torch.tensor([[-math.inf, -math.inf, -1.0]], dtype=torch.float64).repeat(1, 3)[:, :8]

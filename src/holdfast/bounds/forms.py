@@ -46,9 +46,11 @@ class Forms:
         return self.center.abs() + self.swing
 
     def range(self) -> tuple[Tensor, Tensor]:
-        """Return bounds of the values."""
+        """Return bounds of the values; infinite where a sum overflowed, which says nothing."""
         apart = rows_up(self.swing + self.error, 2)
-        return next_down(self.center - apart), -next_down(-self.center - apart)
+        apart = torch.where(self.center.isfinite() & apart.isfinite(), apart, torch.inf)
+        center = self.center.nan_to_num(0.0, 0.0, 0.0)
+        return next_down(center - apart), -next_down(-center - apart)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def ramp(node: Node) -> tuple[Tensor, Tensor] | None:
     """
     known = node.facts.curve(node.params)
     origin = torch.zeros(1, *node.shape, dtype=torch.float64)
-    if known.curved or known.breaks != (0.0,) or bool(node.facts.run([origin], node.params).any()):
+    two = len(known.pieces) == 2 and known.breaks == (0.0,) and not known.curved
+    if not two or bool(node.facts.run([origin], node.params).any()):
         return None
     left, right = (piece.slope(origin) for piece in known.pieces)
     return left, right

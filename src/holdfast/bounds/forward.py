@@ -73,7 +73,6 @@ class Forward:
     Attributes:
         graph: In float64, with all maxima as comparisons.
         kinks: Of the last pass, by node.
-        curves: Whether an activation has more than a kink at 0.
     """
 
     graph: Graph
@@ -92,10 +91,6 @@ class Forward:
         )
         self._reading = Reading("affine forms", table, NOT_WRITTEN, constants=True)
         self.covers = not uncovered(self.graph, self._reading)
-        self.curves = any(
-            node.kind is Kind.SCALAR and node.perturbed and ramp(node) is None
-            for node in self.graph.nodes
-        )
 
     def read(self, low: Tensor, high: Tensor, moving: Tensor, held: Held) -> Forms:
         """Return the outputs over boxes.

@@ -126,13 +126,9 @@ class Search:
         self._start = time.perf_counter()
         region = self.options.region
         few = self.branches and region is not None and few_move(region)
-        if few:
-            pairs = with_pairs(self.graph.double())
-            once = merged(pairs)
-            self.graph = self.graph if once is pairs else once
         gain = self._gains()
-        if gain is not None:
-            self._lower_upper(gain.output, "product of layer gains")
+        if few:
+            self._merge()
         self._bound_jacobian(needed=gain is None)
         starts = self._starts(points)
         interrupted, seconds = False, self.options.seconds
@@ -153,17 +149,33 @@ class Search:
         return self._bracket(layers, self._outcome(interrupted))
 
     def _gains(self) -> GainReading | None:
-        """Return the gain on all inputs; None where there is none, and a region has bounds.
+        """Take the gain on all inputs.
+
+        Returns:
+            The gain; None where there is none, and a region has bounds.
 
         Raises:
             Unsupported: When there is no region, or an op has no bounds on it either.
         """
         try:
-            return GainReading(self.graph, self.options.norm)
+            gain = GainReading(self.graph, self.options.norm)
         except Unsupported:
             if self.options.region is None or uncovered(self.graph, READING):
                 raise
             return None
+        self._lower_upper(gain.output, "product of layer gains")
+        return gain
+
+    def _merge(self) -> None:
+        """Go on with the same function without kinks that are there twice, in a tenth of the time.
+
+        The gains of layers are those of the model.
+        """
+        pairs = with_pairs(self.graph.double())
+        once = merged(pairs, int(0.1 * self.options.seconds / 8e-6))
+        if once is not pairs:
+            self.graph = once
+            self._gains()
 
     def _bound_jacobian(self, needed: bool) -> None:
         """Bound the constant by a box around the Jacobian on the region.

@@ -46,7 +46,8 @@ def slopes_on(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         (a, b) as `low`, rounded outward: a (z - z') <= phi(z) - phi(z') <= b (z - z') for all
-        z > z' in [low, high]; infinite where the function is not defined everywhere.
+        z > z' in [low, high]; infinite where the function is not defined everywhere. Where an end
+        is NaN, those of the whole line.
     """
     known = node.facts.curve(node.params)
     least, most = torch.full_like(low, inf), torch.full_like(low, -inf)
@@ -57,8 +58,9 @@ def slopes_on(node: Node, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         least = torch.where(inside, torch.minimum(least, bottom), least)
         most = torch.where(inside, torch.maximum(most, top), most)
     lowest, highest = node.facts.slopes(node.params)
-    least = torch.where(least.isnan(), lowest, least).clamp(lowest, highest)
-    most = torch.where(most.isnan(), highest, most).clamp(lowest, highest)
+    unknown = low.isnan() | high.isnan()
+    least = torch.where(unknown | least.isnan(), lowest, least).clamp(lowest, highest)
+    most = torch.where(unknown | most.isnan(), highest, most).clamp(lowest, highest)
     if not known.gaps:
         return least, most
     undefined = known.undefined(low, high)

@@ -208,8 +208,11 @@ def spectral_uppers(stack: Tensor) -> Tensor:
     if m <= 1 or not bool(frobenius.isfinite().all()):
         return frobenius
     # Scaled by powers of two squares neither overflow nor lose more than a few `TINY`.
-    exponents = torch.frexp(frobenius).exponent.clamp(-1000, 1000)
-    rows = stack * powers_of_two(-exponents)[:, None, None]
+    exponents = torch.frexp(frobenius).exponent.clamp(min=-1000)
+    halves = exponents // 2, exponents - exponents // 2  # 2^1024 is not at hand, nor is 2^-1024
+    rows = stack
+    for half in halves:
+        rows = rows * powers_of_two(-half)[:, None, None]
     gram = rows @ rows.mT
     try:
         vectors = torch.linalg.eigh(gram).eigenvectors
@@ -224,5 +227,7 @@ def spectral_uppers(stack: Tensor) -> Tensor:
     largest = (turned.sum(2).amax(1) + lost * (1.0 + length)) * (1.0 + 2.0 * gamma(m + 8))
     spread = apart * (1.0 + 2.0 * gamma(m * m)) + 2.0 * gamma(m + 4) * (1.0 + length)
     square = largest / (1.0 - spread).clamp(min=0.5) * (1.0 + 8.0 * UNIT)
-    found = square.sqrt() * (1.0 + 4.0 * UNIT) * powers_of_two(exponents)
+    found = square.sqrt() * (1.0 + 4.0 * UNIT)
+    for half in halves:
+        found = found * powers_of_two(half)
     return torch.where(spread < 0.5, torch.minimum(found + TINY, frobenius), frobenius)

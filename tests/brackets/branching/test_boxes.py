@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import mpmath
@@ -18,8 +19,12 @@ from holdfast.bounds.forward import Forward
 from holdfast.brackets.branching.boxes import branch_boxes, few_move
 from holdfast.brackets.branching.merging import merged
 from holdfast.brackets.branching.tree import Goal
+from holdfast.brackets.branching.walls import ExactValues, Maps, exact_slope_lower
+from holdfast.brackets.lipschitz import lipschitz_graph
 from holdfast.brackets.lower.pairs import SteepPair, sample, slopes_lower
+from holdfast.brackets.search import LipschitzOptions
 from holdfast.graph.comparisons import with_pairs
+from holdfast.graph.ir import Graph, Node
 from holdfast.graph.walk import run
 from holdfast.norms.matrix import spectral_uppers
 from holdfast.types import Ball, Box
@@ -49,7 +54,14 @@ def graph_of(name: str, seed: int = 0) -> holdfast.Graph:
     return holdfast.capture(model, torch.zeros(1, width, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("name", "norm"), [("relu", 2.0), ("maxmin", 1.0), ("relu", math.inf)])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        pytest.param("relu", 2.0, marks=pytest.mark.slow),
+        pytest.param("maxmin", 1.0, marks=pytest.mark.slow),
+        ("relu", math.inf),
+    ],
+)
 def test_boxes_agree_with_the_enumeration(name: str, norm: float) -> None:
     graph = graph_of(name)
     box = Box(torch.tensor([-0.9, -0.4]).double(), torch.tensor([0.3, 1.1]).double())
@@ -60,7 +72,8 @@ def test_boxes_agree_with_the_enumeration(name: str, norm: float) -> None:
     assert upper == pytest.approx(float(exact), rel=2e-6)
 
 
-@settings(max_examples=3)
+@pytest.mark.slow
+@settings(max_examples=20)
 @given(
     st.sampled_from(["relu", "steep", "prelu", "averages", "dead and twins", "groupsort"]),
     st.integers(0, 3),
@@ -92,7 +105,7 @@ class Lattice(nn.Module):
         return self.pieces(x).unflatten(1, (self.groups, -1)).amax(-1).amin(-1, keepdim=True)
 
 
-@pytest.mark.parametrize("groups", [pytest.param(1, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("groups", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_lattice_of_64_selectors_closes(groups: int) -> None:
     model = Lattice(groups, 64 // groups).eval()
     box = Box(-torch.ones(2).double(), torch.ones(2).double())
@@ -132,18 +145,22 @@ class Minima(nn.Module):
         return values
 
 
+@functools.cache
+def graph_of_minima() -> holdfast.Graph:
+    return holdfast.capture(Minima().eval(), torch.zeros(1, 2).double())
+
+
 def test_kinks_that_are_there_twice_are_merged_and_nothing_changes() -> None:
-    graph = with_pairs(holdfast.capture(Minima().eval(), torch.zeros(1, 2).double()).double())
+    graph = with_pairs(graph_of_minima().double())
     once = merged(graph)
     assert sum(math.prod(n.shape[1:]) for n in once.nodes if n.op == "compare") == 3
     assert not [n for n in once.nodes if n.op == "relu"]
     points = torch.randint(-64, 64, (200, 2)).double() / 16.0  # whose values are exact
     assert torch.equal(run(graph, points), run(once, points))
     box = Box(torch.tensor([-2.0, -2.0]).double(), torch.tensor([2.0, 2.0]).double())
-    for norm in NORMS:
-        before, after = solved(graph, norm, box, most=20), solved(once, norm, box)
-        assert after[0] <= before[1] and after[1] <= before[1] * (1.0 + 1e-9)
-        assert after[1] == pytest.approx(after[0], rel=2e-6)
+    before, after = solved(graph, 1.0, box, most=5), solved(once, 1.0, box)
+    assert after[0] <= before[1] and after[1] <= before[1] * (1.0 + 1e-9)
+    assert after[1] == pytest.approx(after[0], rel=2e-6)
 
 
 def test_nets_without_twins_are_left_as_they_are() -> None:
@@ -151,7 +168,7 @@ def test_nets_without_twins_are_left_as_they_are() -> None:
     assert merged(graph) is graph
 
 
-@pytest.mark.parametrize("norm", [2.0, 1.0])
+@pytest.mark.parametrize("norm", [2.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_balls_and_thin_boxes_and_smooth_nets(norm: float) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double().eval()
@@ -159,8 +176,8 @@ def test_balls_and_thin_boxes_and_smooth_nets(norm: float) -> None:
     thin = Box(torch.tensor([0.1, -0.3, 0.5]).double(), torch.tensor([0.2, -0.3, 0.9]).double())
     generator = torch.Generator().manual_seed(0)
     for region in (thin, Ball(torch.full((3,), 0.2).double(), 0.3, norm)):
-        lower, upper = solved(graph, norm, region, most=15)
-        pairs = (sample(region, 2000, generator) for _ in range(2))
+        lower, upper = solved(graph, norm, region, most=5)
+        pairs = (sample(region, 500, generator) for _ in range(2))
         first, second = pairs
         slopes = slopes_lower(graph, first, first + 1e-3 * (second - first), norm)
         assert max(lower, float(slopes.max())) <= upper <= 1.2 * float(slopes.max())
@@ -174,32 +191,181 @@ def test_many_or_no_moving_entries_are_left_to_others() -> None:
     assert few_move(Box(low, high))
 
 
-@pytest.mark.parametrize("name", ["relu", "steep", "maxmin", "residual", "averages", "curved"])
+def exact_values(graph: holdfast.Graph) -> Callable[[Tensor], list[Fraction]]:
+    """Return a network of linear pieces as a function in exact numbers."""
+    maps, none = Maps(graph), torch.zeros(0, dtype=torch.int64)
+
+    def values(point: Tensor) -> list[Fraction]:
+        rows = ExactValues(maps, point, none, {}).output()
+        return [Fraction(row.integers[-1], row.bottom) for row in rows]
+
+    return values
+
+
+def curved_values(graph: holdfast.Graph) -> Callable[[Tensor], list[mpmath.mpf]]:
+    """Return linear layers, GELUs and hard tanhs one after the other, with 400 digits."""
+
+    def gelu(z: mpmath.mpf) -> mpmath.mpf:
+        far = abs(z) > 100  # there it is 0 or z but for 1e-2000
+        return max(z, 0) if far else z * mpmath.erfc(-z / mpmath.sqrt(2)) / 2
+
+    scalars = {"gelu": gelu, "hardtanh": lambda z: max(min(z, 1), -1)}
+
+    def values(point: Tensor) -> list[mpmath.mpf]:
+        found = mpmath.matrix(point.tolist())
+        for node in graph.nodes[1:]:
+            if node.op == "linear":
+                weight, bias = (mpmath.matrix(node.params[k].tolist()) for k in ("weight", "bias"))
+                found = weight * found + bias
+            else:
+                found = found.apply(scalars[node.op])
+        return list(found)
+
+    return values
+
+
+def hold(graph: holdfast.Graph, low: Tensor, high: Tensor, values: Callable) -> int:
+    """Check values, and slopes along the axes: none leaves a box around all gradients.
+
+    Returns:
+        How many of the enclosures of gradients are finite.
+    """
+    found = Forward(graph).read(low, high, torch.arange(low.shape[1]), {})
+    below, above = (end.tolist() for end in found.range())
+    least, most = (end.tolist() for end in (found.jacobian, found.reach))
+    finite = 0
+    for k, (a, b) in enumerate(zip(low, high, strict=True)):
+        first, second = (torch.clamp(a + torch.rand_like(a) * (b - a), a, b) for _ in range(2))
+        here = values(first)
+        for j, value in enumerate(here):
+            assert below[k][j] <= value <= above[k][j]
+        for i, (start, end) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+            there = first.clone()
+            there[i] = end
+            for j, (y, z) in enumerate(zip(here, values(there), strict=True)):
+                middle, reach = least[k][i][j], most[k][i][j]
+                if not math.isfinite(middle) or not math.isfinite(reach) or start == end:
+                    continue
+                step, finite = abs(Fraction(end) - Fraction(start)), finite + 1
+                step = step if isinstance(y, Fraction) else exact_number(step)
+                middle, reach = (type(y)(part) * step for part in (middle, reach))
+                assert abs((z - y) * (1 if end > start else -1) - middle) <= reach
+    return finite
+
+
+def exact_number(value: Fraction) -> mpmath.mpf:
+    return mpmath.mpf(value.numerator) / value.denominator
+
+
+@pytest.mark.parametrize("name", ["relu", "steep", "maxmin", "residual", "averages"])
 def test_forms_hold_every_value_and_gradient(name: str) -> None:
     torch.manual_seed(2)
-    if name == "curved":
-        layers = nn.Linear(2, 5), nn.GELU(), nn.Linear(5, 4), nn.Hardtanh(), nn.Linear(4, 2)
-        model = nn.Sequential(*layers).double().eval()
-        graph = holdfast.capture(model, torch.zeros(1, 2, dtype=torch.float64))
-    else:
-        graph = graph_of(name)
-    graph = with_pairs(graph.double())
-    low = torch.randn(20, 2, dtype=torch.float64)
-    high = low + torch.rand(20, 1) * torch.tensor([1.0, 0.1])
-    found = Forward(graph).read(low, high, torch.arange(2), {})
-    below, above = found.range()
-    reach = found.reach.detach()
-    for _ in range(50):
-        points = low + torch.rand(20, 2, dtype=torch.float64) * (high - low)
-        values = run(graph, points)
-        assert bool(((below <= values) & (values <= above)).all())
-        jacobian = torch.func.vmap(torch.func.jacrev(lambda x: run(graph, x[None])[0]))(points)
-        apart = (jacobian.mT - found.jacobian).abs() - reach
-        assert float(apart.max()) <= 1e-12  # of the gradient that autograd rounds
+    graph = with_pairs(graph_of(name).double())
+    low = torch.randn(30, 2, dtype=torch.float64)
+    high = low + torch.rand(30, 1) * torch.tensor([1.0, 0.1])
+    assert hold(graph, low, high, exact_values(graph))
+
+
+def layers(size: float, curved: bool) -> holdfast.Graph:
+    """Return a net of which one layer's weights are drawn times a number, the next over it."""
+    generator = torch.Generator().manual_seed(2)
+    bent = ("gelu", {"approximate": "none"}) if curved else ("leaky_relu", {"negative_slope": 0.25})
+    last = ("hardtanh", {"low": -1.0, "high": 1.0}) if curved else ("relu", {})
+    nodes, widths = [Node("x", "input", shape=(2,))], (2, 5, 4, 2)
+    for k, (scale, after) in enumerate(((size, bent), (1.0 / size, last), (1.0, None))):
+        shape = (widths[k + 1], widths[k])
+        weight = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+        bias = torch.randn(shape[0], generator=generator, dtype=torch.float64)
+        params = {"weight": weight, "bias": bias}
+        nodes.append(Node(f"linear{k}", "linear", (nodes[-1].name,), params, shape[:1]))
+        if after is not None:
+            nodes.append(Node(f"bent{k}", after[0], (nodes[-1].name,), after[1], shape[:1]))
+    return Graph(tuple(nodes), nodes[-1].name, {}, precision=torch.float64)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-300, 1e-36, 1e36, 1e150, 1e300])
+@pytest.mark.parametrize("curved", [False, True])
+def test_forms_hold_over_scales_of_weights(curved: bool, size: float) -> None:
+    torch.manual_seed(2)
+    graph = layers(size, curved)
+    exact = curved_values(graph) if curved else exact_values(graph)
+    finite = 0
+    for reach in (1.0, min(1.0 / size, 1e300), 1e300):
+        low = torch.randn(4, 2, dtype=torch.float64) * reach
+        high = low + 0.5 * reach * torch.rand(4, 1, dtype=torch.float64)
+        with mpmath.workdps(400):
+            finite += hold(graph, low, high, exact)
+    assert finite
+
+
+def test_where_values_overflow_nothing_is_known() -> None:
+    """Sums beyond float64 say neither where a wave is, nor on which side of a kink a value lies."""
+    wave = Graph(
+        (
+            Node("x", "input", shape=(1,)),
+            Node("first", "scale", ("x",), {"factor": 1e36}, (1,)),
+            Node("wave", "sin", ("first",), shape=(1,)),
+            Node("y", "scale", ("wave",), {"factor": 1e-36}, (1,)),
+        ),
+        "y",
+        {},
+    )
+    box = Box(*torch.tensor([[-1e299], [1e300]], dtype=torch.float64))
+    assert Fraction(solved(wave, 2.0, box, most=20)[1]) >= Fraction(1e36) * Fraction(1e-36)
+    sums = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).double()
+    apart = torch.tensor([[-1.0, 1.0, 1.0]]).double()
+    kink = Graph(
+        (
+            Node("x", "input", shape=(4,)),
+            Node("sums", "linear", ("x",), {"weight": sums, "bias": None}, (3,)),
+            Node("apart", "linear", ("sums",), {"weight": apart, "bias": None}, (1,)),
+            Node("y", "relu", ("apart",), shape=(1,)),
+        ),
+        "y",
+        {},
+    )
+    low = torch.tensor([1.5e308, 1.5e308, 1.5e308, 1.6e308], dtype=torch.float64)
+    # x3 + x4 - (x1 + x2) is 1e307: the gradient is (-1, -1, 1, 1)
+    assert solved(kink, 2.0, Box(low, low + 1e300), most=20)[1] >= 2.0
+
+
+def test_a_change_beyond_float64_proves_nothing() -> None:
+    nodes = Node("x", "input", shape=(1,)), Node("y", "scale", ("x",), {"factor": 1e300}, (1,))
+    first = torch.tensor([1e10]).double()
+    maps = Maps(Graph(nodes, "y", {}, precision=torch.float64))
+    assert exact_slope_lower(maps, first, -first, 2.0) <= 1e300
+    tiny = torch.tensor([2.0**-1074], dtype=torch.float64)
+    nodes = nodes[0], Node("y", "scale", ("x",), {"factor": 0.75}, (1,))
+    maps = Maps(Graph(nodes, "y", {}, precision=torch.float64))
+    assert exact_slope_lower(maps, tiny, 0.0 * tiny, 2.0) <= 0.75
+
+
+def test_units_that_say_nothing_are_passed_over() -> None:
+    """A clamp to one number has three pieces, and no output reads the unit."""
+    nodes = (
+        Node("x", "input", shape=(1,)),
+        Node("none", "hardtanh", ("x",), {"low": 0.0, "high": 0.0}, (1,)),
+        Node("unread", "relu", ("x",), shape=(1,)),
+        Node("y", "tanh", ("x",), shape=(1,)),
+    )
+    box = Box(-torch.ones(1).double(), torch.ones(1).double())
+    for output, most in (("y", 1.001), ("none", 1e-300)):
+        lower, upper = solved(Graph(nodes, output, {}), 2.0, box)
+        assert 0.0 <= lower <= upper <= most
+
+
+def test_merging_keeps_its_time_and_the_gains_of_layers() -> None:
+    graph = graph_of_minima()
+    pairs = with_pairs(graph.double())
+    assert merged(pairs) is not pairs
+    assert merged(pairs, terms=10) is pairs
+    options = LipschitzOptions(region=Box(-torch.ones(2), torch.ones(2)), seconds=0.1)
+    paths = [layer.path for layer in lipschitz_graph(graph, torch.zeros(1, 2), options).layers]
+    assert paths[0] == "first"
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 10**6), st.sampled_from([1.0, 1e-150, 1e150, 1e-310, 1e300]))
+@given(st.integers(0, 10**6), st.sampled_from([1.0, 1e-150, 1e150, 1e-310, 1e300, 1e307]))
 def test_spectral_norms_of_many_matrices_are_not_below_exact_ones(seed: int, scale: float) -> None:
     numbers = np.random.default_rng(seed)
     stack = numbers.integers(-3, 4, (4, *numbers.integers(1, 5, 2))).astype(float) * scale

@@ -37,7 +37,7 @@ from holdfast.brackets.branching.walls import (
 from holdfast.brackets.lower.pairs import SteepPair, best_pair, contains, project
 from holdfast.graph.comparisons import with_pairs
 from holdfast.graph.ir import Graph
-from holdfast.rounding import UNIT, coarse_up, gamma, lengths_down, lengths_up, next_down
+from holdfast.rounding import TINY, UNIT, coarse_up, gamma, lengths_down, lengths_up, next_down
 from holdfast.sdp.form import Array
 from holdfast.types import Ball, Region
 
@@ -228,7 +228,8 @@ class _Boxes:
         """Yield a part with a point that seems to be inside; nothing where it is surely empty."""
         low, high = self._limits(part)
         if part.inside is not None:
-            values = [np.dot(row.floats(), [*part.inside, 1.0]) for row in part.walls.values()]
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = [np.dot(row.floats(), [*part.inside, 1.0]) for row in part.walls.values()]
             holds = (low <= part.inside).all() and (part.inside <= high).all()
             if holds and min(values, default=1.0) > 0.0:
                 yield part
@@ -278,7 +279,7 @@ class _Boxes:
                 continue
             a, b = float(part.low[place]), float(part.high[place])
             middle, radius = 0.5 * a + 0.5 * b, 0.5 * b - 0.5 * a
-            room = 16.0 * UNIT * (abs(a) + abs(b))
+            room = 16.0 * UNIT * (abs(a) + abs(b)) + 4.0 * TINY
             if g > 0.0:
                 low[place] = min(max(a, middle + share * radius - room), b)
             else:

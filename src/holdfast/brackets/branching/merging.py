@@ -26,7 +26,7 @@ Row = dict[int, Fraction]
 
 
 class _InexactError(Exception):
-    """A value is no sum of inputs and units, or a coefficient no float64."""
+    """A value is no sum of inputs and units, a coefficient no float64, or a sum too long."""
 
 
 def exact_map(node: Node, shape: Sequence[int]) -> tuple[NDArray, NDArray, NDArray] | None:
@@ -50,20 +50,22 @@ def exact_map(node: Node, shape: Sequence[int]) -> tuple[NDArray, NDArray, NDArr
     return None if ratios is None else (ratios[0].numpy(), ratios[1].numpy(), offset)
 
 
-def merged(graph: Graph) -> Graph:
+def merged(graph: Graph, terms: int = 2**17) -> Graph:
     """Return a graph of the same function without kinks that are there twice.
 
     Args:
         graph: In float64, with all maxima as comparisons.
+        terms: How many terms of sums to look at; each takes about 8 microseconds.
 
     Returns:
-        The graph; the one given where nothing is saved, or not every number stays a float64.
+        The graph; the one given where nothing is saved, not every number stays a float64, or there
+        are more terms.
     """
     bent = [n for n in graph.nodes if n.perturbed and (n.kind is Kind.SCALAR or n.op == "compare")]
     if not bent:
         return graph
     try:
-        units = _Units(graph)
+        units = _Units(graph, terms)
         rows = units.run()
         kinks = sum(math.prod(n.shape[n.op == "compare" :]) for n in bent)
         members = units.needed(rows)
@@ -78,14 +80,15 @@ class _Units:
 
     Args:
         graph: In float64, with all maxima as comparisons.
+        terms: How many terms to look at.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, terms: int) -> None:
         self.graph = graph
         self.inputs = math.prod(graph.perturbed_input.shape)
         self.units: list[tuple[Row, ...]] = []
         self.levels: list[int] = []
-        self._terms = 0
+        self._terms = terms
         self._known: dict[frozenset[tuple[int, Fraction]], int] = {}
         self._pairs: dict[frozenset[frozenset[tuple[int, Fraction]]], int] = {}
         self._values: dict[str, list[Row]] = {}
@@ -121,18 +124,23 @@ class _Units:
     def _of(self, node: Node) -> list[Row]:
         parts = [self._values[name] for name in node.inputs]
         if node.op == "constant":
+            self._spend(node.params["value"].numel())
             return [_constant(value) for value in node.params["value"].flatten().tolist()]
         if node.kind is Kind.AFFINE:
             return self._affine(node, parts[0])
         if node.kind is Kind.WIRING and node.op != "pad":
             return self._moved(node, parts)
         if node.kind is Kind.SUM:
-            return [_sum(rows) for rows in zip(*self._wide(node, node.shape), strict=True)]
+            return [self._total(rows) for rows in zip(*self._wide(node, node.shape), strict=True)]
         if node.op == "compare":
             return self._compared(node)
         if node.kind is Kind.SCALAR:
             return self._bent(node, parts[0])
         raise _InexactError
+
+    def _total(self, rows: Sequence[Row]) -> Row:
+        self._spend(sum(map(len, rows)))
+        return _sum(rows)
 
     def _wide(self, node: Node, shape: Sequence[int]) -> list[list[Row]]:
         """Return the entries of all inputs of a node, broadcast to a shape."""
@@ -152,15 +160,24 @@ class _Units:
         if known is None:
             raise _InexactError
         matrix, divisors, offsets = known
-        self._terms += np.count_nonzero(matrix)
-        if self._terms > 2**17:  # rows of numbers of any length take microseconds for each term
-            raise _InexactError
         found: list[Row] = []
         for line, divisor, offset in zip(matrix, divisors.tolist(), offsets.tolist(), strict=True):
-            terms = [_times(rows[k], Fraction(float(line[k]))) for k in np.flatnonzero(line)]
+            used = np.flatnonzero(line)
+            self._spend(sum(len(rows[k]) for k in used))
+            terms = [_times(rows[k], Fraction(float(line[k]))) for k in used]
             row = _times(_sum(terms), 1 / Fraction(divisor))
             found.append(self._paired(_sum([row, _constant(offset)])))
         return found
+
+    def _spend(self, terms: int) -> None:
+        """Count terms that are looked at.
+
+        Raises:
+            _InexactError: When there are too many.
+        """
+        self._terms -= terms
+        if self._terms < 0:
+            raise _InexactError
 
     def _moved(self, node: Node, parts: Sequence[list[Row]]) -> list[Row]:
         first, numbers = 0, []
@@ -179,6 +196,7 @@ class _Units:
         found = []
         sides = (slope.flatten().tolist() for slope in slopes)
         for row, left, right in zip(rows, *sides, strict=True):
+            self._spend(len(row))
             bend = _times(self._ramp(row), Fraction(right) - Fraction(left))
             found.append(_sum([_times(row, Fraction(left)), bend]))
         return found
@@ -216,6 +234,9 @@ class _Units:
         ramps = [key for key in row if self._is_ramp(key)]
         for key in sorted(ramps, key=lambda key: -self.levels[key - self.inputs]):
             (z,) = self.units[key - self.inputs]
+            if len(row) > len(z) + 1:
+                continue
+            self._spend(len(row))
             first = {other: value for other, value in row.items() if other != key}
             # What only one of the two has stays.
             if not any(other >= 0 for other in first) or len(first.keys() ^ z.keys()) > len(z):

@@ -34,7 +34,7 @@ class Choices:
         self.sides = {name: kink.sides().expand(count, -1).numpy() for name, kink in kinks.items()}
         self._axes: list[int | None] = [None] * count
         self._units: list[Unit | None] = [None] * count
-        if kinks:
+        if kinks and out.reach.requires_grad:  # else the outputs read none of them
             self._choose(kinks, out, count)
 
     def of(self, k: int) -> tuple[int | None, Unit | None]:

@@ -272,7 +272,9 @@ def exact_slope_lower(maps: Maps, first: Tensor, second: Tensor, norm: float) ->
     if ends[0] is None or ends[1] is None or not 0.0 < distance < math.inf:
         return 0.0
     gaps = [a.plus(b.times(-1.0)).floats()[0] for a, b in zip(*ends, strict=True)]
-    # Quotients of whole numbers are rounded once.
-    change = lengths_down(torch.tensor(gaps, dtype=torch.float64), norm) * (1.0 - 4.0 * UNIT)
-    slope = float(next_down(change / distance)) - TINY
-    return slope if 0.0 < slope < math.inf else 0.0
+    # Quotients of whole numbers are rounded once, and infinite beyond float64.
+    sizes = torch.tensor(gaps, dtype=torch.float64).abs() * (1.0 - 4.0 * UNIT) - TINY
+    change = lengths_down(sizes.clamp(min=0.0), norm)
+    if not bool(change.isfinite()):
+        return 0.0
+    return max(0.0, float(next_down(change / distance)))
