@@ -480,6 +480,17 @@ def test_sigterm_ends_as_ctrl_c_does(tmp_path):
     assert (out, err) == ("", "holdfast: interrupted; nothing half-written is left\n")
 
 
+def test_few_rows_are_told_of_where_shares_are_asked_for(run, tmp_path):
+    few = "holdfast: warning: data: 12 rows are few, a single one is 8.3% of every share: give 30"
+    assert run(f"{GOOD} --epsilon 0.1")[2].startswith(few)
+    assert run(f"{GOOD} --fail-under 0")[2].startswith(few)
+    assert run(GOOD)[2] == run(f"{GOOD} --epsilon 0.1 --quiet")[2] == ""
+    code, out, err = run(f"{AUDIT} --out {tmp_path / 'few'} --json")
+    (told,) = [line for line in err.splitlines() if "warning: data" in line]
+    assert code == 0 and told.startswith(few)
+    assert json.loads(out)["warnings"] == [told.removeprefix("holdfast: warning: ")]
+
+
 def test_quiet_says_nothing_but_the_answer_and_errors(run):
     code, out, err = run(f"{GOOD} --quiet")
     assert (code, err) == (0, "") and "certified" in out

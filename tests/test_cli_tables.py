@@ -1,6 +1,7 @@
 """Tables on the command line: bare paths, words, gaps, and what is said about them."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, monkeypatch, capsys):
-    """Return a function that runs one command: (exit code, stdout, stderr)."""
+    """Return a function that runs one command: (exit code, stdout without time, stderr)."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
 
@@ -48,7 +49,7 @@ def run(folder, monkeypatch, capsys):
         with pytest.raises(SystemExit) as ending:
             cli.main(list(words))
         out, err = capsys.readouterr()
-        return ending.value.code, out, err
+        return ending.value.code, re.sub(r'^ "seconds": .*\n', "", out, flags=re.M), err
 
     return run
 
