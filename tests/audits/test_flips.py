@@ -75,10 +75,10 @@ def test_flips_are_those_of_one_sentence_at_a_time(report, model, data):
 def test_the_page_says_how_many_flip_and_with_which_words(report):
     part = report.document["subjects"][0]["flips"]
     page = report.page.read_text().split("<script")[0]
-    assert f"The answer to {part['flipped']['count']} of 30 inputs changes" in page
+    assert f"{part['flipped']['count']} of 30 inputs change their answer with other words" in page
     assert "Which words change the answer?" in page and "Give versions of" not in page
     assert "<strong>bad → good</strong>" in page or "<strong>good → bad</strong>" in page
-    assert page.index("changes in one of 30 versions") < page.index("fresh inputs that land")
+    assert page.index("30 versions were tried") < page.index("fresh inputs that land")
 
 
 def test_only_the_first_rows_keep_their_versions(data):

@@ -205,9 +205,9 @@ def test_rows_of_a_table_are_told_by_the_columns_that_matter(audit):
     table = {"data": data | {"class_names": ["no", "yes"]}}
     assert rows.class_name(table, 1) == "yes" and rows.class_name(table, 7) == "7"
     one, two = {"values": [39.0, 1.7]}, {"values": [40.0, 1.70001]}
-    assert rows.values_of(table, one) == [("age", "39.0"), ("height", "1.70")]
+    assert rows.values_of(table, one) == [("age", "39"), ("height", "1.70")]
     assert rows.differences(table, one, two) == [
-        ("age", "39.0", "40.0"), ("height", "1.70000", "1.70001"),
+        ("age", "39", "40"), ("height", "1.70000", "1.70001"),
     ]  # fmt: skip
     near = {"values": [39.5, 1.9]}
     assert [name for name, *_ in rows.differences(table, one, near)] == ["height", "age"]

@@ -44,10 +44,13 @@ def conditions(audit: Record) -> marks.Spec | None:
     )
     text = {"proved": ("right", -12), "attacked": ("left", 12)}
     labels = [
-        points.transform_filter(f"datum.kind == '{kind}'")
-        .mark_text(style="value", align=align, dx=dx)
-        .encode(text="text:N")
+        layer
         for kind, (align, dx) in text.items()
+        for layer in marks.with_halo(
+            points.transform_filter(f"datum.kind == '{kind}'")
+            .mark_text(style="value", align=align, dx=dx)
+            .encode(text="text:N")
+        )
     ]
     tips = [
         points.transform_filter(f"datum.kind == '{kind}'")
@@ -274,4 +277,4 @@ def _marked_distance(audit: Record, widest: float) -> list[Any]:
     rule = alt.Chart(data).encode(x="radius:Q")
     side = ("left", 5) if distance < widest / 2 else ("right", -5)
     words = rule.mark_text(style="value", align=side[0], dx=side[1], baseline="top", y=2)
-    return [rule.mark_rule(style="threshold"), words.encode(text="text:N")]
+    return [rule.mark_rule(style="threshold"), *marks.with_halo(words.encode(text="text:N"))]

@@ -74,7 +74,9 @@ def bracket(audit: Record) -> marks.Spec | None:
         layers += [
             known.mark_line(interpolate="step-after", style="curve"),
             end.mark_point(style="tip").encode(shape=marks.shape(audit)),
-            end.mark_text(style="value", align="right", dx=5, dy=dy).encode(text=f"{text}:N"),
+            *marks.with_halo(
+                end.mark_text(style="value", align="right", dx=5, dy=dy).encode(text=f"{text}:N")
+            ),
         ]
     band = base.mark_area(interpolate="step-after", style="band", aria=False, clip=True).encode(
         y=alt.Y("from:Q", title=None, scale=scale, axis=axis), y2="to:Q"

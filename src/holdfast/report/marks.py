@@ -73,6 +73,17 @@ def model_offset(found: Sequence[Finding]) -> Any:
     return alt.YOffset("series:N", scale=alt.Scale(domain=[f.series for f in found]))
 
 
+def with_halo(text: Any) -> list[Any]:
+    """Return a layer of text, and below it the same in the colour of the paper and wider.
+
+    A line that crosses a label would make it hard to read.
+    """
+    alt = altair()
+    halo = text.copy(deep=True)
+    halo.mark.style = "halo"
+    return [halo.encode(color=alt.Undefined, tooltip=alt.value(None)), text]
+
+
 def layers_height(rows: Sequence[Mapping[str, Any]], found: Sequence[Finding]) -> int:
     """Return the height in pixels that gives every bar of every layer its room."""
     return len({row["layer"] for row in rows}) * (12 + 16 * len(found)) + 8

@@ -31,7 +31,7 @@ def values_of(audit: Record, row: Record, most: int = 6) -> list[tuple[str, str]
         Name and value of each; empty where the row is none of a table.
     """
     values = row.get("values") or []
-    pairs = zip(_columns(audit), map(number, values), strict=False)
+    pairs = zip(_columns(audit), map(_written, values), strict=False)
     return list(pairs)[:most]
 
 
@@ -64,10 +64,16 @@ def _columns(audit: Record) -> Sequence[str]:
     return audit["data"].get("columns") or []
 
 
+def _written(value: float, digits: int = 3) -> str:
+    """Return a value of a column: whole numbers as they are."""
+    whole = value == round(value) and abs(value) < 1e15
+    return f"{value:,.0f}" if whole else number(value, digits=digits)
+
+
 def _apart(one: float, two: float) -> tuple[str, str]:
     """Return two different numbers with as many digits as it takes to see that they differ."""
     for digits in range(3, 17):
-        texts = number(one, digits=digits), number(two, digits=digits)
+        texts = _written(one, digits), _written(two, digits)
         if texts[0] != texts[1]:
             return texts
     return repr(one), repr(two)

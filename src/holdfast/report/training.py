@@ -101,11 +101,6 @@ def descent(audit: Record) -> marks.Spec | None:
     ]
     safe = alt.Chart(alt.Data(values=[{"share": 1, "text": "safe up to here"}])).encode(x="share:Q")
     own = [row for finding in found for row in _own_step(finding)]
-    mine = alt.Chart(alt.Data(values=own)).encode(
-        x="share:Q",
-        color=marks.colour(audit),
-        tooltip=marks.tooltips(model="name", step="step_text", measured="actual_text"),
-    )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(style="reference")
     layers += [
         zero.encode(y=alt.Y("zero:Q", scale=scale)),
@@ -114,12 +109,8 @@ def descent(audit: Record) -> marks.Spec | None:
             text="text:N"
         ),
     ]
-    layers += [
-        mine.mark_point(style="own").encode(y=alt.Y("actual:Q", scale=scale)),
-        mine.transform_filter("datum.told")
-        .mark_text(style="value", align="left", dx=6, dy=-18)
-        .encode(y=alt.Y("actual:Q", scale=scale), text="told:N"),
-    ]
+    if own:
+        layers += _own_layers(audit, own, scale)
     return marks.finish(
         alt.layer(*layers, data=alt.Data(values=rows), height=300),
         title="Change of the loss, relative to it",
@@ -150,6 +141,19 @@ def _path_rows(finding: Finding) -> list[dict[str, Any]]:
         for place, point in enumerate(path)
         if point["actual"] is not None
     ]
+
+
+def _own_layers(audit: Record, own: list[dict[str, Any]], scale: Any) -> list[Any]:
+    """Return rings around the steps that were asked about, and the name of the first."""
+    alt = marks.altair()
+    mine = alt.Chart(alt.Data(values=own)).encode(
+        x="share:Q",
+        y=alt.Y("actual:Q", scale=scale),
+        color=marks.colour(audit),
+        tooltip=marks.tooltips(model="name", step="step_text", measured="actual_text"),
+    )
+    told = mine.transform_filter("datum.told").mark_text(style="value", align="left", dx=6, dy=-18)
+    return [mine.mark_point(style="own"), *marks.with_halo(told.encode(text="told:N"))]
 
 
 def _own_step(finding: Finding) -> list[dict[str, Any]]:

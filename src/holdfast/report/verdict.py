@@ -202,8 +202,8 @@ def _of_sentences(audit: Record, finding: Finding) -> Verdict:
         return Verdict(finding, f"{right} {tried} {told}")
     flipped, figure = flips["flipped"], percent(flips["flipped"]["share"])
     sentence = (
-        f"The answer to {count(flipped['count'])} of {count(flips['rows'])} inputs changes in "
-        f"one of {count(flips['tried'])} versions with other words that were tried"
+        f"{count(flipped['count'])} of {count(flips['rows'])} {inputs(audit)} change their answer "
+        f"with other words, of which {count(flips['tried'])} versions were tried"
     )
     if flips["words"]:
         most = flips["words"][0]
