@@ -241,9 +241,12 @@ BAD = {
     f"{CERTIFY}?weights=none.safetensors npz:good.npz": "weights: got 'none.safetensors' (No such",
     f"{CERTIFY}?weights=other.safetensors npz:good.npz": 'Missing key(s) in state_dict: "0.weig',
     f"{CERTIFY}?weights=net.pt npz:good.npz": "model: got ?weights=net.pt, no safetensors (no",
-    "report missing.json": "audit_json: got 'missing.json' (No such file or directory)",
-    "report folder": "audit_json: got 'folder' (Is a directory)",
-    "report factories.py": "audit_json: got 'factories.py' (Expecting value",
+    "report missing.json": "runs: got 'missing.json' (No such file or directory)",
+    "report folder": "runs: got 'folder/audit.json' (No such file or directory)",
+    "report a b": "runs: got 2 runs, wanted --out PAGE as well",
+    "report": "runs: got no run, wanted the folder of an audit, or its audit.json",
+    "ls nowhere": "folder: got 'nowhere', wanted a folder",
+    "report factories.py": "runs: got 'factories.py' (Expecting value",
     "nonsense": 'Unknown command "nonsense"',
     "certify": 'Command "certify" parameter --model requires an argument',
     "doctor more": "Unused Tokens: ['more']",
@@ -272,6 +275,7 @@ DOCUMENTS = {
     f"descent {NET} npz:good.npz": {"answer", "smoothness", "largest_safe_step", "holds"},
     f"descent {NET} npz:good.npz --momentum 0.9 --batch 5": {"noise", "effective_step"},
     "report json/audit.json": {"page"},
+    "ls json": {"runs"},
     "knowledge module:factories:product npz:good.npz": {"volatility"},
     "doctor": {"python", "versions", "main_job"},
 }
@@ -279,7 +283,9 @@ DOCUMENTS = {
 
 @pytest.mark.parametrize(("line", "keys"), DOCUMENTS.items(), ids=DOCUMENTS)
 def test_json_is_one_document_and_nothing_else(run, line, keys):
-    if line.startswith("report") and not Path("json").exists():  # its audit ran in another worker
+    if (
+        line.startswith(("report", "ls")) and not Path("json").exists()
+    ):  # its audit ran in another worker
         run(f"{AUDIT} --out json")
     code, out, _ = run(f"{line} --json")
     document = json.loads(out)
@@ -395,7 +401,7 @@ def test_a_damaged_audit_is_bad_input(run, audited, tmp_path, missing):
     (tmp_path / "part.json").write_text(json.dumps(document))
     code, _, err = run(f"report {tmp_path}/part.json")
     assert code == 2
-    assert err.startswith("holdfast: audit_json: got ") and err.count("\n") == 1
+    assert err.startswith("holdfast: runs: got ") and err.count("\n") == 1
 
 
 def test_a_folder_in_use_ends_with_code_3(run, tmp_path):
@@ -620,6 +626,27 @@ def test_nothing_of_a_file_reaches_the_terminal_as_it_is(run, kitchen, audited, 
         assert err.count("\n") <= 1
     page = (tmp_path / "report.html").read_text()
     assert not {"\x1b", "\x9b", "\u202e"} & set(page)
+
+
+def test_several_audits_are_listed_and_share_a_page(run, audited, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "audit.json").write_text(audited)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/audit.json").write_text("{}")  # not one of ours
+    code, out, _ = run(f"ls {tmp_path} --json")
+    runs = json.loads(out)["runs"]
+    assert code == 0 and [one["run"] for one in runs] == [f"{tmp_path}/a", f"{tmp_path}/b"]
+    subject = json.loads(audited)["subjects"][0]
+    model = runs[0]["models"][0]
+    assert (model["name"], model["accuracy"]) == (subject["name"], subject["accuracy"])
+    code, out, _ = run(f"ls {tmp_path}")
+    assert code == 0 and out.count(subject["name"]) == 2 and "at 0.1" in out
+    assert "no audit lies below" in run(f"ls {tmp_path}/c")[1]
+    page = tmp_path / "both.html"
+    assert run(f"report {tmp_path}/a {tmp_path}/b/audit.json --out {page}")[0] == 0
+    text = page.read_text()
+    assert f"{subject['name']} (1)" in text and f"{subject['name']} (2)" in text
 
 
 def test_names_are_never_read_as_markup(run, audited, tmp_path):

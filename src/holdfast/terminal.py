@@ -57,6 +57,28 @@ def audit_summary(report: "AuditReport") -> RenderableType:
     return Group(table, *lines)
 
 
+def runs_table(runs: Sequence[Mapping[str, Any]], folder: object) -> RenderableType:
+    """Return the audits below a folder, one row for each model."""
+    if not runs:
+        return Text(f"no audit lies below {folder}")
+    table = empty_table("run", "created", "data", "model", "right", "median radius", "verified")
+    for run in runs:
+        stopped = f" (stopped: {run['stopped']})" if "stopped" in run else ""
+        for place, model in enumerate(run["models"]):
+            where = (run["run"] + stopped, run["created"][:16], run["data"])
+            verified = formats.percent(model.get("verified_accuracy"))
+            if "verified_accuracy" in model:
+                verified += f" at {formats.given(run['epsilon'])}"
+            table.add_row(
+                *(Text(word) for word in (where if place == 0 else ("", "", ""))),
+                Text(model["name"]),
+                formats.percent(model.get("accuracy")),
+                amount(model.get("median_radius"), formats.at_least),
+                verified,
+            )
+    return table
+
+
 def _distance_cells(subject: dict[str, Any]) -> list[str]:
     certificates, bracket = subject["certificates"], subject["lipschitz"]
     certified = ["refused", "-"]
