@@ -138,10 +138,11 @@ def _input(b: Builder, node: torch.fx.Node) -> Ref:
         why = f"the forward pass uses an object that is no tensor ({node.name})"
         advice = "compute in __init__ what comes from it, and keep it as a buffer"
         raise Unsupported("capture", [Obstacle("", "state", why, advice)])
+    count: object = value.shape[0]
     shape, perturbed = tuple(value.shape[1:]), value.is_floating_point()
     b.nodes[node.name] = Node(node.name, "input", shape=shape, perturbed=perturbed)
-    if isinstance(value.shape[0], torch.SymInt):
-        b.batch.add(value.shape[0].node.expr)
+    if isinstance(count, torch.SymInt):
+        b.batch.add(count.node.expr)
     return Ref(node.name, shape, perturbed)
 
 
