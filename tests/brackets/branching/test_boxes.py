@@ -105,7 +105,8 @@ class Lattice(nn.Module):
         return self.pieces(x).unflatten(1, (self.groups, -1)).amax(-1).amin(-1, keepdim=True)
 
 
-@pytest.mark.parametrize("groups", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [1, 8])
 def test_a_lattice_of_64_selectors_closes(groups: int) -> None:
     model = Lattice(groups, 64 // groups).eval()
     box = Box(-torch.ones(2).double(), torch.ones(2).double())
@@ -257,7 +258,14 @@ def exact_number(value: Fraction) -> mpmath.mpf:
     return mpmath.mpf(value.numerator) / value.denominator
 
 
-@pytest.mark.parametrize("name", ["relu", "steep", "maxmin", "residual", "averages"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "relu",
+        "maxmin",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("steep", "residual", "averages")),
+    ],
+)
 def test_forms_hold_every_value_and_gradient(name: str) -> None:
     torch.manual_seed(2)
     graph = with_pairs(graph_of(name).double())
