@@ -77,6 +77,7 @@ _UNROUNDED = {"layer norm", "group norm", "rms norm", "lengths"} | {
     "exponentials",
     "products",
     "roots",
+    "tangents",
 }
 """Nets with an operation whose rounding in float32 is not known."""
 

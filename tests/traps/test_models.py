@@ -95,13 +95,18 @@ def test_a_root_mean_square_is_steepest_in_the_origin() -> None:
     check_both_sides(model, torch.zeros(1, 2), halves, executed=False)
 
 
-def test_a_normalisation_without_a_rule_is_refused() -> None:
-    """Trap 6: nothing is claimed about LocalResponseNorm, which divides by a power of sums."""
-    norm = nn.LocalResponseNorm(2)
-    model = nn.Sequential(nn.Unflatten(1, (2, 1)), norm, nn.Flatten()).eval()
-    for method in ("auto", "local"):
-        with pytest.raises(Unsupported, match=r"aten\.pow"):
-            holdfast.certify(model, torch.ones(1, 2), torch.tensor([0]), method=method)
+def test_a_normalisation_by_a_power_of_sums_is_bounded_on_balls_alone() -> None:
+    """Trap 6: LocalResponseNorm has no constant here for all inputs; on a ball no row flips."""
+    norm = nn.LocalResponseNorm(2, alpha=1.0)
+    model = nn.Sequential(nn.Unflatten(1, (2, 1)), norm, nn.Flatten()).double().eval()
+    x, label = torch.tensor([[2.0, 1.0]], dtype=torch.float64), torch.tensor([0])
+    with pytest.raises(Unsupported, match="no global Lipschitz constant"):
+        holdfast.certify(model, x, label, method="global")
+    radius = float(holdfast.certify(model, x, label, method="local").radius)
+    assert radius > 0.1
+    steps = torch.randn(4000, 2, dtype=torch.float64)
+    steps = steps / steps.norm(dim=1, keepdim=True) * radius * torch.rand(4000, 1).double()
+    assert bool((model(x + steps).argmax(1) == 0).all())
 
 
 @pytest.mark.parametrize("padding", [0, 1])

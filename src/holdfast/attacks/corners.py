@@ -126,7 +126,10 @@ def _lengths(rows: Rows) -> list[float]:
     lead, gradient = rows.climb(rows.center)
     rate = steepest(gradient, rows.norm)[1]
     return (
-        torch.where(rate > 0, -lead / rate, math.inf).clamp(min=0.0).nan_to_num(math.inf).tolist()
+        torch.where(rate > 0, -lead / rate, math.inf)
+        .clamp(min=0.0)
+        .nan_to_num(math.inf, math.inf)
+        .tolist()
     )
 
 
