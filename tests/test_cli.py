@@ -474,18 +474,6 @@ def test_a_share_that_is_too_small_has_its_code(run, least, code):
     assert ended == 2 and "wanted --epsilon as well" in err
 
 
-def test_sigterm_ends_as_ctrl_c_does(tmp_path):
-    command = [HOLDFAST, "audit", "--seconds", "60", "--norm", "inf", "--out", str(tmp_path / "it")]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        _wait((tmp_path / "it/.lock").exists)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate()
-    assert process.returncode == 130
-    assert (out, err) == ("", "holdfast: interrupted; nothing half-written is left\n")
-
-
 def test_few_rows_are_told_of_where_shares_are_asked_for(run, tmp_path):
     few = "holdfast: warning: data: 12 rows are few, a single one is 8.3% of every share: give 30"
     assert run(f"{GOOD} --epsilon 0.1")[2].startswith(few)
@@ -519,14 +507,15 @@ def _interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_in_a_search_ends_the_audit(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_in_a_search_end_the_audit(tmp_path, sent):
     command = [HOLDFAST, "audit", "--seconds", "60", "--norm", "inf", "--out", str(tmp_path / "it")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         _wait((tmp_path / "it/.lock").exists)
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         out, err = process.communicate()
     assert process.returncode == 130
     assert (out, err) == ("", "holdfast: interrupted; nothing half-written is left\n")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.brackets.branching.test_tree import MODELS, NORMS, enumerated
+from tests.brackets.branching.test_tree import NORMS, enumerated, graph_of
 from torch import Tensor, nn
 
 import holdfast
@@ -44,14 +44,6 @@ def solved(graph, norm: float, region, tolerance: float = 1e-6, most: int = 400)
         if count > most:
             break
     return lower, upper
-
-
-@functools.cache
-def graph_of(name: str, seed: int = 0) -> holdfast.Graph:
-    torch.manual_seed(seed)
-    model = MODELS[name]().double().eval()
-    width = next(m.in_features for m in model.modules() if isinstance(m, nn.Linear))
-    return holdfast.capture(model, torch.zeros(1, width, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
