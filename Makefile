@@ -6,12 +6,13 @@ STAMP  := $(VENV)/.installed
 DEMO   := $(VENV)/.demo
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo docs test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-resnets bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text text-page
+.PHONY: help setup demo docs pictures test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-resnets bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text text-page
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
 	@echo "make demo       install what it needs, and audit the two built-in models: runs/demo/report.html"
-	@echo "make docs       the documentation as a site, with its pictures: runs/docs/index.html"
+	@echo "make docs       the documentation as a site: runs/docs/index.html"
+	@echo "make pictures   draw the pictures of the documentation, and run its notebooks, again"
 	@echo "make test       the tests that every commit must pass"
 	@echo "make test-slow  the long ones: coverage, fuzzing, attacks"
 	@echo "make lint       ruff and pyright"
@@ -46,8 +47,10 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO))
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/python scripts/pictures.py docs/pictures
 	$(BIN)/mkdocs build
+
+pictures: $(STAMP)
+	$(BIN)/python -m scripts.pictures docs/pictures
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal

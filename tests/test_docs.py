@@ -3,6 +3,7 @@
 import doctest
 import os
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -14,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-BUILDING = ("pip ", "make ")
-MARKS = dict.fromkeys(("README.md", "certify.md", "check.md"), pytest.mark.slow)
-"""Pages that certify the demo nets, which takes its time."""
+OTHERS = ("pip ", "make ", "python ")
+MARKS = dict.fromkeys(("README.md", "certify.md", "check.md", "start.md"), pytest.mark.slow)
+"""Pages that certify the demo nets or audit one, which takes its time."""
 
 
 @pytest.mark.parametrize(
@@ -49,8 +50,8 @@ def test_every_command_of_a_page_is_one(page):
 
 
 def words_of(line: str) -> list[str]:
-    """Return the words of a command of ours; none for one that installs or builds."""
-    if line.startswith(BUILDING):
+    """Return the words of a command of ours; none for one that is not."""
+    if line.startswith(OTHERS):
         return []
     words = shlex.split(line.removeprefix("PYTHONPATH=. "))
     assert words[0] == "holdfast"
@@ -60,6 +61,8 @@ def words_of(line: str) -> list[str]:
 def run_command(line: str) -> None:
     """Run a command in this process, with little time for searches."""
     words = words_of(line)
+    if line.startswith("python "):
+        runpy.run_path(line.removeprefix("python "))
     if not words:
         return
     if words[1] in ("audit", "lipschitz") and "--seconds" not in words:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.audits.parts import bracket_part, conditions_part, curve_points
 from holdfast.errors import MissingExtra, Obstacle, Unsupported, one_line
 from holdfast.report import brittle, distances, figures, formats, marks, training
-from holdfast.report.reading import Record, visible_words
+from holdfast.report.reading import Record, subjects, visible_words
 from holdfast.types import norm_name
 from holdfast.views.kinds import ByKind
 from holdfast.views.summaries import run_of
@@ -163,7 +163,11 @@ def _(result: "DescentMonitor") -> marks.Spec | None:
 @figure.of("AuditReport")
 def _(result: "AuditReport") -> marks.Spec | None:
     audit = visible_words(result.document)
-    return distances.reach(audit) or brittle.volatility(audit)
+    found = distances.reach(audit) or brittle.volatility(audit)
+    if found is None or len(audit["subjects"]) == 1:
+        return found
+    names = (f"{one.shape}: {shortened(one.name, 30)}" for one in subjects(audit))
+    return found | {"title": found["title"] | {"subtitle": [", ".join(names)]}}
 
 
 @figure.of("Attacks")
