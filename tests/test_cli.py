@@ -517,9 +517,37 @@ def test_ctrl_c_and_sigterm_in_a_search_end_the_audit(tmp_path, sent):
         time.sleep(0.5)
         process.send_signal(sent)
         out, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 128 + sent
     assert (out, err) == ("", "holdfast: interrupted; nothing half-written is left\n")
     assert os.listdir(tmp_path / "it") == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_certify_keeps_the_rows_that_are_done(run, monkeypatch, tmp_path, sent):
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    _, out, _ = run(f"{GOOD} --json")
+    whole = json.loads(out)
+    monkeypatch.setattr("holdfast.certificates.local.batches", lambda *_: torch.arange(3).split(3))
+    stops = iter([lambda: signal.raise_signal(sent)])
+    stopping = contextlib.nullcontext(
+        lambda now: 0 < now.done < now.total and next(stops, lambda: None)()
+    )
+    monkeypatch.setattr("holdfast.progress.show_progress", lambda part: stopping)
+    code, out, err = run(f"{GOOD} --json --attack --fail-under 1 --out {tmp_path}/c.json")
+    document = json.loads(out)
+    left = document["reason"].count("stopped")
+    assert code == 128 + sent and 0 < left < 12
+    assert document["stopped"] == f"{12 - left} of 12 rows"
+    assert err.endswith(f"holdfast: stopped: {12 - left} of 12 rows\n")
+    for radius, full, reason in zip(
+        document["radius"], whole["radius"], document["reason"], strict=True
+    ):
+        assert radius == (0.0 if reason == "stopped" else full)
+    saved = json.loads((tmp_path / "c.json").read_text())
+    assert saved["rows"]["reason"] == document["reason"]
+    assert f"Stopped: {12 - left} of 12 rows" in saved["guarantee"]
+    assert holdfast.Certificates.load(tmp_path / "c.json", claimed=True).reached == 12 - left
+    assert {each: signal.getsignal(each) for each in before} == before
 
 
 def _wait(condition) -> None:

@@ -154,12 +154,12 @@ def test_auto_is_the_larger_of_the_two_row_by_row() -> None:
 def test_a_radius_that_exceeds_what_is_enough_is_found_as_ever(norm: float) -> None:
     model, inputs, labels = small_classifier()
     balls = Balls(holdfast.capture(model, inputs[:1]), inputs, labels, norm)
-    radius = local_radii(balls, torch.zeros(40, dtype=torch.float64))
+    radius, _ = local_radii(balls, torch.zeros(40, dtype=torch.float64))
     for share in (0.01, 0.5, 0.999, 1.001, 2.0, 100.0):
-        found = local_radii(balls, share * radius)
+        found, _ = local_radii(balls, share * radius)
         assert torch.equal(found, radius if share < 1 else torch.zeros_like(radius))
     mixed = torch.where(torch.arange(40) % 2 == 0, 0.5, 2.0)
-    assert torch.equal(local_radii(balls, mixed * radius), torch.where(mixed < 1, radius, 0.0))
+    assert torch.equal(local_radii(balls, mixed * radius)[0], torch.where(mixed < 1, radius, 0.0))
 
 
 @pytest.mark.parametrize("norm", [1.0, pytest.param(2.0, marks=pytest.mark.slow), math.inf])

@@ -188,6 +188,8 @@ def _study_graph(
     certificates, why = _or_why(
         lambda: certify_graph(graph, *rows, certify, steps.take), Unsupported
     )
+    if certificates is not None and certificates.reached < len(certificates):
+        raise KeyboardInterrupt  # some of the rows do not stand for all
     one.certificates, subject["certificates"] = certificates, why
     steps.begin(f"{loaded.name}: attacks")
     attack = AttackOptions(options.norm, seconds=options.seconds, **asked)

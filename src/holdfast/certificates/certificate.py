@@ -29,8 +29,8 @@ class Certificates(RowResult):
         predicted: [N] int64, class of the largest logit; -1 where the logits are not finite.
         labels: [N] int64; [N, outputs] float64 for targets.
         reason: Per row: `certified`, `misclassified`, `tie`, `within_rounding`, `not_finite`,
-            `unbounded_constant`, `not_bounded`, `may_overflow`, `no_class`, `not_proved`; every
-            radius of 0 has one that says why.
+            `unbounded_constant`, `not_bounded`, `may_overflow`, `no_class`, `not_proved`,
+            `stopped`; every radius of 0 has one that says why.
         method: Per row: what gave the radius, `global` or `local`; `enumeration` where a change of
             categories alone ends it.
         norm: 1, 2 or inf.
@@ -118,6 +118,11 @@ class Certificates(RowResult):
     def has_classes(self) -> bool:
         """Whether labels are classes; where not, they are the targets of a regression."""
         return not self.labels.is_floating_point()
+
+    @property
+    def reached(self) -> int:
+        """Number of rows that were done with: all of them, unless the user stopped before."""
+        return len(self) - self.reason.count("stopped")
 
     def _check_classes(self) -> None:
         """Refuse what needs classes.

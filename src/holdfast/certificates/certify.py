@@ -85,12 +85,14 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
 
     Returns:
         One radius per row, in input order and input units, rounded down; 0 with its reason where
-        nothing is certified. Radii do not depend on batch size, threads or row order.
+        nothing is certified. Radii do not depend on batch size, threads or row order. Where the
+        user interrupts, rows that are done keep their radii, and the others have 0 and the reason
+        `stopped`.
 
     Warns:
-        HoldfastWarning: Where results would mislead: the model ends in softmax or sigmoid, rows
-            look like pixels from 0 to 255, labels or answers are all one class, or columns are
-            spread more than a hundred times differently and have no units.
+        HoldfastWarning: Where the user interrupts, and where results would mislead: the model ends
+            in softmax or sigmoid, rows look like pixels from 0 to 255, labels or answers are all
+            one class, or columns are spread more than a hundred times differently without units.
 
     Raises:
         Unsupported: When the model cannot be captured or bounded, with all the reasons, or its
@@ -115,6 +117,9 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
         options.check_execution(model, inputs)
         with captured(model, example_row(inputs)) as graph:
             found = certify_graph(graph, inputs, labels, options, report)
+            if found.reached < len(found):
+                stopped = f"stopped: {found.reached} of {len(found)} rows"
+                warn_of([f"{stopped}; the others have radius 0 and the reason 'stopped'"])
             warn_of(misleading(graph, (inputs, labels), options.threshold, moves))
             warn_of(uneven_advice(uneven(inputs, moves)))
             return found
@@ -137,7 +142,7 @@ def certify_graph(
         report: Called with the progress.
 
     Returns:
-        One certificate per row.
+        One certificate per row, also when the user interrupts the search for radii.
 
     Raises:
         Unsupported: When the output is not one row of outputs, or cannot be bounded.
@@ -181,7 +186,7 @@ def certify_graph(
         labels=labels,
         norm=options.norm,
         semantics=options.semantics,
-        guarantee=guarantee(options.norm, semantics, moves),
+        guarantee=guarantee(options.norm, semantics, moves, fields["reason"]),
         fingerprint=graph.fingerprint,
         classes=classes,
         threshold=threshold,
@@ -218,6 +223,8 @@ def _radii(
 
     def radii(inputs: Tensor, labels: Tensor) -> tuple[Tensor, tuple[str, ...]]:
         _, found = fields_of(inputs, labels, torch.ones_like(labels, dtype=torch.bool))
+        if "stopped" in found["reason"]:
+            raise KeyboardInterrupt  # a radius of 0 would say something about the corner
         return found["radius"], found["method"]
 
     logits, fields = fields_of(inputs, labels, finite)

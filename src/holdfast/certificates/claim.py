@@ -1,22 +1,28 @@
 """What certificates claim, in one sentence."""
 
+from collections.abc import Sequence
+
 from holdfast.certificates.float32 import EXECUTION
 from holdfast.graph.replay import BATCH_SIZES
 from holdfast.moves import Moves
 from holdfast.types import norm_name
 
 
-def guarantee(norm: float, semantics: str, moves: Moves) -> str:
+def guarantee(norm: float, semantics: str, moves: Moves, reasons: Sequence[str]) -> str:
     """Return what radii claim, or bounds of change where there is no class.
 
     Args:
         norm: 1, 2 or inf.
         semantics: `real` or `float32`; empty where labels are targets.
         moves: What may move, in which units.
+        reasons: Of the rows.
     """
     sizes = ", ".join(str(size) for size in BATCH_SIZES)
     tried = f"the captured graph did as the model does in batches of {sizes} rows like the first"
     near, ending = f"within {norm_name(norm)} distance", f"{moves.meaning}{tried}."
+    if left := reasons.count("stopped"):
+        done = len(reasons) - left
+        ending += f" Stopped: {done} of {len(reasons)} rows; nothing is claimed about the others."
     if not semantics:
         return (
             f"W{near[1:]} epsilon of a row no output moves further than "

@@ -188,11 +188,14 @@ def conditions_graph(
 
     Raises:
         InvalidInput: When labels do not fit, or no row is finite.
+        KeyboardInterrupt: When the user interrupts.
     """
     norm = options.norm
     try:
         how = CertifyOptions(norm, threshold=options.threshold, moves=options.moves)
         certificates = certify_graph(graph, inputs, labels, how, report)
+        if certificates.reached < len(certificates):
+            raise KeyboardInterrupt  # a part of the rows does not tell
     except Unsupported:
         certificates = None
     try:

@@ -13,7 +13,7 @@ matrix product, which depend on the batch and on the number of threads, decide n
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -132,7 +132,7 @@ def balls_around(x: Tensor, radius: Tensor, norm: float, units: Tensor | None) -
     return Regions(x, over(radius, x), norm, None if units is None else units[None])
 
 
-def local_radii(balls: Balls, enough: Tensor, report: Report = silent) -> Tensor:
+def local_radii(balls: Balls, enough: Tensor, report: Report = silent) -> tuple[Tensor, Tensor]:
     """Return a proved radius around each row within which its label's logit is the largest.
 
     Args:
@@ -142,15 +142,19 @@ def local_radii(balls: Balls, enough: Tensor, report: Report = silent) -> Tensor
 
     Returns:
         [N] float64, rounded down; 0 where nothing is proved, or nothing of use. A row's radius
-        depends on the row, and on what is enough for it, alone.
+        depends on the row, and on what is enough for it, alone. And [N] bool, whether the search
+        was done with the row when the user stopped it: where it was not, the radius is 0.
 
     Raises:
         Unsupported: When an op has no linear bounds, naming every such op.
     """
     balls = dataclasses.replace(balls, graph=balls.graph.double())
-    first, _ = _held(balls, torch.arange(len(balls.inputs)), torch.zeros_like(enough))
-    starts = [_Crossing(held) if held > 0 else None for held in first.tolist()]
-    hopeless = _hopeless(balls, first, enough)
+    try:
+        first, _ = _held(balls, torch.arange(len(balls.inputs)), torch.zeros_like(enough))
+        starts = [_Crossing(held) if held > 0 else None for held in first.tolist()]
+        hopeless = _hopeless(balls, first, enough)
+    except KeyboardInterrupt:
+        return torch.zeros_like(enough), torch.zeros_like(enough, dtype=torch.bool)
     for row in hopeless.tolist():
         starts[row] = None
     return _search(balls, starts, report)
@@ -173,7 +177,7 @@ def _hopeless(balls: Balls, first: Tensor, enough: Tensor) -> Tensor:
     return useless.nonzero().flatten()
 
 
-def executed_radii(balls: Balls, radius: Tensor, report: Report = silent) -> Tensor:
+def executed_radii(balls: Balls, radius: Tensor, report: Report = silent) -> tuple[Tensor, Tensor]:
     """Return what remains of radii for the network as executed in float32.
 
     Args:
@@ -182,14 +186,15 @@ def executed_radii(balls: Balls, radius: Tensor, report: Report = silent) -> Ten
         report: Called with the progress.
 
     Returns:
-        [N], nowhere larger than `radius`.
+        [N], nowhere larger than `radius`; and [N] bool, as `local_radii`.
 
     Raises:
         Unsupported: When the rounding of an op is not known, naming every such op.
     """
     balls = dataclasses.replace(balls, graph=balls.graph.double())
     starts = [_Crossing.below(value) if value > 0 else None for value in radius.tolist()]
-    return torch.minimum(_search(balls, starts, report, executed=True), radius)
+    found, done = _search(balls, starts, report, executed=True)
+    return torch.minimum(found, radius), done
 
 
 def batches(graph: Graph, count: int) -> Sequence[Tensor]:
@@ -294,8 +299,25 @@ def _search(
     crossings: Sequence[_Crossing | None],
     report: Report,
     executed: bool = False,
-) -> Tensor:
-    """Return the largest radius found for each row that has a crossing to find; 0 for others."""
+) -> tuple[Tensor, Tensor]:
+    """Return the largest radius found for each row that has a crossing to find; 0 for others.
+
+    Where the user stops the search, rows that it was not done with have 0, and False beside it.
+    """
+    best = torch.zeros(len(crossings), dtype=torch.float64)
+    done = torch.tensor([crossing is None for crossing in crossings], dtype=torch.bool)
+    try:
+        for rows, radius in _finished(balls, crossings, report, executed):
+            best[rows], done[rows] = radius, True
+    except KeyboardInterrupt:
+        best[~done] = 0.0
+    return best, done
+
+
+def _finished(
+    balls: Balls, crossings: Sequence[_Crossing | None], report: Report, executed: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the numbers of rows whose crossing is found, and their radii, as they are done with."""
     best = torch.zeros(len(crossings), dtype=torch.float64)
     waiting = [(row, crossing) for row, crossing in enumerate(crossings) if crossing is not None]
     going: dict[int, _Crossing] = {}
@@ -315,6 +337,8 @@ def _search(
         best[rows] = torch.maximum(best[rows], torch.minimum(held, radius))
         results = list(zip(going.items(), held.tolist(), tried, found, strict=True))
         going = {row: crossing for (row, crossing), value, *_ in results if crossing.note(value)}
+        ended = torch.tensor([row for row in rows.tolist() if row not in going], dtype=torch.int64)
+        yield ended, best[ended]
         # What holds on a ball holds on all smaller ones: kinks outside it stay out of them.
         around |= {
             row: (radius, known)
@@ -322,7 +346,6 @@ def _search(
             if row in going and crossing.radius < radius and known is not None
         }
         around = {row: known for row, known in around.items() if row in going}
-    return best
 
 
 def _held(

@@ -14,6 +14,7 @@ the same reason. Where nothing but categories is free, rho_c is infinite or 0, a
 just before the nearest corner with another class: it is exact, but for logits within rounding.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -50,19 +51,39 @@ def over_corners(
 
     Returns:
         The fields with smaller radii; the method is `enumeration` where the nearest corner with
-        another class, or the first that was not looked at, limits them.
+        another class, or the first that was not looked at, limits them. Where the user stops this,
+        rows not all of whose corners were looked at have radius 0, and `stopped` as their reason.
     """
-    inputs, labels = rows
-    radius, method = fields["radius"].clone(), list(fields["method"])
+    radius, reason = fields["radius"].clone(), list(fields["reason"])
+    method, waiting = list(fields["method"]), {*(radius > 0).nonzero().flatten().tolist()}
+    # Where the user has stopped the rows themselves, no corner is looked at.
+    parts = () if "stopped" in reason else _lowered((radius, method), rows, walk, norm, certify)
+    with contextlib.suppress(KeyboardInterrupt):
+        for part in parts:
+            waiting -= {*part}
+    for row in waiting:
+        radius[row], reason[row] = 0.0, "stopped"
+    return fields | {"radius": radius, "method": tuple(method), "reason": tuple(reason)}
+
+
+def _lowered(
+    found: tuple[Tensor, list[str]],
+    rows: tuple[Tensor, Tensor],
+    walk: Callable[[Tensor], Iterator[Corner]],
+    norm: float,
+    certify: Certify,
+) -> Iterator[list[int]]:
+    """Lower radii, and write their methods, in place; yield the numbers of rows once done."""
+    (inputs, labels), (radius, method) = rows, found
     # So many rows at once: their queues of corners take some 10 MB.
     for part in (radius > 0).nonzero().flatten().split(64):
         walks = {row: walk(inputs[row].flatten()) for row in part.tolist()}
         looked, block = 0, 8
         while walks:
-            found = _next(walks, radius, method, min(block, MOST_CORNERS - looked))
-            if found:
-                numbers = torch.tensor([row for row, _ in found])
-                corners = [corner for _, corner in found]
+            taken = _next(walks, radius, method, min(block, MOST_CORNERS - looked))
+            if taken:
+                numbers = torch.tensor([row for row, _ in taken])
+                corners = [corner for _, corner in taken]
                 kept, how = certify(placed(inputs[numbers], corners), labels[numbers])
                 below = torch.tensor([corner.below for corner in corners], dtype=torch.float64)
                 reached = _combined(below, kept, norm)
@@ -71,7 +92,7 @@ def over_corners(
                     if reach < radius[row]:
                         radius[row], method[row] = reach, name if own > 0 else "enumeration"
             looked, block = looked + block, min(2 * block, 64)
-    return fields | {"radius": radius, "method": tuple(method)}
+        yield part.tolist()
 
 
 def _next(

@@ -42,7 +42,7 @@ def radii_of(
         return _fixed_radii(balls, seen, options)
     (logits, known), labels = seen, balls.labels
     gaps = _gaps(logits, labels)
-    local = torch.zeros(len(gaps), dtype=torch.float64)
+    local, done = torch.zeros(len(gaps), dtype=torch.float64), torch.ones_like(known)
     if options.method != "global":
         worth = (known & (gaps.amin(1) > 0)).nonzero().flatten()
         # Where a global constant proves more, the local radius need not be known. As executed in
@@ -51,15 +51,19 @@ def radii_of(
         if options.semantics == "float32":
             enough = torch.zeros_like(enough)
         try:
-            local[worth] = local_radii(balls.of(worth), enough, report)
+            local[worth], done[worth] = local_radii(balls.of(worth), enough, report)
         except Unsupported:
             if options.method == "local" or not math.isfinite(rates.constant):
                 raise
     in_range = torch.ones_like(known)
     if options.semantics == "float32":
-        local = executed_radii(balls, local, report)
-    known_gaps = torch.where(known[:, None], gaps, -1.0)
-    by_constant = _global_radii(known_gaps, labels, rates, local, report)
+        if not bool(done.all()):  # stopped: no radius is yet one of the network as executed
+            local, done = torch.zeros_like(local), ~(known & (gaps.amin(1) > 0))
+        else:
+            local, done = executed_radii(balls, local, report)
+    known_gaps = torch.where((known & done)[:, None], gaps, -1.0)
+    by_constant, sure = _global_radii(known_gaps, labels, rates, local, report)
+    done &= sure
     if options.semantics == "float32":
         widest = 1.0 if balls.units is None else float(balls.units.max())
         executed = execution(balls.graph, balls.inputs, by_constant, options.norm, widest)
@@ -70,12 +74,12 @@ def radii_of(
     margins = coarse_down(gaps.amin(1))
     radii = torch.maximum(by_constant, local)
     # A margin or radius that vanished in rounding, or is NaN, certifies nothing.
-    safe = (margins > 0) & (radii > 0)
+    safe = (margins > 0) & (radii > 0) & done
     unbounded = torch.full_like(safe, math.isinf(rates.constant))
     if options.method == "local":  # what a ball around the row says is all that there is
         unbounded = margins > 0
     why = "not_bounded" if options.method == "local" else "unbounded_constant"
-    reason = _reasons(seen, labels, (in_range, safe, unbounded), why)
+    reason = _reasons(seen, labels, (in_range, safe, unbounded, done), why)
     nearer = "local" if options.method == "local" else "global"
     return {
         **_columns(seen, radii, margins, reason),
@@ -96,7 +100,8 @@ def _fixed_radii(
         gaps, in_range = _gaps(executed.logits(logits), labels), executed.in_range
     margins = coarse_down(gaps.amin(1))
     safe = margins > 0
-    reason = _reasons(seen, labels, (in_range, safe, torch.zeros_like(safe)), "")
+    every = torch.ones_like(safe)
+    reason = _reasons(seen, labels, (in_range, safe, ~every, every), "")
     return {
         **_columns(seen, torch.full_like(margins, math.inf), margins, reason),
         "method": ("enumeration",) * len(margins),
@@ -120,10 +125,11 @@ def _columns(
 
 def _global_radii(
     gaps: Tensor, labels: Tensor, rates: Rates, local: Tensor, report: Report
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Return the radius of each row by global constants where it exceeds the local one, else 0.
 
-    Constants are tightened only as far as that takes; the result is as if all of them were.
+    Constants are tightened only as far as that takes; the result is as if all of them were. Beside
+    it stands False for rows for which the user stopped this too early.
     """
     count = 0
     while True:
@@ -131,13 +137,16 @@ def _global_radii(
         reached, other = _ratios(gaps, rates.pairs[labels]).min(1)
         unsure = (slowest > local) & (slowest > reached)
         if not bool(unsure.any()):
-            return torch.where(slowest > local, _radius(gaps, rates.pairs[labels]), 0.0)
+            return torch.where(slowest > local, _radius(gaps, rates.pairs[labels]), 0.0), ~unsure
         asked = torch.stack([labels, other], 1)[unsure]
         wanted, rows = asked.sort(1).values.unique(dim=0, return_counts=True)
         i, j = wanted[rows.argmax()].tolist()
-        rates.tighten(i, j)
-        count += 1
-        report(Progress("certificates: constants of pairs of classes", count))
+        try:
+            rates.tighten(i, j)
+            count += 1
+            report(Progress("certificates: constants of pairs of classes", count))
+        except KeyboardInterrupt:
+            return torch.where(slowest > local, _radius(gaps, rates.pairs[labels]), 0.0), ~unsure
 
 
 def global_rates(graph: Graph, options: CertifyOptions) -> Rates:
@@ -200,15 +209,16 @@ def _reasons(
         seen: Logits [N, classes], and whether rows and logits were finite, [N].
         labels: [N].
         proved: For each row whether nothing overflows there, whether margin and radius are above 0,
-            and whether that is for want of any bound, [N] each.
+            whether that is for want of any bound, and whether the row was done with before the user
+            stopped, [N] each.
         why: The reason of rows without any bound.
     """
     logits, known = seen
     columns = (known, _leads(logits, labels), *proved)
     each = zip(*(column.tolist() for column in columns), strict=True)
     return tuple(
-        _reason(row_known, lead, in_range, safe, why if lost else "")
-        for row_known, lead, in_range, safe, lost in each
+        _reason(row_known, lead, in_range, safe, (why if lost else "") if done else "stopped")
+        for row_known, lead, in_range, safe, lost, done in each
     )
 
 
@@ -220,8 +230,8 @@ def _reason(known: bool, lead: float, in_range: bool, safe: bool, why: str) -> s
         lead: The label's logit minus the largest other one, as computed.
         in_range: Nothing overflows at the row.
         safe: Margin and radius are proved to be above 0.
-        why: That no finite constant is known, or nothing on any ball around the row, by name; ""
-            where something is.
+        why: That no finite constant is known, nothing on any ball around the row, or that the user
+            stopped before the row was done with, by name; "" where something is known.
 
     Returns:
         One of the reasons of `Certificates`.

@@ -23,6 +23,8 @@ from holdfast.errors import InvalidInput, Stopped, visible
 from holdfast.versions import VERSION
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from holdfast.sources.data import LoadedData
     from holdfast.sources.models import LoadedModel
     from holdfast.sources.tokens import LoadedTokens
@@ -47,12 +49,14 @@ class Answer:
         drawing: Draws it for people.
         as_json: Which of the two is wanted.
         code: Exit code.
+        stopped: How far it came, where the user stopped it before its end.
     """
 
     document: Any
     drawing: Callable[[], object]
     as_json: bool
     code: int = 0
+    stopped: str = ""
 
 
 class Terminated(KeyboardInterrupt):
@@ -86,7 +90,9 @@ def verb(function: Callable[..., Answer]) -> Callable[..., int]:
             _use_threads(threads)
             answer = function(*args, **kwargs)
         show(answer, function.__name__, time.perf_counter() - begun)
-        return answer.code
+        if answer.stopped:
+            sys.stderr.write(f"holdfast: stopped: {answer.stopped}\n")
+        return INTERRUPTED if answer.stopped else answer.code
 
     own, more = (inspect.signature(each).parameters for each in (function, run))
     common = [more["quiet"], more["threads"]]
@@ -96,8 +102,8 @@ def verb(function: Callable[..., Answer]) -> Callable[..., int]:
     return app.command(run)
 
 
-BELOW, IN_PART = 1, 4
-"""Exit codes: less is verified than `--fail-under` asks for; some parts were refused."""
+BELOW, IN_PART, INTERRUPTED = 1, 4, 128 + signal.SIGINT
+"""Exit codes: less is verified than `--fail-under` asks for; some parts were refused; stopped."""
 
 
 def _use_threads(threads: int | None) -> None:
@@ -186,9 +192,12 @@ def stopping_at_once() -> "Iterator[Callable[[Report], Report]]":
     """
     asked = False
 
-    def stop(*_: object) -> NoReturn:
+    def stop(number: int, frame: "FrameType | None") -> NoReturn:
         nonlocal asked
         asked = True
+        if callable(own := before[number]):
+            with contextlib.suppress(KeyboardInterrupt):
+                own(number, frame)
         raise Stopped
 
     def watching(report: "Report") -> "Report":
@@ -297,6 +306,7 @@ def show(answer: Answer, name: str, seconds: float) -> None:
         from holdfast.files import to_json
 
         told = {"holdfast": VERSION, "verb": name, "seconds": seconds} | spoken(answer.document)
+        told |= {"stopped": answer.stopped} if answer.stopped else {}
         sys.stdout.write(to_json(told))
     else:
         console = Console(markup=False, highlight=False, emoji=False)

@@ -87,7 +87,9 @@ def certify(  # noqa: PLR0913 - the options of the verb
         warn_of(uneven_advice(uneven(rows.inputs, moves)))
         if epsilon or fail_under is not None:
             warn_of(few_rows(len(rows.labels)))
-        if attack:
+        stopped = f"{certificates.reached} of {len(certificates)} rows"
+        stopped *= certificates.reached < len(certificates)
+        if attack and not stopped:
             how = AttackOptions(certificates.norm, threshold=threshold, moves=moves)
             pair = (rows.inputs, rows.labels)
             attacks = attack_graph(graph, loaded.model, pair, how, report)
@@ -106,7 +108,11 @@ def certify(  # noqa: PLR0913 - the options of the verb
     verified = document.get("verified_accuracy", 1.0)
     code = BELOW if fail_under is not None and verified < fail_under else 0
     return Answer(
-        document, lambda: certificates_table(certificates, epsilon, rows.scale), as_json, code
+        document,
+        lambda: certificates_table(certificates, epsilon, rows.scale),
+        as_json,
+        code,
+        stopped,
     )
 
 

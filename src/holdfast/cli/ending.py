@@ -11,14 +11,12 @@ from typing import NoReturn
 
 import cyclopts
 
-from holdfast.cli.app import Terminated, app
+from holdfast.cli.app import INTERRUPTED, Terminated, app
 from holdfast.errors import HoldfastError, HoldfastWarning, InternalError, Stopped, one_line
 from holdfast.runs.folder import FolderInUse
 
 INTERNAL, BAD_INPUT, IN_USE, EXHAUSTED = 1, 2, 3, 5
-INTERRUPTED, BROKEN_PIPE, TERMINATED = (
-    128 + each for each in (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)
-)
+BROKEN_PIPE, TERMINATED = (128 + each for each in (signal.SIGPIPE, signal.SIGTERM))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -28,13 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", HoldfastWarning)
         warnings.showwarning = _print_warning
-        signal.signal(signal.SIGTERM, _terminate)
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
-    sys.exit(code)
+        heard = []
 
+        def terminate(*_: object) -> NoReturn:
+            heard.append(TERMINATED)
+            raise Terminated
 
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
+        before = signal.signal(signal.SIGTERM, terminate)
+        try:
+            code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    sys.exit(TERMINATED if heard and code == INTERRUPTED else code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -64,11 +67,9 @@ def _ending(problem: BaseException) -> tuple[int, str]:  # noqa: PLR0911 - one f
             return BROKEN_PIPE, _abandon_stdout()
         case SystemExit():
             return BAD_INPUT, f"model: got code that ends Python ({problem.code}), wanted a model"
-        case Terminated():
-            return TERMINATED, "terminated; nothing half-written is left"
         case KeyboardInterrupt() | Stopped():
-            kept = str(problem) or "nothing half-written is left"
-            return INTERRUPTED, f"interrupted; {kept}"
+            how = "terminated" if isinstance(problem, Terminated) else "interrupted"
+            return INTERRUPTED, f"{how}; {str(problem) or 'nothing half-written is left'}"
         case MemoryError():
             return EXHAUSTED, f"out of memory: {problem}"
         case RuntimeError() if "allocate memory" in str(problem):

@@ -6,7 +6,6 @@ from cyclopts import Parameter
 
 import holdfast
 from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load_numbers, norm_of, verb
-from holdfast.cli.ending import INTERRUPTED
 from holdfast.cli.moves import Free, NoOnehot, Scale, moves_of
 from holdfast.errors import InvalidInput
 
@@ -48,9 +47,9 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
             loaded.model, rows.inputs, norm_of(norm), region, seconds, tolerance,
             free=moves.free, scale=moves.scale, report=report,
         )  # fmt: skip
-    code = INTERRUPTED if bracket.outcome is Outcome.INTERRUPTED else 0
+    stopped = "the best so far" * (bracket.outcome is Outcome.INTERRUPTED)
     document = {"model": model} | bracket_facts(bracket)
-    return Answer(document, lambda: bracket_table(bracket), as_json, code)
+    return Answer(document, lambda: bracket_table(bracket), as_json, stopped=stopped)
 
 
 def _box(ends: tuple[float, float], row: "Tensor") -> "Box":
