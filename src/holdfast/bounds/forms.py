@@ -28,6 +28,9 @@ class Forms:
         error: [R or 1, ...], at least 0.
         jacobian: [R or 1, d, ...], by entries of the input.
         reach: [R or 1, d, ...]: every gradient in the box is within it of `jacobian`.
+        length: [R or 1, ...]: no gradient in the box is longer, in the norm that is asked for.
+            Either end of a pair has the gradient of one of the two: no longer than the longer
+            one, though the box around both has longer ones in its corners.
     """
 
     center: Tensor
@@ -35,6 +38,7 @@ class Forms:
     error: Tensor
     jacobian: Tensor
     reach: Tensor
+    length: Tensor
 
     @property
     def swing(self) -> Tensor:
@@ -103,14 +107,18 @@ def straight(x: Forms, slopes: tuple[Tensor, Tensor], line: Line) -> Forms:
     high = torch.maximum(torch.maximum(*corners[:2]), torch.maximum(*corners[2:]))
     moves = spread.detach() > 0.0
     jacobian = torch.where(moves, 0.5 * low.detach() + 0.5 * high.detach(), middle * x.jacobian)
-    share = spread / spread.detach().clamp(min=TINY)
-    reach = widened(known[1], 0.5 * high - 0.5 * low, torch.where(moves, share, 0.0))
+    share = torch.where(moves, spread / spread.detach().clamp(min=TINY), 0.0)
+    reach = widened(known[1], 0.5 * high - 0.5 * low, share)
+    ends = (
+        part * x.length for part in (middle[:, 0].abs(), (middle.abs() + spread.detach())[:, 0])
+    )
     return Forms(
         line.slope * x.center + line.middle,
         line.slope[:, None] * x.slope,
         rows_up(error, 8),
         jacobian,
         rows_up(reach + 16.0 * UNIT * (known[0] + far) + 16.0 * TINY, 16),
+        rows_up(widened(*ends, share[:, 0]), 8),
     )
 
 
@@ -160,19 +168,19 @@ def wire(node: Node, parts: Sequence[Forms]) -> Forms:
     op, params = node.facts.linear(node.params)
     count = max(len(part.center) for part in parts)
     wide = [[_expanded(field, count) for field in _fields(part)] for part in parts]
-    center, *others = zip(*wide, strict=True)
+    center, slope, error, jacobian, reach, length = zip(*wide, strict=True)
 
     def moved(values: Sequence[Tensor]) -> Tensor:
         rows = [value.flatten(0, 1) for value in values]
         return OPS[op].run(rows, params).unflatten(0, values[0].shape[:2])
 
-    slope, error, jacobian, reach = others
-    off = OPS[op].run([*error], params)
-    return Forms(execute(node, [*center]), moved(slope), off, moved(jacobian), moved(reach))
+    off, longest = (OPS[op].run([*part], params) for part in (error, length))
+    value = execute(node, [*center])
+    return Forms(value, moved(slope), off, moved(jacobian), moved(reach), longest)
 
 
 def _fields(form: Forms) -> tuple[Tensor, ...]:
-    return form.center, form.slope, form.error, form.jacobian, form.reach
+    return form.center, form.slope, form.error, form.jacobian, form.reach, form.length
 
 
 def _expanded(values: Tensor, count: int) -> Tensor:
@@ -201,4 +209,5 @@ def _sum_of_two(a: Forms, b: Forms, sign: float) -> Forms:
         rows_up(error, 4),
         a.jacobian + sign * b.jacobian,
         rows_up(reach, 4),
+        rows_up(a.length + b.length, 1),
     )

@@ -12,6 +12,7 @@ Rounding is counted as in `holdfast.bounds.backward`: n roundings of a sum move 
 gamma_n times the sum of the absolute values, which is twice over added to what a value is off by.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,7 +39,7 @@ from holdfast.graph.running import factor_underflow
 from holdfast.graph.running import offset as added_by
 from holdfast.graph.walk import Reading, execute, read, uncovered
 from holdfast.ops import OPS, Kind, rules
-from holdfast.rounding import SMALLEST, UNIT, gamma, rows_up
+from holdfast.rounding import SMALLEST, UNIT, gamma, lengths_up, rows_up
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,12 @@ class Forward:
 
     Attributes:
         graph: In float64, with all maxima as comparisons.
+        norm: In which inputs move: 1, 2 or inf.
         kinks: Of the last pass, by node.
     """
 
     graph: Graph
+    norm: float
     kinks: dict[str, Kink] = field(default_factory=dict)
     _held: Held = field(default_factory=dict)
 
@@ -108,13 +111,15 @@ class Forward:
         unit[torch.arange(len(moving)), moving] = 1.0
         unit = unit.reshape(1, len(moving), *entry.shape)
         zero = torch.zeros_like(middle)
-        start = Forms(middle, unit * radius[:, None], zero, unit, torch.zeros_like(unit))
+        none, length = torch.zeros_like(unit), unit.sum(1)
+        start = Forms(middle, unit * radius[:, None], zero, unit, none, length)
         return read(self.graph, self._reading, {entry.name: start})[self.graph.output]
 
     def _constant(self, node: Node, parts: Sequence[Forms]) -> Forms:
         value = node.params["value"].double()
         blank = torch.zeros(1, self._moves, *value.shape[1:], dtype=torch.float64)
-        return Forms(value, blank, torch.zeros_like(value), blank, blank)
+        zero = torch.zeros_like(value)
+        return Forms(value, blank, zero, blank, blank, zero)
 
     # --- linear ---------------------------------------------------------------------------------
 
@@ -136,15 +141,23 @@ class Forward:
         jacobian = _folded(linear, x.jacobian)
         lost = rows_up(x.error + 2.0 * gamma(count) * x.size(), d + 4)
         blur = rows_up(x.reach + 2.0 * gamma(count) * x.jacobian.abs(), 4)
-        under = factor_underflow(node, x.size()), factor_underflow(node, x.jacobian.abs().sum(1))
+        sizes = x.size(), x.jacobian.abs().sum(1), x.length
+        under = [factor_underflow(node, size) for size in sizes]
         room = (d + 4.0) * count * SMALLEST
         error = rows_up(absolute(lost) + added + under[0] + room, count)
         reach = _folded(absolute, blur)
         if isinstance(under[1], Tensor):
             reach = reach + under[1][:, None]
-        return Forms(
-            moved[:, 0] + offset, moved[:, 1:], error, jacobian, rows_up(reach + room, count)
-        )
+        reach = rows_up(reach + room, count)
+        length = rows_up(absolute(x.length) + under[2] + room, count)
+        length = torch.minimum(length, self._longest(jacobian, reach))
+        return Forms(moved[:, 0] + offset, moved[:, 1:], error, jacobian, reach, length)
+
+    def _longest(self, jacobian: Tensor, reach: Tensor) -> Tensor:
+        """Return how long the gradients in boxes are at most."""
+        # |<g, x>| is at most a length of g in the dual norm
+        dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self.norm]
+        return lengths_up(rows_up(jacobian.abs() + reach, 2).movedim(1, -1), dual)
 
     # --- kinks ----------------------------------------------------------------------------------
 
@@ -184,8 +197,11 @@ class Forward:
             sizes = first.jacobian.abs() + second.jacobian.abs()
             reach = widened(passed, 0.5 * high - 0.5 * low, 2.0 * r[:, None])
             reach = rows_up(reach + 16.0 * UNIT * (sizes + reach) + room, 16)
-            ends.append((center, slope, error, jacobian, reach))
-        pairs = zip((1, 2, 1, 2, 2), zip(*ends, strict=True), strict=True)
+            length = (1.0 - t) * first.length + t * second.length
+            length = widened(length, torch.maximum(first.length, second.length), 2.0 * r)
+            length = torch.minimum(rows_up(length, 8), self._longest(jacobian, reach))
+            ends.append((center, slope, error, jacobian, reach, length))
+        pairs = zip((1, 2, 1, 2, 2, 1), zip(*ends, strict=True), strict=True)
         return Forms(*(torch.stack(pair, dim) for dim, pair in pairs))
 
     def _kink(

@@ -97,7 +97,6 @@ class Lattice(nn.Module):
         return self.pieces(x).unflatten(1, (self.groups, -1)).amax(-1).amin(-1, keepdim=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 8])
 def test_a_lattice_of_64_selectors_closes(groups: int) -> None:
     model = Lattice(groups, 64 // groups).eval()
@@ -141,6 +140,20 @@ class Minima(nn.Module):
 @functools.cache
 def graph_of_minima() -> holdfast.Graph:
     return holdfast.capture(Minima().eval(), torch.zeros(1, 2).double())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_gradient_of_a_lattice_is_longer_than_that_of_its_longest_piece(norm: float) -> None:
+    model = Lattice(4, 4).eval()
+    graph = with_pairs(holdfast.capture(model, torch.zeros(1, 2).double()).double())
+    low = torch.tensor([[-1.0, -1.0], [-8.0, -8.0]]).double()
+    found = Forward(graph, norm).read(low, -low, torch.arange(2), {})
+    order = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[norm]  # of gradients
+    longest = float(torch.linalg.vector_norm(model.pieces.weight.detach(), order, dim=1).amax())
+    # A box around all gradients has corners that are longer than every one of them.
+    corners = (found.jacobian.abs() + found.reach)[:, :, 0].detach()
+    assert float(torch.linalg.vector_norm(corners, order, dim=1).amin()) > longest
+    assert float(found.length.detach().amax()) == pytest.approx(longest, rel=1e-12)
 
 
 def test_kinks_that_are_there_twice_are_merged_and_nothing_changes() -> None:
@@ -218,12 +231,14 @@ def curved_values(graph: holdfast.Graph) -> Callable[[Tensor], list[mpmath.mpf]]
 
 
 def hold(graph: holdfast.Graph, low: Tensor, high: Tensor, values: Callable) -> int:
-    """Check values, and slopes along the axes: none leaves a box around all gradients.
+    """Check values, and slopes: none leaves a box around all gradients, or is above their length.
 
     Returns:
         How many of the enclosures of gradients are finite.
     """
-    found = Forward(graph).read(low, high, torch.arange(low.shape[1]), {})
+    moving = torch.arange(low.shape[1])
+    found, *others = (Forward(graph, norm).read(low, high, moving, {}) for norm in NORMS)
+    lengths = [found.length.tolist(), *(other.length.tolist() for other in others)]
     below, above = (end.tolist() for end in found.range())
     least, most = (end.tolist() for end in (found.jacobian, found.reach))
     finite = 0
@@ -232,6 +247,18 @@ def hold(graph: holdfast.Graph, low: Tensor, high: Tensor, values: Callable) -> 
         here = values(first)
         for j, value in enumerate(here):
             assert below[k][j] <= value <= above[k][j]
+        gaps = [abs(z - y) for y, z in zip(here, values(second), strict=True)]
+        steps = [
+            abs(Fraction(x) - Fraction(y))
+            for x, y in zip(first.tolist(), second.tolist(), strict=True)
+        ]
+        for norm, known in zip(NORMS, lengths, strict=True):
+            power = {1.0: sum(steps), math.inf: max(steps)}.get(norm, sum(x * x for x in steps))
+            for gap, length in zip(gaps, known[k], strict=True):
+                if math.isfinite(length):
+                    degree = 2 if norm == 2.0 else 1
+                    step = power if isinstance(gap, Fraction) else exact_number(power)
+                    assert gap**degree <= type(gap)(length) ** degree * step
         for i, (start, end) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
             there = first.clone()
             there[i] = end

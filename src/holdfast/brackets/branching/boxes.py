@@ -101,7 +101,7 @@ def branch_boxes(graph: Graph, goal: Goal) -> Iterator[float | SteepPair]:
         return
     low, high = (flat_rows(end)[0] for end in Regions.of(goal.region).box())
     moving = (low < high).nonzero().flatten()
-    forward = Forward(with_pairs(graph.double()))
+    forward = Forward(with_pairs(graph.double()), goal.norm)
     if forward.covers:
         yield from _Boxes(forward, goal, moving).run(low, high)
 
@@ -175,7 +175,9 @@ class _Boxes:
         with torch.no_grad():
             found = norm_uppers(jacobian, reach, self.goal.norm)
             exact = norm_uppers(jacobian, torch.zeros_like(reach), self.goal.norm)
-            bounds = torch.minimum(known, found.nan_to_num(math.inf, math.inf)).tolist()
+            # A matrix is at most as long as the lengths of its rows together.
+            longest = lengths_up(flat_rows(out.length), self.goal.norm)
+            bounds = torch.fmin(torch.fmin(known, found), longest).tolist()
         wanted = [k for k, bound in enumerate(bounds) if not self.goal.reached(bound)]
         others = [bound for bound in bounds if self.goal.reached(bound)]
         self._done = max(self._done, *others, 0.0)

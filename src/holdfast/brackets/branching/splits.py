@@ -52,7 +52,9 @@ class Choices:
     def _choose(self, kinks: Mapping[str, Kink], out: Forms, count: int) -> None:
         """Compare what halving each entry decides with what splitting by a unit decides."""
         reaches = [kink.reach for kink in kinks.values()]
-        rates = torch.autograd.grad(out.reach.sum(), reaches, allow_unused=True)
+        # Where rows of bounded length bound more than boxes do, it is their length that counts.
+        total = out.length.sum() + 1e-3 * out.reach.sum()
+        rates = torch.autograd.grad(total, reaches, allow_unused=True)
         parts = [
             flat_rows(torch.zeros_like(reach) if rate is None else reach * rate).expand(count, -1)
             for reach, rate in zip(reaches, rates, strict=True)
