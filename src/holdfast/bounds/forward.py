@@ -131,7 +131,7 @@ class Forward:
         if node.op == "shift":
             center = x.center + offset
             error = rows_up(x.error + added + 2.0 * UNIT * x.center.abs(), 4)
-            return Forms(center, x.slope, error, x.jacobian, x.reach)
+            return Forms(center, x.slope, error, x.jacobian, x.reach, x.length)
         d = x.slope.shape[1]
         ways = node.facts.linear(node.params), node.facts.absolute(node.params)
         linear, absolute = (

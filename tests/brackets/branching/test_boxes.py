@@ -223,6 +223,8 @@ def curved_values(graph: holdfast.Graph) -> Callable[[Tensor], list[mpmath.mpf]]
             if node.op == "linear":
                 weight, bias = (mpmath.matrix(node.params[k].tolist()) for k in ("weight", "bias"))
                 found = weight * found + bias
+            elif node.op == "shift":
+                found = found + mpmath.matrix(node.params["offset"].tolist())
             else:
                 found = found.apply(scalars[node.op])
         return list(found)
@@ -307,6 +309,8 @@ def layers(size: float, curved: bool) -> holdfast.Graph:
         nodes.append(Node(f"linear{k}", "linear", (nodes[-1].name,), params, shape[:1]))
         if after is not None:
             nodes.append(Node(f"bent{k}", after[0], (nodes[-1].name,), after[1], shape[:1]))
+    offset = {"offset": torch.tensor([0.1, -size], dtype=torch.float64)}
+    nodes.append(Node("moved", "shift", (nodes[-1].name,), offset, shape[:1]))
     return Graph(tuple(nodes), nodes[-1].name, {}, precision=torch.float64)
 
 
