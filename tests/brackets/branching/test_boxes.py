@@ -309,7 +309,7 @@ def layers(size: float, curved: bool) -> holdfast.Graph:
         nodes.append(Node(f"linear{k}", "linear", (nodes[-1].name,), params, shape[:1]))
         if after is not None:
             nodes.append(Node(f"bent{k}", after[0], (nodes[-1].name,), after[1], shape[:1]))
-    offset = {"offset": torch.tensor([0.1, -size], dtype=torch.float64)}
+    offset = {"offset": torch.tensor([0.1, -3.0], dtype=torch.float64)}
     nodes.append(Node("moved", "shift", (nodes[-1].name,), offset, shape[:1]))
     return Graph(tuple(nodes), nodes[-1].name, {}, precision=torch.float64)
 
