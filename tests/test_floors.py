@@ -34,6 +34,7 @@ FLOORS = {
     "attacks": 8,
     "knowledge_continuity": 8,
     "smoothness": 8,
+    "language": 9,
     "train": 9,
     "sources": 9,
     "runs": 9,

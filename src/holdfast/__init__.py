@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from holdfast.graph.ir import Graph as Graph
     from holdfast.knowledge_continuity.knowledge import knowledge as knowledge
     from holdfast.knowledge_continuity.result import Knowledge as Knowledge
+    from holdfast.language.certify import certify_substitutions as certify_substitutions
+    from holdfast.language.result import SubstitutionCertificates as SubstitutionCertificates
     from holdfast.progress import show_progress as show_progress
     from holdfast.smoothness.descent import descent as descent
     from holdfast.smoothness.monitor import DescentMonitor as DescentMonitor
@@ -52,11 +54,13 @@ _HOME = {
     "InvalidInput": "holdfast.errors",
     "Knowledge": "holdfast.knowledge_continuity.result",
     "Outcome": "holdfast.types",
+    "SubstitutionCertificates": "holdfast.language.result",
     "Unsupported": "holdfast.errors",
     "attack": "holdfast.attacks.attack",
     "audit": "holdfast.audits.audit",
     "capture": "holdfast.graph.capture",
     "certify": "holdfast.certificates.certify",
+    "certify_substitutions": "holdfast.language.certify",
     "conditions": "holdfast.certificates.conditions",
     "descent": "holdfast.smoothness.descent",
     "knowledge": "holdfast.knowledge_continuity.knowledge",
@@ -80,12 +84,14 @@ __all__ = [
     "InvalidInput",
     "Knowledge",
     "Outcome",
+    "SubstitutionCertificates",
     "Unsupported",
     "__version__",
     "attack",
     "audit",
     "capture",
     "certify",
+    "certify_substitutions",
     "conditions",
     "descent",
     "knowledge",

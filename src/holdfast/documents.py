@@ -21,6 +21,9 @@ from holdfast.files import StrPath, read_json, reason, write_whole
 
 Result = TypeVar("Result")
 
+AnyText = Annotated[str, "as it is"]
+"""A text of the user's data, which may hold letters that do not print."""
+
 _COLUMNS: Mapping[torch.dtype, type] = {torch.float64: float, torch.int64: int}
 """Types of the tensors [N] that are written entry by entry, and of their entries."""
 
@@ -67,7 +70,7 @@ def decode(kind: Any, value: Any, exact: bool = True, field: str = "") -> Any:
     Args:
         kind: A dataclass, an enumeration, `bool`, `int`, `float`, `str`, `Tensor`,
             `tuple[X, ...]`, `tuple[X, Y]`, a dictionary with texts or numbers as keys, a union, or
-            `Annotated[Tensor, dtype]` for a column of float64 or int64 numbers, [N].
+            `Annotated[Tensor, dtype]` for a column of float64 or int64 numbers, [N], or `AnyText`.
         value: As parsed from JSON.
         exact: Whether floats are as `encode` writes them; else they are finite JSON numbers.
         field: Where the value stands, for the message.
@@ -123,12 +126,15 @@ def _tuple(args: tuple, value: Any, exact: bool, field: str) -> tuple:
     return tuple(decode(kind, one, exact, f"{field}[{k}]") for k, (kind, one) in pairs)
 
 
-def _column(args: tuple, value: Any, exact: bool, field: str) -> Tensor:
+def _annotated(args: tuple, value: Any, exact: bool, field: str) -> Tensor | str:
+    if args[0] is str:
+        _require(isinstance(value, str), value, field, "a text")
+        return value
     return torch.tensor(_tuple((_COLUMNS[args[1]], ...), value, exact, field), dtype=args[1])
 
 
 _COMPOSED = {typing.Union: _union, types.UnionType: _union, dict: _dictionary}
-_COMPOSED |= {tuple: _tuple, Annotated: _column}
+_COMPOSED |= {tuple: _tuple, Annotated: _annotated}
 """How types that are made of others are read, by their origin."""
 
 

@@ -1,0 +1,61 @@
+"""All texts that differ from a text by at most so many words, in parts that are counted and run."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from holdfast.language.substitutions import Choices
+from holdfast.language.words import Words
+
+Places = tuple[int, ...]
+"""Numbers of the words that are replaced, ascending."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The texts around a text.
+
+    Attributes:
+        text: The text, as words.
+        choices: What may stand for each word.
+    """
+
+    text: Words
+    choices: Sequence[tuple[str, ...]]
+
+    @classmethod
+    def of(cls, text: str, choices: Choices) -> "Neighbours":
+        """Return the texts around a text."""
+        words = Words.of(text)
+        return cls(words, choices.of_text(words))
+
+    @property
+    def open(self) -> list[int]:
+        """Numbers of the words for which something may stand."""
+        return [place for place, others in enumerate(self.choices) if others]
+
+    def count(self, budget: int) -> int:
+        """Return how many ways there are to replace at most so many words, none included.
+
+        >>> Neighbours(Words.of("a b c"), [("x", "y"), ("z",), ()]).count(2)
+        6
+        """
+        ways = [1] + [0] * budget
+        for others in self.choices:
+            for k in range(budget, 0, -1):
+                ways[k] += ways[k - 1] * len(others)
+        return sum(ways)
+
+    def parts(self, size: int) -> Iterator[Places]:
+        """Yield every choice of so many words for which something may stand."""
+        return itertools.combinations(self.open, size)
+
+    def size(self, places: Places) -> int:
+        """Return how many ways there are to replace all of these words."""
+        return math.prod(len(self.choices[place]) for place in places)
+
+    def changes(self, places: Places) -> Iterator[Mapping[int, str]]:
+        """Yield every way to replace all of these words."""
+        for words in itertools.product(*(self.choices[place] for place in places)):
+            yield dict(zip(places, words, strict=True))
