@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from holdfast.graph.ir import Graph as Graph
     from holdfast.knowledge_continuity.knowledge import knowledge as knowledge
     from holdfast.knowledge_continuity.result import Knowledge as Knowledge
+    from holdfast.language.attack import TextAttacks as TextAttacks
+    from holdfast.language.attack import attack_texts as attack_texts
     from holdfast.language.certify import certify_substitutions as certify_substitutions
     from holdfast.language.result import SubstitutionCertificates as SubstitutionCertificates
     from holdfast.progress import show_progress as show_progress
     from holdfast.smoothness.descent import descent as descent
     from holdfast.smoothness.monitor import DescentMonitor as DescentMonitor
     from holdfast.sources.models import load_model as load_model
+    from holdfast.sources.substitutions import load_substitutions as load_substitutions
     from holdfast.types import Ball as Ball
     from holdfast.types import Box as Box
     from holdfast.types import Estimate as Estimate
@@ -55,8 +58,10 @@ _HOME = {
     "Knowledge": "holdfast.knowledge_continuity.result",
     "Outcome": "holdfast.types",
     "SubstitutionCertificates": "holdfast.language.result",
+    "TextAttacks": "holdfast.language.attack",
     "Unsupported": "holdfast.errors",
     "attack": "holdfast.attacks.attack",
+    "attack_texts": "holdfast.language.attack",
     "audit": "holdfast.audits.audit",
     "capture": "holdfast.graph.capture",
     "certify": "holdfast.certificates.certify",
@@ -66,6 +71,7 @@ _HOME = {
     "knowledge": "holdfast.knowledge_continuity.knowledge",
     "lipschitz": "holdfast.brackets.lipschitz",
     "load_model": "holdfast.sources.models",
+    "load_substitutions": "holdfast.sources.substitutions",
     "show_progress": "holdfast.progress",
 }
 
@@ -85,9 +91,11 @@ __all__ = [
     "Knowledge",
     "Outcome",
     "SubstitutionCertificates",
+    "TextAttacks",
     "Unsupported",
     "__version__",
     "attack",
+    "attack_texts",
     "audit",
     "capture",
     "certify",
@@ -97,6 +105,7 @@ __all__ = [
     "knowledge",
     "lipschitz",
     "load_model",
+    "load_substitutions",
     "show_progress",
 ]
 

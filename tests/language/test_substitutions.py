@@ -197,3 +197,17 @@ def test_answers_about_something_else_are_not_continued() -> None:
         ask({"good": ["great"]}, resume=before)
     with pytest.raises(holdfast.InvalidInput, match="other budget"):
         ask({"good": ["fine"]}, budget=2, resume=before)
+
+
+def test_words_may_be_left_out() -> None:
+    def answer(texts: list[str]) -> list[int]:
+        assert all(text.split() for text in texts)
+        return [int("good" in text.split()) for text in texts]
+
+    ask = holdfast.certify_substitutions
+    found = ask(answer, None, ["a good film", "good"], [1, 1], {}, 2, deletions=True)
+    assert found.outcome == ("refuted", "certified")
+    assert found.counterexample == ("a film", None)
+    assert found.combinations.tolist() == [7, 1]
+    assert found.brittle[0][0].word == "good"
+    assert found.brittle[0][0].replacement == ""

@@ -30,6 +30,7 @@ def certify_substitutions(  # noqa: PLR0913 - the signature is the contract's
     substitutions: Substitutions,
     budget: int = 1,
     *,
+    deletions: bool = False,
     seconds: float = math.inf,
     resume: SubstitutionCertificates | None = None,
     report: Report = silent,
@@ -52,6 +53,7 @@ def certify_substitutions(  # noqa: PLR0913 - the signature is the contract's
             written in capitals as the word is.
         budget: Words that may be replaced at once. With more than 2, a text with more than 100,000
             texts around it is refuted or stays unknown.
+        deletions: Whether words may also be left out, all but one.
         seconds: Time for all texts; what is not decided then is unknown.
         resume: What an earlier call with the same arguments found; its answers are kept, and the
             search goes on where it stopped.
@@ -77,13 +79,11 @@ def certify_substitutions(  # noqa: PLR0913 - the signature is the contract's
     ('a dull film', 'a dull plot')
     """
     reader = text_model(model, tokenizer)
-    texts, classes = check_texts(texts), check_labels(labels, len(texts))
-    if classes.is_floating_point():
-        raise InvalidInput("labels", f"{classes.dtype} values", "integer class numbers")
+    texts, classes = check_texts(texts, labels)
     budget = check_whole("budget", budget, "a whole number, at least 0", least=0)
     seconds = check_number("seconds", seconds, lambda s: s >= 0, "a time, at least 0")
     warn_of_cuts(reader, texts)
-    spent, choices = within(seconds), Choices(substitutions)
+    spent, choices = within(seconds), Choices(substitutions, deletions)
     around = [Neighbours.of(text, choices) for text in texts]
     same = {
         "budget": budget,
@@ -116,16 +116,16 @@ _NUMBERS = ("tried", "combinations", "predicted", "labels", "margin")
 def _decide(search: Search, budget: int) -> str:
     """Return how a text turns out, having run what there is to run."""
     search.begin()
-    if budget and search.counterexample is None:
+    if budget and search.found is None:
         search.replace_one()
     several = range(2, min(budget, len(search.around.open)) + 1)
     if budget <= 2 or search.around.count(budget) <= 100_000:
         for size in several:
-            if search.counterexample is None and not search.spent():
+            if search.found is None and not search.over:
                 search.replace_several(size)
-    elif search.counterexample is None:
+    elif search.found is None:
         search.climb(budget)
-    if search.counterexample is not None:
+    if search.found is not None:
         return "refuted"
     return "certified" if search.all_run(budget) else "unknown"
 
@@ -175,22 +175,23 @@ def _digest(around: Sequence[Neighbours]) -> str:
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()
 
 
-def check_texts(texts: object) -> tuple[str, ...]:
-    """Return texts as a tuple.
+def check_texts(texts: object, labels: object) -> tuple[tuple[str, ...], Tensor]:
+    """Return texts and their labels [N], int64.
 
     Raises:
-        InvalidInput: When they are something else, or there are none.
+        InvalidInput: When they are something else, there are none, or not one label for each.
     """
-    wanted = "a list of texts, at least one"
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
-        tolist = getattr(texts, "tolist", None)
-        texts = None if isinstance(texts, str) or tolist is None else tolist()
-    if not isinstance(texts, Sequence) or not len(texts):
-        raise InvalidInput("texts", shown(texts), wanted)
+    if not isinstance(texts, str | Sequence) and hasattr(texts, "tolist"):
+        texts = texts.tolist()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or not len(texts):
+        raise InvalidInput("texts", shown(texts), "a list of texts, at least one")
     for row, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise InvalidInput("texts", f"{shown(text)} in row {row}", "a text in every row")
-    return tuple(texts)
+    classes = check_labels(labels, len(texts))
+    if classes.is_floating_point():
+        raise InvalidInput("labels", f"{classes.dtype} values", "integer class numbers")
+    return tuple(texts), classes
 
 
 def warn_of_cuts(reader: TextModel, texts: Sequence[str]) -> None:

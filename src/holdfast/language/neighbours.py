@@ -1,7 +1,6 @@
 """All texts that differ from a text by at most so many words, in parts that are counted and run."""
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ class Neighbours:
 
     Attributes:
         text: The text, as words.
-        choices: What may stand for each word.
+        choices: What may stand for each word; empty where it may be left out. One word stays.
     """
 
     text: Words
@@ -45,17 +44,15 @@ class Neighbours:
         for others in self.choices:
             for k in range(budget, 0, -1):
                 ways[k] += ways[k - 1] * len(others)
-        return sum(ways)
+        nothing_left = budget >= len(self.choices) and all("" in others for others in self.choices)
+        return sum(ways) - nothing_left
 
     def parts(self, size: int) -> Iterator[Places]:
         """Yield every choice of so many words for which something may stand."""
         return itertools.combinations(self.open, size)
 
-    def size(self, places: Places) -> int:
-        """Return how many ways there are to replace all of these words."""
-        return math.prod(len(self.choices[place]) for place in places)
-
     def changes(self, places: Places) -> Iterator[Mapping[int, str]]:
         """Yield every way to replace all of these words."""
         for words in itertools.product(*(self.choices[place] for place in places)):
-            yield dict(zip(places, words, strict=True))
+            if any(words) or len(places) < len(self.choices):
+                yield dict(zip(places, words, strict=True))

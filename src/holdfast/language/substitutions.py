@@ -19,9 +19,11 @@ class Choices:
     Attributes:
         substitutions: As the user gave them. A table is asked for the word as it is written, then
             in small letters, and what it says is then written in capitals as the word is.
+        deletions: Whether a word may also be left out: an empty word stands for it.
     """
 
     substitutions: Substitutions
+    deletions: bool = False
     _known: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -40,7 +42,7 @@ class Choices:
             InvalidInput: When the substitutions are no words.
         """
         if word not in self._known:
-            self._known[word] = self._asked(word)
+            self._known[word] = (*self._asked(word), *([""] if self.deletions else []))
         return self._known[word]
 
     def _asked(self, word: str) -> tuple[str, ...]:

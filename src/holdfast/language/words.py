@@ -34,28 +34,23 @@ class Words:
         return cls(tuple(word.group() for word in found), between)
 
     def with_words(self, changes: Mapping[int, str]) -> str:
-        """Return the text with some words replaced.
+        """Return the text with some words replaced, or left out with one of the spaces around them.
 
         Args:
-            changes: What stands instead, by the number of the word.
-        """
-        words = [changes.get(place, word) for place, word in enumerate(self.words)]
-        return "".join(
-            part for pair in zip(self.between, [*words, ""], strict=True) for part in pair
-        )
+            changes: What stands instead, by the number of the word; empty where it is left out.
 
-    def without(self, place: int) -> str:
-        """Return the text without a word, and without one of the spaces around it.
-
-        >>> Words.of("a good film").without(1), Words.of("good film").without(0)
-        ('a film', 'film')
+        >>> text = Words.of("a good film")
+        >>> text.with_words({1: ""}), text.with_words({0: "", 2: "plot"})
+        ('a film', 'good plot')
         """
-        before, after = self.between[place], self.between[place + 1]
-        if after[:1].isspace() and (before[-1:].isspace() or not (before or place)):
-            between = [*self.between]
-            between[place + 1] = after[1:]
-            return Words(self.words, tuple(between)).with_words({place: ""})
-        return self.with_words({place: ""})
+        found = self.between[0]
+        for place, word in enumerate(self.words):
+            after = self.between[place + 1]
+            other = changes.get(place, word)
+            if not other and after[:1].isspace() and (not found or found[-1].isspace()):
+                after = after[1:]
+            found += other + after
+        return found
 
 
 def as_written(word: str, other: str) -> str:
