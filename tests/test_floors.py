@@ -119,7 +119,7 @@ def test_files_stay_one_idea(path: Path) -> None:
 def test_every_public_name_exists() -> None:
     import holdfast
 
-    assert len(holdfast.__all__) <= 30
+    assert len(holdfast.__all__) <= 40
     for name in holdfast.__all__:
         assert getattr(holdfast, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
