@@ -9,10 +9,10 @@ from torch import Tensor
 
 from holdfast.arguments import check_tensor, shown
 from holdfast.errors import InvalidInput
-from holdfast.results import ChartedResult
+from holdfast.results import Result
 
 
-class RowResult(ChartedResult):
+class RowResult(Result):
     """An answer with one entry for every row, in input order.
 
     `result[5]`, `result[-1]`, `result[:3]`, `result[[4, 0]]` and `result[mask]` are answers of the

@@ -49,7 +49,7 @@ def test_tables_are_read_packed_or_not(tmp_path, packed) -> None:
 def test_other_files_are_refused(tmp_path, content) -> None:
     path = tmp_path / "words.json"
     path.write_bytes(content)
-    with pytest.raises(holdfast.InvalidInput, match="^substitutions") as refusal:
+    with pytest.raises(holdfast.InvalidInput, match=r"^substitutions") as refusal:
         holdfast.load_substitutions(f"json:{path}")
     assert str(path) in str(refusal.value)
 
@@ -65,5 +65,5 @@ def test_other_folders_are_refused(wordnet) -> None:
 
 @pytest.mark.parametrize("spec", ["words.json", "json:", "csv:words", 3])
 def test_other_names_are_refused(spec) -> None:
-    with pytest.raises(holdfast.InvalidInput, match="^substitutions"):
+    with pytest.raises(holdfast.InvalidInput, match=r"^substitutions"):
         holdfast.load_substitutions(spec)

@@ -52,8 +52,24 @@ def answers() -> dict[str, Any]:
         "descent": step,
         "smoothness": step.smoothness,
         "monitor": monitored(),
+        "substitutions": certified_texts(TEXTS),
+        "texts": holdfast.attack_texts(counting, None, TEXTS, [1, 1], {"good": ["fine"]}),
         "audit": AuditReport(example(), Path("audit.json"), Path("report.html")),
     }
+
+
+TEXTS = ["a good film", "a good, good plot"]
+
+
+def counting(texts: list[str]) -> list[list[float]]:
+    """Return logits for whether "good" stands in a text."""
+    return [[0.0, text.count("good") - 0.5] for text in texts]
+
+
+def certified_texts(texts: list[str]) -> holdfast.SubstitutionCertificates:
+    """Return certificates of texts, whose words may stand for each other."""
+    table = {"good": ["fine"], "film": [*HOSTILE, "movie"]}
+    return holdfast.certify_substitutions(counting, None, texts, [1] * len(texts), table)
 
 
 def monitored() -> holdfast.DescentMonitor:
@@ -116,5 +132,7 @@ def hostile_answers() -> dict[str, Any]:
             description=HOSTILE[1],
             units={"mean": HOSTILE[2]},
         ),
+        "substitutions": certified_texts([f"good film {word}" for word in HOSTILE]),
+        "texts": dataclasses.replace(good["texts"], reason=HOSTILE[:2], adversarial=HOSTILE[:2]),
         "audit": dataclasses.replace(good["audit"], document=document),
     }

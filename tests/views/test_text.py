@@ -16,7 +16,8 @@ KINDS = [
     "loaded model", "graph", "bracket", "certificates", "one certificate",
     "certificates of targets", "attacks", "nearest attacks", "conditions", "no metric",
     "knowledge", "estimate", "frontier", "certificate of knowledge", "certificate of volatility",
-    "descent", "smoothness", "monitor", "audit",
+    "descent", "smoothness", "monitor", "substitutions",
+    "texts", "audit",
 ]  # fmt: skip
 
 

@@ -10,13 +10,14 @@ from torch import Tensor
 from holdfast.arguments import NORMS, check_number
 from holdfast.documents import load_result, save_result
 from holdfast.files import StrPath, plain_fields
+from holdfast.results import ChartedResult
 from holdfast.rows import RowResult, each
 
 _FORMAT = "holdfast.attacks/1"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Attacks(RowResult):
+class Attacks(RowResult, ChartedResult):
     """One attack per input row, in input order; `attacks[:3]` are those of three rows.
 
     Attributes:

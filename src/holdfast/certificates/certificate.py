@@ -13,12 +13,13 @@ from holdfast.certificates.files import PER_ROW, load_claimed, load_proved, save
 from holdfast.documents import checked_result, encode
 from holdfast.errors import InvalidInput
 from holdfast.files import StrPath, check_path, plain_fields
+from holdfast.results import ChartedResult
 from holdfast.rounding import mul_up, sqrt_up
 from holdfast.rows import RowResult, each
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Certificates(RowResult):
+class Certificates(RowResult, ChartedResult):
     """One certificate per input row, in input order; `certificates[:3]` are those of three rows.
 
     Attributes:

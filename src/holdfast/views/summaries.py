@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from holdfast.knowledge_continuity.evidence.certificate import Frontier, KnowledgeCertificate
     from holdfast.knowledge_continuity.evidence.expected import VolatilityCertificate
     from holdfast.knowledge_continuity.result import Knowledge
+    from holdfast.language.attack import TextAttacks
+    from holdfast.language.result import SubstitutionCertificates
     from holdfast.smoothness.descent import Descent, Smoothness
     from holdfast.smoothness.monitor import DescentMonitor
     from holdfast.sources.models import LoadedModel
@@ -131,6 +133,40 @@ def _(result: "Attacks") -> Summary:
         "does not show that there is none."
     )
     return Summary(f"Attacks on {_rows(len(result))}: {norm} distance", [*facts.items()], note)
+
+
+@summary.of("SubstitutionCertificates")
+def _(result: "SubstitutionCertificates") -> Summary:
+    facts = {
+        "certified": formats.percent(result.certified_accuracy),
+        "right": formats.percent(result.clean_accuracy),
+        "outcomes": _counts(result.counts()),
+        "texts run": f"{formats.count(int(result.tried.sum()))} of "
+        + formats.count(sum(result.combinations.tolist())),
+    }
+    changes = [change for one in result.brittle for change in one[:1]]
+    changes.sort(key=lambda change: -abs(change.loss_change))
+    if changes:
+        said = (f"{one.word} ({amount(one.loss_change)})" for one in changes[:MOST])
+        facts["most brittle words"] = _some(said)
+    words = "1 word" if result.budget == 1 else f"{result.budget} words"
+    note = (
+        "Certified: every text within the budget was run and gets the label; other texts are not "
+        "claimed."
+    )
+    title = f"SubstitutionCertificates of {_rows(len(result))}: up to {words} replaced"
+    return Summary(title, [*facts.items()], note)
+
+
+@summary.of("TextAttacks")
+def _(result: "TextAttacks") -> Summary:
+    facts = {
+        "right under attack": formats.percent(result.accuracy_under_attack),
+        "reasons": _counts(result.counts()),
+        "texts run": formats.count(int(result.queries.sum())),
+    }
+    note = "Every attack found was run. That none was found does not show that there is none."
+    return Summary(f"TextAttacks on {_rows(len(result))}", [*facts.items()], note)
 
 
 @summary.of("Conditions")

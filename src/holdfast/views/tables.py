@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from holdfast.graph.ir import Graph
     from holdfast.knowledge_continuity.evidence.certificate import Frontier
     from holdfast.knowledge_continuity.result import Knowledge
+    from holdfast.language.attack import TextAttacks
+    from holdfast.language.result import SubstitutionCertificates
     from holdfast.smoothness.descent import Descent
     from holdfast.smoothness.monitor import DescentMonitor
     from holdfast.sources.models import LoadedModel
@@ -77,6 +79,34 @@ def _(result: "Attacks") -> Columns:
         "predicted": result.predicted.tolist(),
         "label": result.labels.tolist(),
         "reason": list(result.reason),
+    }
+
+
+@columns.of("SubstitutionCertificates")
+def _(result: "SubstitutionCertificates") -> Columns:
+    return {
+        "text": list(result.texts),
+        "outcome": list(result.outcome),
+        "counterexample": list(result.counterexample),
+        "margin": result.margin.tolist(),
+        "tried": result.tried.tolist(),
+        "combinations": result.combinations.tolist(),
+        "predicted": result.predicted.tolist(),
+        "label": result.labels.tolist(),
+        "brittle": [one[0].word if one else None for one in result.brittle],
+    }
+
+
+@columns.of("TextAttacks")
+def _(result: "TextAttacks") -> Columns:
+    return {
+        "text": list(result.texts),
+        "reason": list(result.reason),
+        "adversarial": list(result.adversarial),
+        "changed": result.changed.tolist(),
+        "queries": result.queries.tolist(),
+        "predicted": result.predicted.tolist(),
+        "label": result.labels.tolist(),
     }
 
 
