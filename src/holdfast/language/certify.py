@@ -104,13 +104,13 @@ def certify_substitutions(  # noqa: PLR0913 - the signature is the contract's
             rows.append(_row(search, outcome, budget))
         else:
             rows.append(before)
-    columns = {name: tuple(row[name] for row in rows) for name in SubstitutionCertificates.PER_ROW}
-    columns |= {name: torch.tensor(columns[name]) for name in _NUMBERS}
-    columns["margin"] = columns["margin"].double()
+    columns: dict[str, Any] = {
+        name: tuple(row[name] for row in rows) for name in SubstitutionCertificates.PER_ROW
+    }
+    for name in ("tried", "combinations", "predicted", "labels"):
+        columns[name] = torch.tensor(columns[name], dtype=torch.int64)
+    columns["margin"] = torch.tensor(columns["margin"], dtype=torch.float64)
     return SubstitutionCertificates(**columns, **same)
-
-
-_NUMBERS = ("tried", "combinations", "predicted", "labels", "margin")
 
 
 def _decide(search: Search, budget: int) -> str:

@@ -123,7 +123,7 @@ class Search:
         for _ in range(budget - 1):
             kept = sorted(kept, key=lambda each: each[1])[:width]
             more = {
-                tuple(sorted((change | {place: word}).items()))
+                tuple(sorted({**change, place: word}.items()))
                 for change, _ in kept
                 for place in best
                 if len({*change, place}) <= budget
