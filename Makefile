@@ -51,6 +51,7 @@ docs: $(STAMP)
 
 pictures: $(STAMP)
 	$(BIN)/python -m scripts.pictures docs/pictures
+	$(BIN)/python -m scripts.gallery docs/gallery
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
