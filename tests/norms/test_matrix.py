@@ -158,3 +158,19 @@ def test_row_sums_are_never_below(m: int, n: int, seed: int) -> None:
     matrix = torch.from_numpy(np.random.default_rng(seed).standard_normal((m, n)))
     exact = max(sum(Fraction(abs(value)) for value in row) for row in matrix.tolist())
     assert Fraction(row_sums_upper(matrix)) >= exact
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-1040, 2.0**1000])
+def test_blocks_that_share_no_row_and_no_column_are_measured_apart(scale: float) -> None:
+    numbers = np.random.default_rng(0)
+    matrix, squares, row, column = np.zeros((300, 420)), [], 0, 0
+    while row + 5 < 300:
+        m, n = numbers.integers(1, 6, 2)
+        left, right = numbers.integers(-9, 10, m), numbers.integers(-9, 10, n)
+        matrix[row : row + m, column : column + n] = np.outer(left, right)
+        squares.append(int(left @ left) * int(right @ right))  # of the length of this block
+        row, column = row + m, column + n
+    matrix = torch.from_numpy(matrix[numbers.permutation(300)][:, numbers.permutation(420)])
+    for part in (matrix, matrix.T):
+        square = (Fraction(spectral_upper(scale * part)) / Fraction(scale)) ** 2
+        assert max(squares) <= square <= Fraction(1.000001) * max(squares)

@@ -70,6 +70,7 @@ class GainReading:
         graph: Captured model, or a part of one.
         norm: 1, 2 or inf, on both sides.
         norms: Operator norms that are known from another reading with nodes in common.
+        runs: Whether runs of affine nodes are measured as one operator, too.
 
     Attributes:
         output: The bound for the whole graph.
@@ -77,8 +78,10 @@ class GainReading:
         own: The same by node, where one operation acts on one input.
     """
 
-    def __init__(self, graph: Graph, norm: float, norms: OperatorNorms | None = None) -> None:
-        self.graph, self.norm = graph, norm
+    def __init__(
+        self, graph: Graph, norm: float, norms: OperatorNorms | None = None, runs: bool = True
+    ) -> None:
+        self.graph, self.norm, self._runs = graph, norm, runs
         self._norms = norms or OperatorNorms(norm)
         self._places = Flows(graph, norm)
         self._flows: dict[str, Flow] = {}
@@ -151,7 +154,7 @@ class GainReading:
         """Return whether a run of affine nodes is small enough, and more than one operator."""
         several = sum(node.kind is Kind.AFFINE and node.op != "shift" for node in run) > 1
         small = worth_writing_out(math.prod(first.shape), math.prod(run[-1].shape))
-        return self.norm == 2.0 and several and small and first.perturbed
+        return self._runs and self.norm == 2.0 and several and small and first.perturbed
 
     def _elementwise(self, node: Node, flows: Sequence[Flow | None]) -> Flow:
         return self._step(node, flows[0], node.facts.steepest(node.params))

@@ -47,11 +47,48 @@ def spectral_upper(matrices: Tensor, floor: float = 0.0) -> float:
         return math.inf
     if not bool(_parts(stack).any()):
         return 0.0
+    if len(stack) == 1 and min(stack.shape[1:]) >= 256:  # else a norm is found as fast
+        blocks = _independent(stack[0])
+        if blocks:
+            for block in blocks:
+                floor = max(floor, spectral_upper(block, floor))
+            return floor
     # A power of two keeps the entries exact but for underflow, and squares in range.
     lost = mul_up(math.sqrt(2.0 * stack[0].numel()), 2.0 * TINY)
     stack = scaled(stack, -exponent) if abs(exponent) > 200 else stack * 2.0**-exponent
     known = min(ldexp_up(floor, -exponent), 1e150)
     return ldexp_up(up(sqrt_up(_gram_upper(stack, known * known)) + lost), exponent)
+
+
+def _independent(matrix: Tensor) -> list[Tensor]:
+    """Return stacks of blocks of one shape that make up a matrix, up to the order of its entries.
+
+    A matrix is as long as the longest of those blocks that share no row and no column.
+
+    Args:
+        matrix: [m, n].
+
+    Returns:
+        The stacks; nothing where there is one block, or few entries are 0.
+    """
+    from scipy.sparse import coo_array  # heavy, and needed by few commands
+    from scipy.sparse.csgraph import connected_components
+
+    places = matrix.nonzero()
+    if 2 * len(places) > matrix.numel():
+        return []
+    m, n = matrix.shape
+    rows, columns = places.numpy().T
+    links = coo_array((torch.ones(len(places)).numpy(), (rows, m + columns)), (m + n, m + n))
+    _, labels = connected_components(links, directed=False)
+    members: dict[int, tuple[list[int], list[int]]] = {}
+    for k, label in enumerate(labels.tolist()):
+        members.setdefault(label, ([], []))[k >= m].append(k - m * (k >= m))
+    found: dict[tuple[int, int], list[Tensor]] = {}
+    for own_rows, own_columns in members.values():
+        block = matrix[own_rows][:, own_columns]
+        found.setdefault(block.shape, []).append(block)
+    return [torch.stack(blocks) for blocks in found.values()] if len(members) > 1 else []
 
 
 def _parts(stack: Tensor) -> Tensor:

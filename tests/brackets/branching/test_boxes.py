@@ -169,6 +169,30 @@ def test_kinks_that_are_there_twice_are_merged_and_nothing_changes() -> None:
     assert after[1] == pytest.approx(after[0], rel=2e-6)
 
 
+def test_merged_values_are_selected_where_they_are_not_summed() -> None:
+    """A sum may read none, some or all values, and a pair the input itself."""
+    first = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, -2.0]]).double()
+    weight = {"weight": first, "bias": torch.tensor([0.0, 0.0, 0.75, 0.0]).double()}
+    twice = torch.tensor([0, 3, 1, 2, 0, 3])
+    nodes = (
+        Node("x", "input", shape=(2,)),
+        Node("a", "linear", ("x",), weight, (4,)),
+        Node("b", "index_select", ("a",), {"dim": 1, "index": twice}, (6,)),
+        Node("c", "slice", ("b",), {"dim": 1, "start": 0, "stop": 3, "step": 1}, (3,)),
+        Node("d", "slice", ("b",), {"dim": 1, "start": 3, "stop": 6, "step": 1}, (3,)),
+        Node("e", "compare", ("c", "d"), {}, (2, 3)),
+        Node("f", "reshape", ("e",), {"shape": (6,)}, (6,)),
+        Node("g", "relu", ("b",), {}, (6,)),
+        Node("h", "add", ("f", "g"), {}, (6,)),
+        Node("y", "relu", ("h",), {}, (6,)),
+    )
+    graph = Graph(nodes, "y", {}, precision=torch.float64)
+    once = merged(graph)
+    assert once is not graph
+    points = torch.randint(-64, 64, (200, 2)).double() / 16.0  # whose values are exact
+    assert torch.equal(run(graph, points), run(once, points))
+
+
 def test_nets_without_twins_are_left_as_they_are() -> None:
     graph = with_pairs(graph_of("relu").double())
     assert merged(graph) is graph

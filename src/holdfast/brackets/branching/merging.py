@@ -8,13 +8,16 @@ variables in programs", 1988), rows that are equal make one unit.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from holdfast.bounds.forward import ramp
 from holdfast.graph.ir import Graph, Node
@@ -283,57 +286,102 @@ def _sum(rows: Sequence[Row]) -> Row:
 
 
 def _written(graph: Graph, units: _Units, output: list[Row], needed: list[int]) -> Graph:
-    """Write units, level by level, and the output as linear nodes and ReLUs."""
-    entry = graph.perturbed_input
-    columns = {k: k for k in range(units.inputs)}
-    flat = Node(
-        "merged:input", "reshape", (entry.name,), {"shape": (units.inputs,)}, (units.inputs,)
-    )
-    nodes, now = [entry, flat], flat
-    for level in sorted({units.levels[k] for k in needed}):
-        members = [k for k in needed if units.levels[k] == level]
+    """Write units, level by level, and the output as sums, selections, pairs and ReLUs."""
+    entry, size = graph.perturbed_input, (units.inputs,)
+    levels = {k: units.levels[k] for k in needed}
+    # the last level that reads a value
+    readers = [(row, level) for k, level in levels.items() for row in units.units[k]]
+    readers = [*readers, *((row, math.inf) for row in output)]
+    last = {key: level for row, level in sorted(readers, key=lambda r: r[1]) for key in row}
+    sheet = _Sheet([entry, Node("merged:input", "reshape", (entry.name,), {"shape": size}, size)])
+    sheet.columns = {k: k for k in range(units.inputs)}
+    for level in sorted(set(levels.values())):
+        members = [k for k in needed if levels[k] == level]
         ramps = [k for k in members if len(units.units[k]) == 1]
         pairs = [k for k in members if len(units.units[k]) == 2]
-        parts = [now.name]
+        now, parts = sheet.nodes[-1].name, []
         if ramps:
-            line = _linear(
-                f"merged:linear{level}", now, [units.units[k][0] for k in ramps], columns
-            )
-            bent = Node(f"merged:relu{level}", "relu", (line.name,), {}, line.shape)
-            nodes += [line, bent]
-            parts.append(bent.name)
+            line = sheet.rows(f"linear{level}", now, [units.units[k][0] for k in ramps])
+            parts.append(sheet.add(f"relu{level}", "relu", (line,), (len(ramps),)))
         if pairs:
             both = [
-                _linear(f"merged:{name}{level}", now, [units.units[k][i] for k in pairs], columns)
+                sheet.rows(f"{name}{level}", now, [units.units[k][i] for k in pairs])
                 for i, name in enumerate(("first", "second"))
             ]
-            shape = (2, len(pairs))
-            ends = Node(f"merged:pair{level}", "compare", (both[0].name, both[1].name), {}, shape)
-            flat = Node(
-                f"merged:ends{level}",
-                "reshape",
-                (ends.name,),
-                {"shape": (2 * len(pairs),)},
-                (2 * len(pairs),),
-            )
-            nodes += [*both, ends, flat]
-            parts.append(flat.name)
+            ends = sheet.add(f"pair{level}", "compare", both, (2, len(pairs)))
+            flat = (2 * len(pairs),)
+            parts.append(sheet.add(f"ends{level}", "reshape", (ends,), flat, shape=flat))
         places = [*ramps, *pairs, *(k + 1 for k in pairs)]
-        columns |= {units.inputs + k: len(columns) + i for i, k in enumerate(places)}
-        now = Node(f"merged:cat{level}", "cat", tuple(parts), {"dim": 1}, (len(columns),))
-        nodes.append(now)
-    line = _linear("merged:output", now, output, columns)
+        kept = [key for key in sheet.columns if last.get(key, 0) > level]
+        if kept:
+            old = sheet.select(f"kept{level}", now, [sheet.columns[key] for key in kept])
+            parts.insert(0, old)
+        keys = [*kept, *(units.inputs + k for k in places)]
+        sheet.add(f"cat{level}", "cat", parts, (len(keys),), dim=1)
+        sheet.columns = {key: i for i, key in enumerate(keys)}
+    line = sheet.rows("output", sheet.nodes[-1].name, output)
     shape = graph[graph.output].shape
-    last = Node(graph.output, "reshape", (line.name,), {"shape": shape}, shape)
+    end = Node(graph.output, "reshape", (line,), {"shape": shape}, shape)
     others = [node for node in graph.inputs if node is not entry]
-    return dataclasses.replace(graph, nodes=(*others, *nodes, line, last), layers={})
+    return dataclasses.replace(graph, nodes=(*others, *sheet.nodes, end), layers={})
 
 
-def _linear(name: str, source: Node, rows: list[Row], columns: dict[int, int]) -> Node:
-    """Write rows as one linear node on the values so far.
+@dataclass
+class _Sheet:
+    """Nodes that are written one after the other.
 
-    Returns:
-        The node.
+    Attributes:
+        nodes: So far.
+        columns: Where the last node to be read has which input or unit.
+    """
+
+    nodes: list[Node]
+    columns: dict[int, int] = field(default_factory=dict)
+
+    def add(
+        self, name: str, op: str, inputs: Sequence[str], shape: Sequence[int], /, **params: object
+    ) -> str:
+        """Add a node and return its name."""
+        self.nodes.append(Node(f"merged:{name}", op, tuple(inputs), params, tuple(shape)))
+        return self.nodes[-1].name
+
+    def rows(self, name: str, source: str, rows: list[Row]) -> str:
+        """Write rows of a node's values: what is one of them is selected, the others are summed.
+
+        Returns:
+            The name of the last node.
+
+        Raises:
+            _InexactError: When a number is no float64, or there are too many.
+        """
+        sums = [row for row in rows if not self._is_value(row)]
+        if sums:
+            used = sorted({key for row in sums for key in row if key >= 0}) or [0]
+            read = self.select(f"{name}:read", source, [self.columns[key] for key in used])
+            params = _matrix(sums, {key: i for i, key in enumerate(used)})
+            line = self.add(f"{name}:sums", "linear", (read,), (len(sums),), **params)
+            if len(sums) == len(rows):
+                return line
+            size = len(self.columns) + len(sums)
+            source = self.add(f"{name}:all", "cat", (source, line), (size,), dim=1)
+        behind = itertools.count(len(self.columns))  # the sums, in their order
+        places = [
+            self.columns[next(iter(row))] if self._is_value(row) else next(behind) for row in rows
+        ]
+        return self.select(name, source, places)
+
+    def select(self, name: str, source: str, places: list[int]) -> str:
+        """Add a selection of a node's values and return its name."""
+        index = torch.tensor(places, dtype=torch.int64)
+        return self.add(name, "index_select", (source,), (len(places),), dim=1, index=index)
+
+    @staticmethod
+    def _is_value(row: Row) -> bool:
+        return len(row) == 1 and all(key >= 0 and value == 1 for key, value in row.items())
+
+
+def _matrix(rows: list[Row], columns: dict[int, int]) -> dict[str, Tensor]:
+    """Return the weight and bias of rows.
 
     Raises:
         _InexactError: When a number is no float64, or there are too many.
@@ -350,5 +398,4 @@ def _linear(name: str, source: Node, rows: list[Row], columns: dict[int, int]) -
                 bias[k] = number
             else:
                 weight[k, columns[key]] = number
-    params = {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
-    return Node(name, "linear", (source.name,), params, (len(rows),))
+    return {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}

@@ -44,7 +44,11 @@ class Maps:
 
     graph: Graph
     _linear: dict[str, tuple[NDArray, NDArray, NDArray] | None] = field(default_factory=dict)
-    _wires: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    _wires: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    _wide: dict[tuple[str, tuple[int, ...]], list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.entry = self.graph.perturbed_input.name
 
     def linear(self, node: Node) -> tuple[NDArray, NDArray, NDArray]:
         """Return the matrix [outputs, inputs], divisors and offsets [outputs] of an affine node."""
@@ -56,20 +60,29 @@ class Maps:
             raise _UndecidedError
         return found
 
-    def wires(self, node: Node) -> NDArray[np.int64]:
-        """Return which entry of its inputs, numbered one after the other, each entry is."""
+    def wires(self, node: Node) -> list[tuple[str, int]]:
+        """Return which place of which input each entry is."""
         if node.op == "pad":
             raise _UndecidedError  # adds constants
         if node.name not in self._wires:
-            first, parts = 0, []
+            parts, sources = [], []
             for name in node.inputs:
                 shape = self.graph[name].shape
-                count = int(np.prod(shape))
+                count = math.prod(shape)
+                first = len(sources)
                 parts.append(torch.arange(first, first + count).reshape(1, *shape).double())
-                first += count
+                sources += [(name, place) for place in range(count)]
             moved = node.facts.run(parts, node.params)
-            self._wires[node.name] = moved.flatten().long().numpy()
+            self._wires[node.name] = [sources[k] for k in moved.flatten().long().tolist()]
         return self._wires[node.name]
+
+    def wide(self, name: str, shape: tuple[int, ...]) -> list[int]:
+        """Return which place of a value each entry is when it is broadcast to a shape."""
+        if (name, shape) not in self._wide:
+            own = self.graph[name].shape
+            places = np.arange(math.prod(own)).reshape(own)
+            self._wide[name, shape] = np.broadcast_to(places, shape).flatten().tolist()
+        return self._wide[name, shape]
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -138,7 +151,7 @@ class ExactValues:
         """Return the entries of the output; None where one is not known."""
         graph = self.maps.graph
         try:
-            return self._values(graph.output, range(int(np.prod(graph[graph.output].shape))))
+            return self._values(graph.output, range(math.prod(graph[graph.output].shape)))
         except (_UndecidedError, OverflowError, ValueError):  # the last two: not finite
             return None
 
@@ -152,21 +165,19 @@ class ExactValues:
 
     def _entry(self, name: str, shape: Sequence[int], place: int) -> RationalRow:
         """Return an entry of a value that is broadcast to a shape."""
-        own = self.maps.graph[name].shape
-        places = np.arange(int(np.prod(own))).reshape(own)
-        (row,) = self._values(name, [int(np.broadcast_to(places, shape).flat[place])])
+        (row,) = self._values(name, [self.maps.wide(name, tuple(shape))[place]])
         return row
 
     def _values(self, name: str, places: Sequence[int]) -> list[RationalRow]:
         """Return entries of a node."""
-        missing = [place for place in places if (name, place) not in self.rows]
+        missing = [p for p in dict.fromkeys(places) if (name, p) not in self.rows]
         if missing:
             rows = self._found(self.maps.graph[name], missing)
             self.rows |= {(name, place): row for place, row in zip(missing, rows, strict=True)}
         return [self.rows[name, place] for place in places]
 
     def _found(self, node: Node, places: Sequence[int]) -> list[RationalRow]:
-        if node.name == self.maps.graph.perturbed_input.name:
+        if node.name == self.maps.entry:
             return [self._input(place) for place in places]
         if node.op == "constant":
             values = node.params["value"].double().flatten()[torch.tensor(places)].tolist()
@@ -212,14 +223,13 @@ class ExactValues:
         return RationalRow.of([*[0.0] * len(self.moving), float(value)])
 
     def _moved(self, node: Node, places: Sequence[int]) -> list[RationalRow]:
-        table = self.maps.wires(node)[places].tolist()
-        ends = np.cumsum([int(np.prod(self.maps.graph[name].shape)) for name in node.inputs])
-        found: list[RationalRow] = []
-        for entry in table:
-            which = int(np.searchsorted(ends, entry, side="right"))
-            start = int(ends[which - 1]) if which else 0
-            found += self._values(node.inputs[which], [entry - start])
-        return found
+        sources = [self.maps.wires(node)[place] for place in places]
+        wanted: dict[str, list[int]] = {}
+        for name, place in sources:
+            wanted.setdefault(name, []).append(place)
+        for name, entries in wanted.items():
+            self._values(name, entries)
+        return [self.rows[source] for source in sources]
 
     def _total(self, node: Node, place: int) -> RationalRow:
         first, *others = (self._entry(name, node.shape, place) for name in node.inputs)
@@ -246,7 +256,7 @@ class ExactValues:
         return row.times(right if self._side(node, place, row) > 0 else left)
 
     def _compared(self, node: Node, place: int) -> RationalRow:
-        end, place = divmod(place, int(np.prod(node.shape[1:])))
+        end, place = divmod(place, math.prod(node.shape[1:]))
         row = self.gap(node, place)
         if not row.integers.any():
             return self._entry(node.inputs[0], node.shape[1:], place)
