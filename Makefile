@@ -78,4 +78,4 @@ text-page: $(STAMP)
 	$(BIN)/python -m benchmarks.text_page
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs .cache .pytest_cache .ruff_cache .hypothesis

@@ -31,7 +31,7 @@ def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     for language, block in FENCE.findall(page.read_text()):
         assert language in ("python", "sh")
         if language == "sh":
-            for line in block.splitlines():
+            for line in commands(block):
                 run_command(line)
         elif block.startswith(">>>"):
             run_session(block, names, page.name)
@@ -44,9 +44,14 @@ def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_a_page_is_one(page):
     blocks = [block for language, block in FENCE.findall(page.read_text()) if language == "sh"]
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in commands(block)]
     for words in filter(None, map(words_of, lines)):
         cli.app.parse_args(words[1:], exit_on_error=False, print_error=False)
+
+
+def commands(block: str) -> list[str]:
+    """Return the commands of a block, each on one line."""
+    return block.replace("\\\n", "").splitlines()
 
 
 def words_of(line: str) -> list[str]:

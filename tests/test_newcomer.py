@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.test_docs import FENCE, ROOT
+from tests.test_docs import FENCE, ROOT, commands
 
 
 def test_install_lines_are_those_of_the_makefile():
@@ -50,7 +50,7 @@ def walk(page: str, folder: Path, shell: Callable[..., str]) -> str:
             if session != ran:  # the commands take files that the session writes
                 shell("python", "-", given=session)
                 ran = session
-            said += "".join(shell("sh", "-c", line) for line in block.splitlines())
+            said += "".join(shell("sh", "-c", line) for line in commands(block))
     if session != ran:
         shell("python", "-", given=session)
     return said
