@@ -366,9 +366,12 @@ class Search:
     def _assumptions(self) -> tuple[str, ...]:
         norm, region = norm_name(self.options.norm), self.options.region
         where = "all inputs" if region is None else "all pairs of inputs in the region"
-        where = self.options.moves.meaning + where
+        about = (
+            f"the bracket is about {where}, with the {norm} norm on inputs and outputs, flattened."
+        )
+        about = self.options.moves.meaning + about
         sentences = [
-            f"The bracket is about {where}, with the {norm} norm on inputs and outputs, flattened.",
+            about[0].upper() + about[1:],
             "It is about the exact real function of the stored weights, not about rounding in "
             "the network as executed.",
             "Parametrised weights are taken as the model computes them once, in its precision.",

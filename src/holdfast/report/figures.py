@@ -11,7 +11,7 @@ from typing import Any
 
 from holdfast.report import brittle, marks, training
 from holdfast.report.distances import conditions, reach
-from holdfast.report.formats import NBSP, at_least, at_most, number, seconds
+from holdfast.report.formats import NBSP, at_least, at_most, seconds
 from holdfast.report.reading import Finding, Record, finished
 from holdfast.report.verdict import rate
 
@@ -82,7 +82,7 @@ def bracket(audit: Record) -> marks.Spec | None:
         y=alt.Y("from:Q", title=None, scale=scale, axis=axis), y2="to:Q"
     )
     ratios = [
-        f"{_short(f.name)}: upper ÷ lower {number(f.part['ratio'])}"
+        f"{_short(f.name)}: upper ÷ lower {at_most(f.part['ratio'])}"
         for f in found
         if f.part.get("ratio")
     ]
