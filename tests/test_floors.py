@@ -28,6 +28,7 @@ FLOORS = {
     "graph": 2,
     "norms": 3,
     "bounds": 4,
+    "smoothing": 5,
     "sdp": 5,
     "brackets": 6,
     "certificates": 7,

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from holdfast.language.certify import certify_substitutions as certify_substitutions
     from holdfast.language.result import SubstitutionCertificates as SubstitutionCertificates
     from holdfast.progress import show_progress as show_progress
+    from holdfast.smoothing.noise import Deletion as Deletion
+    from holdfast.smoothing.noise import Gaussian as Gaussian
+    from holdfast.smoothing.noise import Uniform as Uniform
     from holdfast.smoothness.descent import descent as descent
     from holdfast.smoothness.monitor import DescentMonitor as DescentMonitor
     from holdfast.sources.models import load_model as load_model
@@ -49,8 +52,10 @@ _HOME = {
     "Bracket": "holdfast.brackets.bracket",
     "Certificates": "holdfast.certificates.certificate",
     "Conditions": "holdfast.certificates.conditions",
+    "Deletion": "holdfast.smoothing.noise",
     "DescentMonitor": "holdfast.smoothness.monitor",
     "Estimate": "holdfast.types",
+    "Gaussian": "holdfast.smoothing.noise",
     "Graph": "holdfast.graph.ir",
     "HoldfastError": "holdfast.errors",
     "HoldfastWarning": "holdfast.errors",
@@ -59,6 +64,7 @@ _HOME = {
     "Outcome": "holdfast.types",
     "SubstitutionCertificates": "holdfast.language.result",
     "TextAttacks": "holdfast.language.attack",
+    "Uniform": "holdfast.smoothing.noise",
     "Unsupported": "holdfast.errors",
     "attack": "holdfast.attacks.attack",
     "attack_texts": "holdfast.language.attack",
@@ -82,8 +88,10 @@ __all__ = [
     "Bracket",
     "Certificates",
     "Conditions",
+    "Deletion",
     "DescentMonitor",
     "Estimate",
+    "Gaussian",
     "Graph",
     "HoldfastError",
     "HoldfastWarning",
@@ -92,6 +100,7 @@ __all__ = [
     "Outcome",
     "SubstitutionCertificates",
     "TextAttacks",
+    "Uniform",
     "Unsupported",
     "__version__",
     "attack",

@@ -23,7 +23,9 @@ def dual(norm: float) -> float:
 
 
 def norm_name(norm: float) -> str:
-    """Return how the norm is written in sentences: l1, l2 or linf."""
+    """Return how the norm is written in sentences: l1, l2 or linf; edit for that of texts."""
+    if norm == 0.0:
+        return "edit"
     return "linf" if math.isinf(norm) else f"l{norm:g}"
 
 

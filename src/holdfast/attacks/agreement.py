@@ -66,6 +66,9 @@ def _surely_lost(graph: Graph, points: Tensor, labels: Tensor) -> Tensor:
 
 
 def _check_same(graph: Graph, certificates: Certificates, attacks: Attacks) -> None:
+    if certificates.smoothing is not None:
+        got = "those of a smoothed model, which is not the one that was attacked"
+        raise InvalidInput("certificates", got, "certificates of the model itself")
     same = certificates.norm == attacks.norm and torch.equal(certificates.labels, attacks.labels)
     same = same and torch.equal(certificates.units, attacks.units)
     same = same and certificates.onehot == attacks.onehot

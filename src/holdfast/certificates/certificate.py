@@ -10,12 +10,16 @@ from torch import Tensor
 from holdfast.arguments import NORMS, check_distance, check_number
 from holdfast.certificates.change import Changes
 from holdfast.certificates.files import PER_ROW, load_claimed, load_proved, save
-from holdfast.documents import checked_result, encode
+from holdfast.documents import checked_result, encode, load_result, save_result
 from holdfast.errors import InvalidInput
-from holdfast.files import StrPath, check_path, plain_fields
+from holdfast.files import StrPath, check_path, plain_fields, read_json
 from holdfast.results import ChartedResult
 from holdfast.rounding import mul_up, sqrt_up
 from holdfast.rows import RowResult, each
+from holdfast.smoothing.noise import EDITS
+from holdfast.smoothing.votes import Votes
+
+_SMOOTHED = "holdfast.smoothed/1"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,17 +30,20 @@ class Certificates(RowResult, ChartedResult):
         radius: [N] float64, in input units, rounded down: every input within this distance has
             the same predicted class, and it is the label's. 0 where nothing is certified, and
             for targets, which have no class.
-        margin: [N] float64: lower bound of the label's logit minus the largest other one.
+        margin: [N] float64: lower bound of the label's logit minus the largest other one; for a
+            smoothed model, of its probability minus that of all others.
         predicted: [N] int64, class of the largest logit; -1 where the logits are not finite.
         labels: [N] int64; [N, outputs] float64 for targets.
         reason: Per row: `certified`, `misclassified`, `tie`, `within_rounding`, `not_finite`,
             `unbounded_constant`, `not_bounded`, `may_overflow`, `no_class`, `not_proved`,
-            `stopped`; every radius of 0 has one that says why.
+            `stopped`; of a smoothed model also `abstained` (no majority is shown) and
+            `under_one_edit` (one is, but not for one edit); every radius of 0 has one that says why.
         method: Per row: what gave the radius, `global` or `local`; `enumeration` where a change of
             categories alone ends it.
-        norm: 1, 2 or inf.
+        norm: 1, 2 or inf; 0 for the edit distance of texts.
         semantics: What a radius is about. `real`: the exact real function of the stored weights;
-            `float32`: the network as executed, in any order of summation.
+            `float32`: the network as executed, in any order of summation; `smoothed`: the majority
+            of its answers under noise, with a confidence.
         guarantee: What a radius claims, in one sentence.
         fingerprint: SHA-256 of the model's weights.
         constant: Upper bound of the Lipschitz constant from inputs to logits.
@@ -47,9 +54,10 @@ class Certificates(RowResult, ChartedResult):
         onehot: Groups of entries of the flattened row that hold one 1 among 0s in rows that moved.
         changes: The model and the rows, for bounds of change around each row and for the proof in a
             file; None once loaded from a file.
+        smoothing: Noise, confidence, counts and seeds of a smoothed model; None for any other.
     """
 
-    PER_ROW: ClassVar = (*PER_ROW, "changes")
+    PER_ROW: ClassVar = (*PER_ROW, "changes", "smoothing")
 
     radius: Annotated[Tensor, torch.float64]
     margin: Annotated[Tensor, torch.float64]
@@ -67,6 +75,7 @@ class Certificates(RowResult, ChartedResult):
     units: Annotated[Tensor, torch.float64]
     onehot: tuple[tuple[int, ...], ...]
     changes: Changes | None = field(default=None, repr=False)
+    smoothing: Votes | None = None
 
     @property
     def clean_accuracy(self) -> float:
@@ -85,6 +94,9 @@ class Certificates(RowResult, ChartedResult):
     def verified_accuracy(self, epsilon: Any) -> float | list[float]:
         """Return the share of all rows that are correct with a radius above `epsilon`.
 
+        Edits are whole numbers: it is the share of texts that are certified for `epsilon` edits or
+        more, and for less than one edit that of texts whose label is shown to have the majority.
+
         Args:
             epsilon: Distance in input units, at least 0, such as 0.1 or "2/255"; or several.
 
@@ -101,7 +113,10 @@ class Certificates(RowResult, ChartedResult):
         """Return the verified accuracy at one distance."""
         wanted = "a distance, at least 0"
         distance = check_number("epsilon", epsilon, lambda number: number >= 0, wanted)
-        return float((self.radius > distance).double().mean())
+        if self.norm != EDITS:
+            return float((self.radius > distance).double().mean())
+        reached = self.radius >= distance if distance >= 1.0 else self.margin > 0.0
+        return float(reached.double().mean())
 
     def curve(self) -> tuple[Tensor, Tensor]:
         """Return the verified accuracy against the distance, as a step function.
@@ -110,6 +125,10 @@ class Certificates(RowResult, ChartedResult):
             Distances, from 0, ascending, and the share of rows with a larger radius, both
             float64 of one length; the share holds from its distance to the next.
         """
+        if self.norm == EDITS:
+            edits = torch.arange(int(self.radius.max()) + 2, dtype=torch.float64)
+            shares = [self._verified(number) for number in edits.tolist()]
+            return edits, torch.tensor(shares, dtype=torch.float64)
         finite = self.radius[torch.isfinite(self.radius)]
         distances = torch.cat([torch.zeros(1, dtype=torch.float64), finite]).unique()
         larger = len(self) - torch.searchsorted(self.radius.sort().values, distances, right=True)
@@ -200,6 +219,8 @@ class Certificates(RowResult, ChartedResult):
     def save(self, path: StrPath) -> None:
         """Write a certificate file with its proof, for `holdfast check`; see `docs/check.md`.
 
+        Of a smoothed model it holds the counts, from which every radius follows.
+
         Args:
             path: The JSON file; the arrays of the proof go beside it. Files that Holdfast wrote
                 before are replaced.
@@ -208,7 +229,11 @@ class Certificates(RowResult, ChartedResult):
             InvalidInput: When labels are targets, or the path cannot be written.
         """
         self._check_classes()
-        save(encode(self), self.radius, self.changes, check_path(path, "path"))
+        if self.smoothing is not None:
+            save_result(self, _SMOOTHED, path)
+            return
+        fields = {name: value for name, value in encode(self).items() if name != "smoothing"}
+        save(fields, self.radius, self.changes, check_path(path, "path"))
 
     @classmethod
     def load(cls, path: StrPath, claimed: bool = False) -> "Certificates":
@@ -217,6 +242,7 @@ class Certificates(RowResult, ChartedResult):
         Every radius is at most what was certified, and in full where the method was `global`, up to
         the accuracy of the proof. `not_proved` is the reason of rows without a proved radius, and
         no `constant` is known. Predicted classes, labels and other reasons are as the file says.
+        Radii of a smoothed model are computed again, from counts that are as the file says.
 
         Args:
             path: The JSON file, with the arrays of its proof beside it.
@@ -229,6 +255,9 @@ class Certificates(RowResult, ChartedResult):
             MissingExtra: When the checker is not installed.
         """
         place = check_path(path, "path")
+        document = read_json(place, "path")
+        if isinstance(document, dict) and document.get("format") == _SMOOTHED:
+            return load_result(cls, _SMOOTHED, place)
         return checked_result(cls, (load_claimed if claimed else load_proved)(place), {}, path)
 
     def coherent(self) -> bool:
@@ -243,5 +272,15 @@ class Certificates(RowResult, ChartedResult):
         )
         numbers = bool((self.radius >= 0).all()) and not bool(self.margin.isnan().any())
         labels = bool(((self.labels >= 0) & (self.labels < self.classes)).all())
+        if self.smoothing is not None:
+            return agree and numbers and labels and self._recounted(self.smoothing)
         known = self.norm in NORMS and self.semantics in ("real", "float32")
         return agree and numbers and labels and known
+
+    def _recounted(self, votes: Votes) -> bool:
+        """Return whether radii and margins are those that the counts give."""
+        if not votes.coherent(len(self.radius)) or self.norm != votes.options.noise.norm:
+            return False
+        same = self.semantics == "smoothed" and {*self.method} == {"smoothing"}
+        smaller = bool((self.margin <= 2.0 * votes.p_lower - 1.0).all())
+        return same and smaller and torch.equal(self.radius, votes.radius)

@@ -6,6 +6,7 @@ f_y - f_j moves by at most K_yj r within distance r, the class holds within marg
 
 import contextlib
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,11 @@ from holdfast.arguments import (
     check_inputs,
     check_labels,
     check_model,
+    check_norm,
     check_targets,
+    check_threshold,
     fit_inputs,
+    shown,
 )
 from holdfast.bounds.float32 import FLOAT32
 from holdfast.brackets.gain import gain_upper
@@ -30,8 +34,9 @@ from holdfast.certificates.misleading import misleading, uneven, uneven_advice, 
 from holdfast.certificates.onehot import over_corners
 from holdfast.certificates.options import CertifyOptions
 from holdfast.certificates.radii import evaluated, global_rates, radii_of
+from holdfast.certificates.smoothed import certify_smoothed
 from holdfast.corners import nearest_first
-from holdfast.errors import Unsupported
+from holdfast.errors import InvalidInput, Unsupported
 from holdfast.gradients import with_gradients
 from holdfast.graph.capture import captured, example_row
 from holdfast.graph.ir import Graph
@@ -41,12 +46,14 @@ from holdfast.graph.units import in_units
 from holdfast.graph.walk import check_covered
 from holdfast.moves import Entries, Groups, Moves, Units, recorded
 from holdfast.rounding import coarse_up
+from holdfast.smoothing.noise import Noise
+from holdfast.smoothing.options import SmoothingOptions
 from holdfast.types import Progress, Report, silent
 
 
 def certify(  # noqa: PLR0913 - the signature is the contract's
-    model: nn.Module,
-    inputs: Tensor,
+    model: nn.Module | Callable[[list[str]], Any],
+    inputs: Tensor | Sequence[str],
     labels: Tensor,
     norm: float = 2,
     method: str = "auto",
@@ -56,21 +63,28 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
     free: Entries = None,
     scale: Units = None,
     onehot: Groups = (),
+    noise: Noise | None = None,
+    epsilon: float | None = None,
+    samples: int = 100_000,
+    confidence: float = 0.999,
+    seed: int = 0,
     report: Report = silent,
 ) -> Certificates:
     """Certify, row by row, how far an input can move before the predicted class may change.
 
     Args:
         model: A classifier in eval mode: [N, ...] to [N, classes], or to one logit, [N] or [N, 1];
-            or any model with one row of outputs, where labels are targets.
+            or any model with one row of outputs, where labels are targets. For texts a function
+            from a list of them to class numbers [n], or to logits [n, classes].
         inputs: [N, ...], floating point; each row is taken as the exact centre of its ball. Rows
             in another precision than the weights are taken in that of the weights, with a warning
-            where that rounds them.
+            where that rounds them. Or a list of texts.
         labels: [N] or [N, 1], class numbers, as a tensor, array or list; or floating-point targets,
             [N] or [N, outputs], for which only `output_change` and `loss_change` promise something.
         norm: Norm of the distance between inputs: 1, 2 or inf; or "l1", "l2", "linf".
         method: `global` (one constant for all rows), `local` (bounds on a ball around each row)
-            or `auto`, the larger radius of the two, row by row.
+            or `auto`, the larger radius of the two, row by row. `smoothing` is about another model:
+            what this one says most often under noise, with a confidence.
         semantics: What the claim is about. `real`: the exact real function of the stored weights.
             `float32`: the network as executed in float32, on float32 inputs, in whatever order
             sums are taken.
@@ -81,6 +95,14 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
         onehot: Groups of entries of the flattened row, by their numbers, as [[0, 1, 2], [5, 6]]: in
             each one entry is 1 and the others are 0, in rows that moved too. Every change of
             categories within reach is certified by itself, up to 4096 of them a row.
+        noise: For smoothing: `holdfast.Deletion(p)` for edits of texts, `Gaussian(sigma)` for the
+            l2 distance of numbers, `Uniform(lam)` for l1; the distance is the noise's own.
+        epsilon: For smoothing: the distance that is asked about; a row is done when its samples say
+            whether it is certified there, often after few of them. None for all samples of every
+            row, as in the literature, with somewhat larger radii.
+        samples: For smoothing: how many samples of a row are counted at most.
+        confidence: For smoothing: of the claim about each row.
+        seed: For smoothing: of the draws; with it, a row's samples depend on its content alone.
         report: Called with the progress.
 
     Returns:
@@ -109,7 +131,12 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
     >>> certificates.reason
     ('certified', 'tie')
     """
-    model, moves = check_model(model), Moves(free, scale, onehot)
+    moves = Moves(free, scale, onehot)
+    if method == "smoothing" or noise is not None:
+        how = SmoothingOptions(noise, epsilon, samples, confidence, seed)  # pyright: ignore[reportArgumentType]
+        _check_plain(how, norm, method, semantics, moves)
+        return certify_smoothed(model, inputs, labels, how, check_threshold(threshold), report)
+    model = check_model(model)
     options = CertifyOptions(norm, method, semantics, threshold, moves)
     with with_gradients():
         inputs = fit_inputs(check_inputs(inputs), model)
@@ -123,6 +150,25 @@ def certify(  # noqa: PLR0913 - the signature is the contract's
             warn_of(misleading(graph, (inputs, labels), options.threshold, moves))
             warn_of(uneven_advice(uneven(inputs, moves)))
             return found
+
+
+def _check_plain(
+    how: SmoothingOptions, norm: object, method: str, semantics: str, moves: Moves
+) -> None:
+    """Refuse what smoothing does not do.
+
+    Raises:
+        InvalidInput: When the norm is not the noise's, or another option is given.
+    """
+    if method != "smoothing":
+        raise InvalidInput("method", shown(method), "'smoothing', where there is noise")
+    if check_norm(norm) not in (2.0, how.noise.norm):
+        wanted = f"the distance of {how.noise} (linf radii are l2 radii by the root of the entries)"
+        raise InvalidInput("norm", shown(norm), wanted)
+    if semantics != "real":
+        raise InvalidInput("semantics", shown(semantics), "none, for smoothing")
+    if moves.free is not None or moves.scale is not None or moves.onehot:
+        raise InvalidInput("free, scale, onehot", "some", "none, for smoothing")
 
 
 def certify_graph(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from holdfast.certificates.float32 import EXECUTION
 from holdfast.graph.replay import BATCH_SIZES
 from holdfast.moves import Moves
+from holdfast.smoothing.options import SmoothingOptions
 from holdfast.types import norm_name
 
 
@@ -35,4 +36,16 @@ def guarantee(norm: float, semantics: str, moves: Moves, reasons: Sequence[str])
     return (
         f"Every {inputs} {near} `radius` of a certified row has the same largest logit as the row, "
         f"its label's, for the {meaning}; {ending}"
+    )
+
+
+def smoothed_guarantee(options: SmoothingOptions) -> str:
+    """Return what radii of a smoothed model claim."""
+    noise, alpha = options.noise, options.alpha
+    return (
+        f"The smoothed model answers what the model says most often to copies with {noise}. To "
+        f"every {noise.within} that is certified it gives the label, with a confidence of "
+        f"{float(1 - alpha):.6g} for each row by itself: about {1000 * float(alpha):g} in 1000 "
+        "certified rows may be wrong. Nothing is said about the model without noise, and the "
+        "generator's numbers are taken to be as random as the noise is meant to be."
     )

@@ -246,7 +246,8 @@ def _fields(document: dict[str, Any], column: str) -> dict[str, Any]:
     fixed = ("format", "digest", "rows", "proof", "assumptions", "citations")
     fields = {name: value for name, value in document.items() if name not in fixed}
     fields["norm"] = norms.get(str(fields["norm"]), fields["norm"])
-    return fields | {name: rows[name] for name in PER_ROW} | {"radius": rows[column]}
+    fields |= {name: rows[name] for name in PER_ROW} | {"radius": rows[column]}
+    return fields | {"smoothing": None}
 
 
 def _read(path: Path) -> dict[str, Any]:

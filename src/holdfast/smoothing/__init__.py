@@ -1,0 +1,1 @@
+"""Certificates with a confidence, from running a model on randomly disturbed inputs."""
