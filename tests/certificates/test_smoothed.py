@@ -169,9 +169,9 @@ def test_ctrl_c_keeps_the_rows_that_are_done():
             raise KeyboardInterrupt
         return says(some)
 
-    with pytest.warns(holdfast.HoldfastWarning, match="interrupted: .* of 400 rows"):
+    with pytest.warns(holdfast.HoldfastWarning, match="stopped: .* of 400 rows"):
         found = smoothed(stopping, texts, labels, Deletion(0.7), epsilon=1, samples=1000)
-    assert found.counts()["interrupted"] >= 144 and found.counts()["certified"] > 20
+    assert found.counts()["stopped"] >= 144 and found.counts()["certified"] > 20
     assert found.coherent()
 
 

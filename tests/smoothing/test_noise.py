@@ -8,7 +8,7 @@ from functools import cache
 import mpmath
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from holdfast import Deletion, Gaussian, InvalidInput, Uniform
@@ -105,6 +105,7 @@ def test_the_numbers_of_the_documentation():
 
 
 @settings(deadline=None)
+@example(0.375, 1 - 2**-52)
 @given(st.floats(1e-3, 1e3), PROBABILITIES)
 def test_radii_of_numbers_never_exceed_the_exact_ones_and_come_near(size, p_lower):
     with mpmath.workprec(200):

@@ -21,9 +21,7 @@ def guarantee(norm: float, semantics: str, moves: Moves, reasons: Sequence[str])
     sizes = ", ".join(str(size) for size in BATCH_SIZES)
     tried = f"the captured graph did as the model does in batches of {sizes} rows like the first"
     near, ending = f"within {norm_name(norm)} distance", f"{moves.meaning}{tried}."
-    if left := reasons.count("stopped"):
-        done = len(reasons) - left
-        ending += f" Stopped: {done} of {len(reasons)} rows; nothing is claimed about the others."
+    ending += _stopped(reasons)
     if not semantics:
         return (
             f"W{near[1:]} epsilon of a row no output moves further than "
@@ -39,8 +37,13 @@ def guarantee(norm: float, semantics: str, moves: Moves, reasons: Sequence[str])
     )
 
 
-def smoothed_guarantee(options: SmoothingOptions) -> str:
-    """Return what radii of a smoothed model claim."""
+def smoothed_guarantee(options: SmoothingOptions, reasons: Sequence[str]) -> str:
+    """Return what radii of a smoothed model claim.
+
+    Args:
+        options: Noise and confidence.
+        reasons: Of the rows.
+    """
     noise, alpha = options.noise, options.alpha
     return (
         f"The smoothed model answers what the model says most often to copies with {noise}. To "
@@ -48,4 +51,13 @@ def smoothed_guarantee(options: SmoothingOptions) -> str:
         f"{float(1 - alpha):.6g} for each row by itself: about {1000 * float(alpha):g} in 1000 "
         "certified rows may be wrong. Nothing is said about the model without noise, and the "
         "generator's numbers are taken to be as random as the noise is meant to be."
+        f"{_stopped(reasons)}"
     )
+
+
+def _stopped(reasons: Sequence[str]) -> str:
+    """Return a sentence about rows that were not done with, where there are any."""
+    done = len(reasons) - reasons.count("stopped")
+    if done == len(reasons):
+        return ""
+    return f" Stopped: {done} of {len(reasons)} rows; nothing is claimed about the others."

@@ -93,7 +93,7 @@ def certify_smoothed(
         method=("smoothing",) * len(rows),
         norm=options.noise.norm,
         semantics="smoothed",
-        guarantee=smoothed_guarantee(options),
+        guarantee=smoothed_guarantee(options, fields["reason"]),
         fingerprint=weights_hash(model) if isinstance(model, nn.Module) else "",
         constant=math.inf,
         classes=known,
@@ -104,9 +104,7 @@ def certify_smoothed(
     )
 
 
-def _fields(
-    found: Tally, votes: Votes, labels: Tensor, finite: Tensor
-) -> dict[str, Tensor | tuple[str, ...]]:
+def _fields(found: Tally, votes: Votes, labels: Tensor, finite: Tensor) -> dict[str, Any]:
     """Return radii, margins, predicted classes and reasons."""
     p_lower, radius = votes.p_lower, votes.radius
     reasons = []
@@ -115,7 +113,7 @@ def _fields(
         if not finite[k]:
             reason = "not_finite"
         elif not found.finished[k] and not radius[k] > 0:
-            reason = "interrupted"
+            reason = "stopped"
         elif chosen != label:
             reason = "misclassified" if chosen >= 0 else "tie"
         elif radius[k] > 0:
@@ -137,7 +135,8 @@ def _warn(options: SmoothingOptions, found: Tally) -> None:
         warn_of([f"noise: {options.noise} certifies no edit, of any text: p must be above 1/2"], 5)
     if not all(found.finished):
         left = found.finished.count(False)
-        warn_of([f"interrupted: {left} of {len(found.finished)} rows are not done"], 5)
+        done = f"stopped: {len(found.finished) - left} of {len(found.finished)} rows"
+        warn_of([f"{done}; the others have the radius that their samples show by now, or 0"], 5)
 
 
 def _texts(inputs: object) -> tuple[list[str], list[bytes], Tensor]:
@@ -147,6 +146,8 @@ def _texts(inputs: object) -> tuple[list[str], list[bytes], Tensor]:
         InvalidInput: When they are no texts, or none.
     """
     wanted = "a list of texts, for holdfast.Deletion"
+    if not isinstance(inputs, Sequence | Tensor) and hasattr(inputs, "tolist"):
+        inputs = inputs.tolist()  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(inputs, str | Tensor) or not isinstance(inputs, Sequence):
         raise InvalidInput("inputs", shown(inputs), wanted)
     odd = [text for text in inputs if not isinstance(text, str)]
