@@ -37,7 +37,7 @@ class Certificates(RowResult, ChartedResult):
         reason: Per row: `certified`, `misclassified`, `tie`, `within_rounding`, `not_finite`,
             `unbounded_constant`, `not_bounded`, `may_overflow`, `no_class`, `not_proved`,
             `stopped`; of a smoothed model also `abstained` (no majority is shown) and
-            `under_one_edit` (one is, but not for one edit); every radius of 0 has one that says why.
+            `under_one_edit` (one is, for less than one edit); every radius of 0 has one.
         method: Per row: what gave the radius, `global` or `local`; `enumeration` where a change of
             categories alone ends it.
         norm: 1, 2 or inf; 0 for the edit distance of texts.

@@ -72,7 +72,7 @@ class _Row:
         self.generator = Generator()
         self.chosen, self.finished = -1, False
         # Votes and samples change in one step, so that Ctrl-C never falls between them.
-        self.counts = (0, 0)
+        self.counts: tuple[int, int] = (0, 0)
 
 
 def row_seed(seed: int, content: bytes) -> int:
