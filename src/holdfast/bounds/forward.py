@@ -32,6 +32,7 @@ from holdfast.bounds.forms import (
     widened,
     wire,
 )
+from holdfast.bounds.halfspaces import HalfSpaces
 from holdfast.bounds.regions import middle_form
 from holdfast.graph.comparisons import NOT_WRITTEN
 from holdfast.graph.ir import Graph, Node
@@ -39,7 +40,7 @@ from holdfast.graph.running import factor_underflow
 from holdfast.graph.running import offset as added_by
 from holdfast.graph.walk import Reading, execute, read, uncovered
 from holdfast.ops import OPS, Kind, rules
-from holdfast.rounding import SMALLEST, UNIT, gamma, lengths_up, rows_up
+from holdfast.rounding import SMALLEST, UNIT, gamma, lengths_up, next_down, rows_up
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,21 @@ class Kink:
 
     Attributes:
         gap: The values whose sign decides.
+        low: [R, ...], lower ends of these.
+        high: [R, ...], upper ends.
         open: [R, ...], which units may be on either side.
         reach: [R, ...], half the difference of the slopes where a unit is open, with a gradient.
     """
 
     gap: Forms
+    low: Tensor
+    high: Tensor
     open: Tensor
     reach: Tensor
 
     def sides(self) -> Tensor:
         """Return where each unit is in a whole box, [R, units]: -1, 1 or 0 (on either side)."""
-        low, high = (flat_rows(end) for end in self.gap.range())
+        low, high = flat_rows(self.low), flat_rows(self.high)
         left = (low < 0.0) & (high <= 0.0)
         return (low >= 0.0).to(torch.int8) - left.to(torch.int8)
 
@@ -95,7 +100,14 @@ class Forward:
         self._reading = Reading("affine forms", table, NOT_WRITTEN, constants=True)
         self.covers = not uncovered(self.graph, self._reading)
 
-    def read(self, low: Tensor, high: Tensor, moving: Tensor, held: Held) -> Forms:
+    def read(
+        self,
+        low: Tensor,
+        high: Tensor,
+        moving: Tensor,
+        held: Held,
+        within: HalfSpaces | None = None,
+    ) -> Forms:
         """Return the outputs over boxes.
 
         Args:
@@ -103,8 +115,9 @@ class Forward:
             high: Same shape; equal to `low` but for the moving entries.
             moving: [d], places of these in the flattened input.
             held: Units that are held on one side of their kink.
+            within: What of the boxes is meant; all of them without.
         """
-        self._held, self.kinks, self._moves = held, {}, len(moving)
+        self._held, self._within, self.kinks, self._moves = held, within, {}, len(moving)
         entry = self.graph.perturbed_input
         middle, radius = middle_form(low, high)
         unit = torch.zeros(len(moving), low[0].numel(), dtype=torch.float64)
@@ -141,15 +154,15 @@ class Forward:
         jacobian = _folded(linear, x.jacobian)
         lost = rows_up(x.error + 2.0 * gamma(count) * x.size(), d + 4)
         blur = rows_up(x.reach + 2.0 * gamma(count) * x.jacobian.abs(), 4)
-        sizes = x.size(), x.jacobian.abs().sum(1), x.length
-        under = [factor_underflow(node, size) for size in sizes]
+        under = factor_underflow(node, x.size()), factor_underflow(node, x.jacobian.abs().sum(1))
+        longer = factor_underflow(node, x.length)
         room = (d + 4.0) * count * SMALLEST
         error = rows_up(absolute(lost) + added + under[0] + room, count)
         reach = _folded(absolute, blur)
         if isinstance(under[1], Tensor):
             reach = reach + under[1][:, None]
         reach = rows_up(reach + room, count)
-        length = rows_up(absolute(x.length) + under[2] + room, count)
+        length = rows_up(absolute(x.length) + longer + room, count)
         length = torch.minimum(length, self._longest(jacobian, reach))
         return Forms(moved[:, 0] + offset, moved[:, 1:], error, jacobian, reach, length)
 
@@ -208,7 +221,7 @@ class Forward:
         self, node: Node, gap: Forms, left: Tensor, right: Tensor
     ) -> tuple[tuple[Tensor, Tensor], "Line"]:
         """Return the slopes of units, as a middle and a reach, and a line beside each."""
-        low, high = gap.range()
+        low, high = self._range(gap)
         right_of, left_of = low >= 0.0, (low < 0.0) & (high <= 0.0)
         least, most = (
             self._on_sides(node, left, right, end.where(~right_of, right).where(~left_of, left))
@@ -217,8 +230,32 @@ class Forward:
         is_open = least < most
         middle, reach = middle_form(least, most)
         reach = reach.requires_grad_()
-        self.kinks[node.name] = Kink(gap, is_open, reach)
+        self.kinks[node.name] = Kink(gap, low, high, is_open, reach)
         return (middle, reach), chord((left, right), (low, high), (least, most))
+
+    def _range(self, gap: Forms) -> tuple[Tensor, Tensor]:
+        """Return bounds of values, those that may have either sign by the half-spaces as well."""
+        low, high = gap.range()
+        if self._within is None:
+            return low, high
+        count, shape = len(self._within.slope), low.shape[1:]
+        low, high = (flat_rows(end).expand(count, -1).clone() for end in (low, high))
+        parts, places = ((low < 0.0) & (high > 0.0)).nonzero(as_tuple=True)
+        with torch.no_grad():
+            slope = flat_rows(gap.slope, 2).expand(count, -1, -1)[parts, :, places]
+            center, error = (
+                flat_rows(part).expand(count, -1)[parts, places] for part in (gap.center, gap.error)
+            )
+            error = torch.where(center.isfinite(), error, torch.inf)
+            bottom, top = (
+                next_down(
+                    next_down(sign * center + self._within.least(sign * slope, parts)) - error
+                )
+                for sign in (1.0, -1.0)
+            )
+        low[parts, places] = torch.fmax(low[parts, places], bottom)
+        high[parts, places] = torch.fmin(high[parts, places], -top)
+        return low.reshape(count, *shape), high.reshape(count, *shape)
 
     def _on_sides(self, node: Node, left: Tensor, right: Tensor, slopes: Tensor) -> Tensor:
         """Put the slopes of held units in place of others."""

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from holdfast.batches import flat_rows
 from holdfast.bounds.forward import Forward
-from holdfast.bounds.regions import Regions
+from holdfast.bounds.halfspaces import HalfSpaces
+from holdfast.bounds.regions import Regions, middle_form
 from holdfast.brackets.branching.cells import Limits, Room, look_between
 from holdfast.brackets.branching.jacobian import norm_uppers, steepest
 from holdfast.brackets.branching.rationals import RationalRow
@@ -168,8 +169,9 @@ class _Boxes:
         low = torch.stack([part.low for part in parts]).reshape(shape)
         high = torch.stack([part.high for part in parts]).reshape(shape)
         held = held_units([part.held for part in parts])
+        within = self._half_spaces(parts)
         with torch.enable_grad():
-            out = self.forward.read(low, high, self.moving, held)
+            out = self.forward.read(low, high, self.moving, held, within)
         jacobian, reach = (flat_rows(part, 2).mT for part in (out.jacobian, out.reach))
         jacobian, reach = (part.expand(len(parts), *part.shape[1:]) for part in (jacobian, reach))
         with torch.no_grad():
@@ -191,6 +193,19 @@ class _Boxes:
             sides = choices.sides_of(k, part.held)
             opened = _Open(part, sides, jacobian[k].detach(), axis, unit)
             self._push(bounds[k], opened)
+
+    def _half_spaces(self, parts: Sequence[_Part]) -> HalfSpaces | None:
+        """Return what the walls leave of the boxes of parts."""
+        most, d = max(len(part.walls) for part in parts), len(self.moving)
+        if not most:
+            return None
+        rows = torch.zeros(len(parts), most, d + 1, dtype=torch.float64)
+        for k, part in enumerate(parts):
+            for i, row in enumerate(part.walls.values()):
+                rows[k, i] = row.nearest
+        ends = ([end[self.moving] for end in (part.low, part.high)] for part in parts)
+        low, high = (torch.stack(end) for end in zip(*ends, strict=True))
+        return HalfSpaces.of(rows, *middle_form(low, high))
 
     def _push(self, bound: float, opened: _Open) -> None:
         """Keep a part; of equal bounds, up to rounding, the latest goes first, to get to an end."""

@@ -3,8 +3,11 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import torch
+from torch import Tensor
 
 Integers = np.ndarray
 """One-dimensional, of Python integers (dtype object)."""
@@ -44,6 +47,11 @@ class RationalRow:
         """Return the sum of two rows of one length."""
         (left, right), bottom = aligned((self, other))
         return RationalRow(left + right, bottom)
+
+    @cached_property
+    def nearest(self) -> Tensor:
+        """The numbers rounded to nearest, as `floats`."""
+        return torch.tensor(self.floats(), dtype=torch.float64)
 
     def floats(self) -> list[float]:
         """Return the numbers rounded to nearest; all infinite where one is beyond float64."""
