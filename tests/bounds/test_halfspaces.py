@@ -59,8 +59,9 @@ def test_bounds_are_those_of_linear_programs(walls: int) -> None:
         exact.append(linprog(slope[k].numpy(), *tight, bounds=[(-1.0, 1.0)] * 3).fun)
     assert (least >= box - 1e-9).all()
     assert (least <= np.array(exact) + 1e-9).all()
-    # One multiplier after the other finds the best of one, and mostly that of several.
-    assert (np.array(exact) - least <= 1e-9).sum() >= (6 if walls == 1 else 4)
+    # One multiplier after the other finds the best of one, and most of what several give.
+    lost, gained = np.array(exact) - least, np.array(exact) - box
+    assert lost.sum() <= (1e-9 if walls == 1 else 0.5 * gained.sum())
 
 
 def test_what_is_not_finite_says_nothing() -> None:

@@ -154,13 +154,14 @@ class Forward:
         jacobian = _folded(linear, x.jacobian)
         lost = rows_up(x.error + 2.0 * gamma(count) * x.size(), d + 4)
         blur = rows_up(x.reach + 2.0 * gamma(count) * x.jacobian.abs(), 4)
-        under = factor_underflow(node, x.size()), factor_underflow(node, x.jacobian.abs().sum(1))
-        longer = factor_underflow(node, x.length)
+        under, turned, longer = (
+            torch.as_tensor(factor_underflow(node, size), dtype=torch.float64)
+            for size in (x.size(), x.jacobian.abs().sum(1), x.length)
+        )
         room = (d + 4.0) * count * SMALLEST
-        error = rows_up(absolute(lost) + added + under[0] + room, count)
+        error = rows_up(absolute(lost) + added + under + room, count)
         reach = _folded(absolute, blur)
-        if isinstance(under[1], Tensor):
-            reach = reach + under[1][:, None]
+        reach = reach + (turned[:, None] if turned.dim() else turned)
         reach = rows_up(reach + room, count)
         length = rows_up(absolute(x.length) + longer + room, count)
         length = torch.minimum(length, self._longest(jacobian, reach))
