@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from holdfast.norms import conv as of_conv
 from holdfast.norms.conv import conv_transpose_upper, conv_upper
 from holdfast.ops.geometry import ConvGeometry, conv, conv_transpose
 
@@ -45,6 +46,22 @@ def test_never_below_the_dense_operator(case) -> None:
     weight, geometry, size, channels = case
     matrix = dense(lambda x: conv(x, weight, None, geometry), channels, size)
     assert conv_upper(weight, geometry, size) >= float(torch.linalg.matrix_norm(matrix, 2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wherever_frequencies_are_cut_the_bound_is_the_same(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(seed)
+    weight = torch.randn(40, 36, 3, 3, dtype=torch.float64)
+    geometry = ConvGeometry((2, 1), ((1, 1), (1, 1)), (1, 1))
+    matrix = dense(lambda x: conv(x, weight, None, geometry), 36, [6, 5])
+    true = float(torch.linalg.matrix_norm(matrix, 2))
+    whole = conv_upper(weight, geometry, [6, 5])
+    monkeypatch.setattr(of_conv, "_at_once", lambda kernel, axes: 2)
+    cut = conv_upper(weight, geometry, [6, 5])
+    assert true <= min(whole, cut)
+    assert max(whole, cut) <= min(whole, cut) * (1.0 + 1e-8)
 
 
 @given(convolutions(modes=("constant",)))

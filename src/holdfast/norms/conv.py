@@ -13,7 +13,7 @@ the smaller bound: on small images several grids are tried, each also moved by h
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +56,9 @@ def conv_upper(weight: Tensor, geometry: ConvGeometry, size: Sequence[int]) -> f
     if kernel[0, 0].numel() == 1:  # one matrix for all pixels that are read
         norm = max(spectral_upper(group.flatten(1)) for group in groups)
     else:
-        norm = max(_symbol_upper(group, _best_grid(group, axes)) for group in groups)
+        # Taps first, [*taps, out, in]: some of them are then one piece of memory.
+        kernels = [group.movedim((0, 1), (-2, -1)).contiguous() for group in groups]
+        norm = max(_symbol_upper(kernel, _best_grid(kernel, axes)) for kernel in kernels)
     return mul_up(ldexp_up(norm, exponent), sqrt_up(float(copies)))
 
 
@@ -163,7 +165,7 @@ def _best_grid(kernel: Tensor, axes: Sequence[_Axis]) -> Sequence[_Axis]:
     """Return the axes with the grid that promises the smallest bound; every grid gives one."""
     count, columns = math.prod(axis.grid for axis in axes), _columns(kernel, axes)
     # Comparing grids pays for up to so many frequencies, and numbers of the symbol.
-    heavy = count > 1024 or count * kernel.shape[0] * columns > 2**20
+    heavy = count > 1024 or count * kernel.shape[-2] * columns > 2**20
     if heavy or all(axis.wraps for axis in axes):
         return axes
     grids = [
@@ -176,61 +178,79 @@ def _best_grid(kernel: Tensor, axes: Sequence[_Axis]) -> Sequence[_Axis]:
 
 def _columns(kernel: Tensor, axes: Sequence[_Axis]) -> int:
     """Return the number of columns of the symbol."""
-    return kernel.shape[1] * math.prod(axis.phases for axis in axes)
+    return kernel.shape[-1] * math.prod(axis.phases for axis in axes)
 
 
 def _symbol_estimate(kernel: Tensor, axes: Sequence[_Axis]) -> float:
-    """Return about the largest singular value of the symbol, by power iteration."""
-    worst = 0.0
-    for part in _frequencies(kernel, axes):
-        symbol = _symbol(kernel, axes, part)
-        vector = torch.ones(len(part), symbol.shape[2], 1, dtype=torch.complex128)
-        length = torch.ones(())
-        for _ in range(30):  # enough to tell grids apart
-            vector = symbol.mH @ (symbol @ vector)
-            length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
-            vector = vector / length.clamp(min=1e-300)
-        worst = max(worst, float(length.max()))
-    return worst
+    """Return about the largest singular value of the symbol."""
+    parts = _frequencies(kernel, axes).split(_at_once(kernel, axes))
+    # 30 steps are enough to tell grids apart.
+    return max(float(_sizes(_symbol(kernel, axes, part), 30).max()) for part in parts)
 
 
-def _frequencies(kernel: Tensor, axes: Sequence[_Axis]) -> Iterator[Tensor]:
-    """Yield all frequencies but those whose negatives have come, [f, d], some at a time.
+def _sizes(symbol: Tensor, steps: int) -> Tensor:
+    """Return about the largest singular value at each frequency, by power iteration, [f]."""
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(symbol.shape[1], 1, generator=generator).to(symbol.dtype)
+    vector, length = vector.expand(len(symbol), -1, 1), torch.ones(())
+    for _ in range(steps):
+        vector = symbol @ (vector.mH @ symbol).mH  # conjugates vectors, never the matrices
+        length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+        vector = vector / length.clamp(min=1e-30)
+    return length.flatten().sqrt()
+
+
+def _frequencies(kernel: Tensor, axes: Sequence[_Axis]) -> Tensor:
+    """Return all frequencies but those whose negatives are there, [f, d].
 
     The symbol at -w is the conjugate of that at w.
     """
     ranges = [*[axis.frequencies() for axis in axes[:-1]], axes[-1].frequencies(half=True)]
-    # 64 MB of complex numbers are held at once.
-    chunk = max(1, 2**22 // (kernel.shape[0] * _columns(kernel, axes)))
-    yield from torch.cartesian_prod(*map(torch.tensor, ranges)).reshape(-1, len(axes)).split(chunk)
+    return torch.cartesian_prod(*map(torch.tensor, ranges)).reshape(-1, len(axes))
+
+
+def _at_once(kernel: Tensor, axes: Sequence[_Axis]) -> int:
+    """Return at how many frequencies the symbol is evaluated at once.
+
+    These are 16 MB: what is larger does not fit into caches, and takes twice the time.
+    """
+    return max(1, 2**20 // (kernel.shape[-2] * _columns(kernel, axes)))
 
 
 def _symbol_upper(kernel: Tensor, axes: Sequence[_Axis]) -> float:
     """Bound the largest singular value of the symbol [out, in * phases] over all frequencies."""
+    frequencies, few = _frequencies(kernel, axes), _at_once(kernel, axes)
+    short = torch.complex64
+    parts = [_sizes(_symbol(kernel, axes, part).to(short), 8) for part in frequencies.split(few)]
+    # Once the largest is bounded, the others need only be told not to be above it.
+    order = torch.cat(parts).argsort(descending=True)
     worst = 0.0
-    for part in _frequencies(kernel, axes):
+    for part in (frequencies[order[:1]], *frequencies[order[1:]].split(few)):
         worst = max(worst, spectral_upper(_symbol(kernel, axes, part), floor=worst))
     return up(worst + _symbol_error(kernel, axes))
 
 
 def _symbol(kernel: Tensor, axes: Sequence[_Axis], frequencies: Tensor) -> Tensor:
     """Evaluate the symbol at frequencies [f, d]: result [f, out, in * phases], complex128."""
-    out, channels = kernel.shape[:2]
-    blocks = []
-    for residue in itertools.product(*[range(axis.phases) for axis in axes]):
+    out, channels = kernel.shape[-2:]
+    shape = (len(frequencies), out, _columns(kernel, axes) // channels, channels, 2)
+    symbol = torch.zeros(shape, dtype=torch.float64)
+    for phase, residue in enumerate(itertools.product(*[range(axis.phases) for axis in axes])):
         chosen = [
-            [k for k, (phase, _) in enumerate(axis.taps) if phase == r]
+            [k for k, (of_tap, _) in enumerate(axis.taps) if of_tap == r]
             for axis, r in zip(axes, residue, strict=True)
         ]
         if not all(chosen):
-            blocks.append(torch.zeros(len(frequencies), out, channels, dtype=torch.complex128))
             continue
-        block = kernel.to(torch.complex128)
+        block = kernel
         for dim, taps in enumerate(chosen):
-            block = block.index_select(2 + dim, torch.tensor(taps))
+            if len(taps) < block.shape[dim]:
+                block = block.index_select(dim, torch.tensor(taps))
+        taps = block.reshape(-1, out * channels)
         waves = _waves(axes, chosen, frequencies)
-        blocks.append(torch.einsum("ft,oct->foc", waves, block.flatten(2)))
-    return torch.cat(blocks, dim=-1)
+        for part, wave in enumerate((waves.real, waves.imag)):
+            symbol[:, :, phase, :, part] = (wave @ taps).reshape(-1, out, channels)
+    return torch.view_as_complex(symbol).flatten(2)
 
 
 def _waves(axes: Sequence[_Axis], chosen: Sequence[list[int]], frequencies: Tensor) -> Tensor:
@@ -253,9 +273,9 @@ def _symbol_error(kernel: Tensor, axes: Sequence[_Axis]) -> float:
     waves of the axes are multiplied (4 roundings each), and the taps are summed. Where the kernel
     underflows, in a product or when it was scaled, an entry loses a few `TINY` for each tap.
     """
-    taps = kernel[0, 0].numel()
+    taps = kernel.shape[:-2].numel()
     per_tap = mul_up(len(axes) * 34.0 * UNIT, 1.01) + gamma(4 * (taps + 4))
-    total = kernel.abs().flatten(2).sum(-1) * (1.0 + 2.0 * gamma(taps + 2))
+    total = kernel.abs().flatten(0, -3).sum(0) * (1.0 + 2.0 * gamma(taps + 2))
     # Each tap belongs to one phase, so the blocks' errors add up to one such matrix per phase.
     underflow = 16.0 * kernel.numel() * TINY
     return add_up(mul_up(2.0 * per_tap, frobenius_up(total)), underflow)

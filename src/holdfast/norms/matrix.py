@@ -31,7 +31,7 @@ def spectral_upper(matrices: Tensor, floor: float = 0.0) -> float:
 
     Args:
         matrices: Shape [..., m, n], float64 or complex128; their entries are taken as exact.
-        floor: A norm below this need not be told from it, which is faster.
+        floor: A norm below this need not be told from it, which is faster where most are below.
 
     Returns:
         A number at least as large as every spectral norm, typically 1e-11 above the largest or
@@ -109,7 +109,7 @@ def _gram_upper(stack: Tensor, floor: float) -> float:
     if size <= floor:
         return size  # the square of the Frobenius norm is a bound as well
     product_error = up(gamma(per_term * (n + 2)) * size) + per_term * m * n * TINY
-    guess = _largest_eigenvalue(stack, gram, floor)
+    guess = floor if floor > 0.0 else _largest_eigenvalue(stack, gram)
     if not math.isfinite(guess):
         return size
     step = max(product_error, per_term * m * UNIT * guess, n * m * TINY)
@@ -127,9 +127,9 @@ def _gram_upper(stack: Tensor, floor: float) -> float:
         if bool(done.any()):
             residual = factor_residual_upper(shifted[done], factor[done])
             worst = max(worst, up(c + up(residual + product_error)))
-        pending = pending[~done]
+        pending, stack = pending[~done], stack[~done]
         # The guess comes from some of the matrices: others may have larger eigenvalues.
-        larger = float(_eigenvalues(pending).max())
+        larger = _largest_eigenvalue(stack, pending)
         slack = slack if larger > guess else 30.0 * slack
         guess = max(guess, larger)
     return size
@@ -143,19 +143,14 @@ def _eigenvalues(gram: Tensor) -> Tensor:
         return torch.full(gram.shape[:1], math.nan, dtype=torch.float64)
 
 
-def _largest_eigenvalue(stack: Tensor, gram: Tensor, floor: float) -> float:
-    """Guess the largest eigenvalue of A A^H from those matrices that power iteration favours.
+def _largest_eigenvalue(stack: Tensor, gram: Tensor) -> float:
+    """Guess the largest eigenvalue of A A^H from the matrix that power iteration favours.
 
     Args:
         stack: A, [k, m, n].
         gram: A A^H, lower triangles.
-        floor: A smaller one need not be known.
-
-    Returns:
-        The guess, at least `floor`.
     """
-    few = 2
-    if len(gram) > few and gram.shape[-1] >= 32:
+    if len(gram) > 1 and gram.shape[-1] >= 32:
         short = stack.to(torch.complex64 if stack.is_complex() else torch.float32)
         generator = torch.Generator().manual_seed(0)
         vector = torch.randn(gram.shape[-1], 1, generator=generator).to(short.dtype)
@@ -164,10 +159,8 @@ def _largest_eigenvalue(stack: Tensor, gram: Tensor, floor: float) -> float:
             vector = short @ (vector.mH @ short).mH  # conjugates vectors, never the matrices
             length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
             vector = vector / length.clamp(min=1e-30)
-        if float(length.max()) < 0.9 * floor:
-            return floor
-        gram = gram[length.flatten().topk(few).indices]
-    return max(float(_eigenvalues(gram).max()), floor)
+        gram = gram[length.flatten().argmax()][None]
+    return float(_eigenvalues(gram).max())
 
 
 def _blocks(m: int) -> list[tuple[int, int]]:

@@ -64,8 +64,8 @@ def steepest_pairs(
         finalists = values.argsort(descending=True)[:8]
         pairs = pairs_along(part[finalists], directions[finalists], region)
         for tried, (first, second) in enumerate(pairs):
-            # Without time a pair that proves something is enough, and three that do not.
-            if spent() and (best or tried > 2):
+            # Without time a pair that proves something is enough, and two that do not.
+            if spent() and (best or tried > 1):
                 return
             witness = best_pair(graph, first, second, norm)
             if witness.slope > best:
