@@ -38,7 +38,7 @@ from holdfast.graph.comparisons import NOT_WRITTEN
 from holdfast.graph.ir import Graph, Node
 from holdfast.graph.running import factor_underflow
 from holdfast.graph.running import offset as added_by
-from holdfast.graph.walk import Reading, execute, read, uncovered
+from holdfast.graph.walk import Env, Reading, execute, read, uncovered
 from holdfast.ops import OPS, Kind, rules
 from holdfast.rounding import SMALLEST, UNIT, gamma, lengths_up, next_down, rows_up
 
@@ -108,7 +108,18 @@ class Forward:
         held: Held,
         within: HalfSpaces | None = None,
     ) -> Forms:
-        """Return the outputs over boxes.
+        """Return the outputs over boxes; see `values`."""
+        return self.values(low, high, moving, held, within)[self.graph.output]
+
+    def values(
+        self,
+        low: Tensor,
+        high: Tensor,
+        moving: Tensor,
+        held: Held,
+        within: HalfSpaces | None = None,
+    ) -> Env[Forms]:
+        """Return every node over boxes, by name.
 
         Args:
             low: [R, ...], float64.
@@ -126,7 +137,7 @@ class Forward:
         zero = torch.zeros_like(middle)
         none, length = torch.zeros_like(unit), unit.sum(1)
         start = Forms(middle, unit * radius[:, None], zero, unit, none, length)
-        return read(self.graph, self._reading, {entry.name: start})[self.graph.output]
+        return read(self.graph, self._reading, {entry.name: start})
 
     def _constant(self, node: Node, parts: Sequence[Forms]) -> Forms:
         value = node.params["value"].double()

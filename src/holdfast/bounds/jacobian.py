@@ -18,6 +18,7 @@ from torch import Tensor
 
 from holdfast.batches import flat_rows, groups_last
 from holdfast.bounds.backward import adjoint, adjoint_terms, ungroup
+from holdfast.bounds.few import relaxed_on
 from holdfast.bounds.interval import Interval
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.normalisation import normalisation_range, standardised_on
@@ -86,7 +87,7 @@ def region_constant_upper(graph: Graph, region: Region, norm: float) -> float:
         Unsupported: When an op has no rule on a region, naming every such op.
     """
     with torch.no_grad():
-        relaxed = Relaxed(graph, Regions.of(region))
+        relaxed = relaxed_on(graph, Regions.of(region))
         if not bool(relaxed.defined.all()):
             return math.inf
         reading = _Backward(relaxed)

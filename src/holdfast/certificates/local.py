@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from holdfast.bounds.backward import dot
+from holdfast.bounds.few import relaxed_on
 from holdfast.bounds.float32 import FLUSH, LARGEST, execution_error_within
 from holdfast.bounds.interval import Interval, over
 from holdfast.bounds.linear import Relaxed
@@ -83,7 +84,7 @@ class Balls:
         """
         x, labels = self.inputs, self.labels
         balls = balls_around(x, radius, self.norm, self.units)
-        relaxed = Relaxed(self.graph, balls, outer=outer)
+        relaxed = relaxed_on(self.graph, balls, outer)
         rows = differences(labels, self.graph[self.graph.output].shape[0])
         below = relaxed.below({self.graph.output: rows})
         slope = below.slope

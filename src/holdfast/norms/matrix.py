@@ -149,6 +149,9 @@ def _largest_eigenvalue(stack: Tensor, gram: Tensor) -> float:
     Args:
         stack: A, [k, m, n].
         gram: A A^H, lower triangles.
+
+    Returns:
+        The guess; NaN where there is none.
     """
     if len(gram) > 1 and gram.shape[-1] >= 32:
         short = stack.to(torch.complex64 if stack.is_complex() else torch.float32)
