@@ -342,7 +342,7 @@ def test_files_are_written_where_asked(run, tmp_path):
     code, _, _ = run(f"{GOOD} --out {tmp_path}/c.json")
     assert code == 0
     code, out, _ = run(f"attack {NET} npz:good.npz --out {tmp_path}/a.json")
-    assert code == 0 and "nearest attack" in out
+    assert code == 0 and "nearest (10 %" in out
     assert len(holdfast.Attacks.load(tmp_path / "a.json")) == 12
     code, _, _ = run(f"knowledge {NET} npz:good.npz --layer 0 --layer 2 --out {tmp_path}/k.json")
     assert code == 0

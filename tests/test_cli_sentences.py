@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from rich.cells import cell_len
 from tests.tiny_text import save_classifier, sentences, write_csv
 
 from holdfast import cli
@@ -49,6 +50,15 @@ def test_the_worst_pairs_are_printed_with_their_sentences(run):
         for row in (pair["row"], pair["neighbour"]):
             assert document["rows"][str(row)] == {"text": texts[row]}
             assert texts[row] in " ".join(out.split())
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_a_narrow_terminal_splits_no_word(run, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = run("knowledge hf:tiny csv:t.csv")
+    assert code == 0 and max(map(cell_len, out.splitlines())) <= columns
+    assert {"volatility", "partner", "distance", "sentence", "bert.embeddings"} <= set(out.split())
+    assert any(text in " ".join(out.split()) for text in sentences(40)[0] if len(text) > 20)
 
 
 def test_a_sentence_cannot_command_the_terminal(run, kitchen):

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -24,9 +24,33 @@ if TYPE_CHECKING:
     from holdfast.knowledge_continuity.result import Knowledge
 
 
+class Records(Table):
+    """A table; where a narrow terminal has no room for its columns, a list of its rows."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table as it is, or one small table of titles and values for each row."""
+        wanted, width = (
+            self.__rich_measure__(console, options.update_width(1000)),
+            options.max_width,
+        )
+        # A column of whole words may still be too thin to read; a wide terminal rather splits one.
+        thin = wanted.maximum > width and width < 60
+        split = wanted.minimum > width and width < 80
+        if len(self.columns) == 2 or not (thin or split):
+            yield from super().__rich_console__(console, options)
+            return
+        for place, cells in enumerate(zip(*(column.cells for column in self.columns), strict=True)):
+            record = empty_table("what", "value", header=False)
+            for column, cell in zip(self.columns, cells, strict=True):
+                if cell:
+                    record.add_row(column.header, cell)
+            yield from [Text()] * (place > 0)
+            yield record
+
+
 def empty_table(*titles: str, header: bool = True) -> Table:
     """Return an empty table that folds where the terminal is narrow, and cuts nothing off."""
-    table = Table(box=None, pad_edge=False, show_header=header)
+    table = Records(box=None, pad_edge=False, show_header=header)
     for title in titles:
         table.add_column(title, overflow="fold")
     return table

@@ -123,7 +123,7 @@ def _(result: "Attacks") -> Summary:
         share = formats.percent(result.accuracy_under_attack(result.epsilon))
         facts["right under attack"] = f"{share} within {formats.given(result.epsilon)}"
     else:
-        facts |= _spread("distance", result.distance, formats.at_most, math.ceil, endless="none")
+        facts |= _spread("nearest", result.distance, formats.at_most, math.ceil, endless="none")
     facts["reasons"] = _counts(result.counts())
     norm = norm_name(result.norm)
     note = (
