@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from holdfast.knowledge_continuity.result import Knowledge
     from holdfast.language.attack import TextAttacks
     from holdfast.language.result import SubstitutionCertificates
+    from holdfast.smoothing.votes import Votes
     from holdfast.smoothness.descent import Descent, Smoothness
     from holdfast.smoothness.monitor import DescentMonitor
     from holdfast.sources.models import LoadedModel
@@ -111,6 +112,9 @@ def _(result: "Certificates") -> Summary:
         facts["reasons"] = _counts(result.counts())
     else:
         title = f"Certificates of {rows} with targets: bounds of change in {norm} distance"
+    if result.smoothing is not None:
+        facts |= _smoothed(result.smoothing)
+        return Summary(title, [*facts.items()], result.guarantee)
     facts["methods"] = _counts(_tally(method for method in result.method if method))
     facts["constant"] = f"at most {amount(result.constant, formats.at_most)}, for all inputs"
     return Summary(title, [*facts.items()], result.guarantee)
@@ -334,6 +338,17 @@ def _right(result: "Certificates") -> dict[str, str]:
     if len(result) > 1:
         return {"right": formats.percent(result.clean_accuracy)}
     return {"predicted": f"{int(result.predicted)}, label {int(result.labels)}"}
+
+
+def _smoothed(votes: "Votes") -> dict[str, str]:
+    """Return by what radii are smoothed, and how much it took."""
+    options, drawn = votes.options, votes.drawn
+    middle = f"{int(drawn.sort().values[(len(drawn) - 1) // 2])} of the median row"
+    return {
+        "noise": f"{options.noise}",
+        "confidence": f"{options.confidence:g} for each row by itself",
+        "samples": f"{int(drawn.sum())}, {middle}; at most {options.samples} of a row",
+    }
 
 
 def _audited(document: Mapping[str, Any], subject: Mapping[str, Any]) -> str:
