@@ -23,21 +23,21 @@ from holdfast.ops import Kind
 def relaxed_on(
     graph: Graph, regions: Regions, outer: Mapping[str, Interval] | None = None
 ) -> Relaxed:
-    """Return linear bounds on all values, tightened backwards or, where that is long, forwards.
+    """Return linear bounds on all values, tightened forwards and, where it is not long, backwards.
 
     Args:
         graph: Captured model.
         regions: R regions.
         outer: What `Relaxed.tightened` says on regions that contain these.
     """
-    # About a second for each region; by counting, as proved bounds must not depend on the clock.
-    if _tightening(graph) > 1e10:
-        known = _ranges(graph, regions)
-        if known is not None:
-            for name, part in (outer or {}).items():
-                known[name] = known[name].meet(part.low, part.high) if name in known else part
-            return Relaxed(graph, regions, end=-math.inf, outer=known)
-    return Relaxed(graph, regions, outer=outer)
+    count, end = _tightening(graph), math.inf
+    # A second and minutes for each region; by counting, as bounds must not depend on the clock.
+    known = _ranges(graph, regions) if count > 1e10 else None
+    if known is not None:
+        for name, part in (outer or {}).items():
+            known[name] = known[name].meet(part.low, part.high) if name in known else part
+        outer, end = known, -math.inf if count > 1e12 else end
+    return Relaxed(graph, regions, end, outer)
 
 
 def _tightening(graph: Graph) -> float:
@@ -59,7 +59,7 @@ def _ranges(graph: Graph, regions: Regions) -> dict[str, Interval] | None:
     """Return bounds of all values that move, by affine forms; None where there are none."""
     low, high = regions.box()
     moving = flat_rows(low < high).any(0).nonzero().flatten()
-    if not 1 <= len(moving) <= 12 or not bool(low.isfinite().all() & high.isfinite().all()):
+    if not 1 <= len(moving) <= 32 or not bool(low.isfinite().all() & high.isfinite().all()):
         return None
     forward = Forward(with_pairs(graph.double()), math.inf)
     if not forward.covers:
