@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,13 @@ def layer_normal():
 
 def double():
     return net().double()
+
+class Flat(nn.Linear):
+    def forward(self, x):
+        return 0.0 * super().forward(x)
+
+def flat():
+    return Flat(4, 3).eval()
 
 def number():
     return 3
@@ -248,6 +256,16 @@ BAD = {
     "ls nowhere": "folder: got 'nowhere', wanted a folder",
     "report factories.py": "runs: got 'factories.py' (Expecting value",
     "nonsense": 'Unknown command "nonsense"',
+    "certify nope csv:t.csv?target=c --fail-under 1": "fail-under: got targets in 'csv:t.c",
+    "certify nope csv:t.csv?target=c --attack": "wanted classes, one of which an attack",
+    "attack nope npz:t.npz?rows=3&target=c": "data: got targets in 'npz:t.npz?rows=3&target=c'",
+    "audit nope csv:t.csv?target=c": "wanted classes: an audit counts right answers; for targets",
+    "knowledge nope csv:t.csv --free a": "free: got 'a', wanted none: knowledge compares",
+    "descent nope csv:t.csv --scale auto": "scale: got 'auto', wanted none: a training step moves",
+    "descent nope csv:t.csv --onehot a": "onehot: got list, wanted none: a training step moves the",
+    f"attack {NET} npz:good.npz --seed -1": "seed: got -1, wanted a whole number, at least 0 and",
+    f"lipschitz {NET} npz:good.npz --seed -1": "seed: got -1, wanted a whole number, at least 0",
+    f"{AUDIT} --seed -1": "seed: got -1, wanted a whole number, at least 0 and below 2**63",
     "certify": 'Command "certify" parameter --model requires an argument',
     "doctor more": "Unused Tokens: ['more']",
 }
@@ -293,8 +311,28 @@ def test_json_is_one_document_and_nothing_else(run, line, keys):
     assert keys <= set(document)
     assert document["verb"] == line.split()[0] and document["seconds"] >= 0
     assert document.get("norm", "l2") in ("l1", "l2", "linf")
-    undocumented = set(document) - documented("every verb") - documented(document["verb"])
+    said = set(document) if document["verb"] == "audit" else {*nested(document)}
+    undocumented = said - documented("every verb") - documented(document["verb"])
     assert not undocumented, f"say in docs/commands.md what they are: {undocumented}"
+
+
+BY_NAME = {"by_class": 2, "rows": 1, "versions": 1, "missing": 1, "normalisation": 1, "worst": 1}
+BY_NAME |= dict.fromkeys(["volatility", "normalised", "clipped", "near", "same_label"], 1)
+BY_NAME |= dict.fromkeys(["other_label", "perturbed", "near_radius", "near_rounding", "floor"], 1)
+BY_NAME |= dict.fromkeys(["collisions", "steepest", "scale"], 1)
+"""Fields whose entries are called by layers, rows or labels, and in how many steps."""
+
+
+def nested(value: object, names: int = 0) -> Iterator[str]:
+    """Yield the names of all fields of a document, also of objects in it."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            if not names:
+                yield key
+            yield from nested(entry, names - 1 if names else BY_NAME.get(key, 0))
+    elif isinstance(value, list):
+        for entry in value:
+            yield from nested(entry, names)
 
 
 def documented(verb: str) -> set[str]:
@@ -520,6 +558,34 @@ def test_ctrl_c_and_sigterm_in_a_search_end_the_audit(tmp_path, sent):
     assert process.returncode == 128 + sent
     assert (out, err) == ("", "holdfast: interrupted; nothing half-written is left\n")
     assert os.listdir(tmp_path / "it") == []
+
+
+def test_seeds_are_told_and_taken(run, tmp_path):
+    for verb, more in (("attack", ""), ("knowledge", ""), ("lipschitz", "--seconds 0.1")):
+        out = "" if verb == "lipschitz" else f"--out {tmp_path}/{verb}.json"
+        line = f"{verb} {NET} npz:good.npz --seed 7 --json {more} {out}"
+        code, out, _ = run(line)
+        assert code == 0 and json.loads(out)["seed"] == 7
+    assert holdfast.Attacks.load(tmp_path / "attack.json").seed == 7
+    assert holdfast.Knowledge.load(tmp_path / "knowledge.json").seed == 7
+
+
+def test_a_stopped_attack_tells_how_far_it_came(run, monkeypatch):
+    stopping = contextlib.nullcontext(lambda now: _interrupt())
+    monkeypatch.setattr("holdfast.progress.show_progress", lambda part: stopping)
+    code, out, err = run(f"attack {NET} npz:good.npz --json")
+    document = json.loads(out)
+    done = document["reason"].count("misclassified")
+    assert code == 130 and document["stopped"] == f"{done} of 12 rows" and done < 12
+    assert err.endswith(f"holdfast: stopped: {done} of 12 rows\n")
+
+
+@pytest.mark.parametrize("step", ["1e-9", "0.1"])
+def test_infinite_numbers_of_a_step_are_words(run, step):
+    """A loss without curvature: no step is too large."""
+    code, out, _ = run(f"descent module:factories:flat npz:good.npz --step {step} --json --quiet")
+    document = json.loads(out)
+    assert code == 0 and document["safe_along_step"] == "inf"
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -131,6 +131,28 @@ class Moves:
                 raise InvalidInput("onehot", got, "one 1 among 0s, in each group of each row")
 
 
+_WHY_NOTHING_MOVES = {
+    "knowledge": "knowledge compares the hidden states of rows as they are, and moves no input; "
+    "for units of your own give a callable as `distance`, in Python",
+    "descent": "a training step moves the weights, and no input",
+}
+
+
+def check_nothing_moves(verb: str, **given: object) -> None:
+    """Refuse `free`, `scale` and `onehot` where a verb moves no input.
+
+    Args:
+        verb: `knowledge` or `descent`.
+        given: What the user gave, by argument; None where nothing.
+
+    Raises:
+        InvalidInput: When one of them is given, with the reason.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidInput(name, shown(value), f"none: {_WHY_NOTHING_MOVES[verb]}")
+
+
 def _groups(onehot: object) -> tuple[tuple[int, ...], ...]:
     """Return groups of entries as numbers.
 

@@ -11,7 +11,9 @@ from rich.text import Text
 
 from holdfast.errors import one_line
 from holdfast.report import formats
+from holdfast.report.brittle import brittle_words
 from holdfast.report.formats import amount, span
+from holdfast.report.reading import Finding
 from holdfast.report.training import descent_sentence
 from holdfast.types import Estimate, norm_name
 from holdfast.views.summaries import spread, summary
@@ -67,7 +69,7 @@ def audit_summary(report: "AuditReport") -> RenderableType:
     lines = []
     for subject in document["subjects"]:
         accuracy = formats.percent(subject["accuracy"])
-        cells = [_most_brittle(subject["knowledge"])]
+        cells = [_most_brittle(subject)]
         if distances:
             cells = _distance_cells(subject)[0 if epsilon is not None else 1 :]
         table.add_row(subject["name"], accuracy, *cells)
@@ -113,8 +115,9 @@ def _distance_cells(subject: dict[str, Any]) -> list[str]:
     return [*certified, constant]
 
 
-def _most_brittle(knowledge: dict[str, Any]) -> str:
-    return "refused" if "refused" in knowledge else knowledge["rank"][0] or "(model)"
+def _most_brittle(subject: dict[str, Any]) -> str:
+    known = subject["knowledge"]
+    return "refused" if "refused" in known else brittle_words(Finding(0, subject, known))
 
 
 def bracket_table(bracket: "Bracket") -> RenderableType:

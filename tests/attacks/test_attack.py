@@ -1,5 +1,6 @@
 """Attacks against closed forms, and what they promise: verified, measured, repeatable."""
 
+import itertools
 import math
 
 import pytest
@@ -15,7 +16,7 @@ from holdfast.attacks.attack import AttackOptions, attack_graph
 from holdfast.attacks.geometry import distance_up
 from holdfast.attacks.rows import Rows
 from holdfast.attacks.search import search
-from holdfast.errors import InvalidInput, Unsupported
+from holdfast.errors import HoldfastWarning, InvalidInput, Unsupported
 from holdfast.graph.capture import capture
 from holdfast.sources.demo import demo_data, demo_model
 from holdfast.types import dual
@@ -199,14 +200,15 @@ def test_nothing_is_found_where_there_is_nothing():
     assert attacks.accuracy_under_attack(1e9) == 1.0
 
 
+class Steps(nn.Module):
+    """Its gradient is 0 nearly everywhere, and half of the space is the other class."""
+
+    def forward(self, x):
+        high = torch.nn.functional.hardtanh(1e9 * (x[:, :1] + 1e-3), 0.0, 1.0)
+        return torch.cat([high, 1.0 - high], dim=1)
+
+
 def test_where_gradients_vanish_a_leap_finds_the_way():
-    """A step function: its gradient is 0 everywhere, and half of the space is the other class."""
-
-    class Steps(nn.Module):
-        def forward(self, x):
-            high = torch.nn.functional.hardtanh(1e9 * (x[:, :1] + 1e-3), 0.0, 1.0)
-            return torch.cat([high, 1.0 - high], dim=1)
-
     x = torch.full((2, 3), 2.0)
     attacks = holdfast.attack(Steps().eval(), x, torch.tensor([0, 0]))
     assert bool(attacks.success.all()) and bool((attacks.distance >= 2.0).all())
@@ -228,6 +230,43 @@ def test_time_that_is_spent_is_told_row_by_row():
     assert attacks.accuracy_under_attack(1.0) == 1.0
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3, 6, 8])
+def test_what_was_found_before_ctrl_c_is_kept(monkeypatch, steps):
+    monkeypatch.setattr("holdfast.attacks.search._CHUNK", 16)
+    model = curved()
+    graph, (x, labels) = capture(model, torch.zeros(1, 6)), rows(model)
+    count = itertools.count()
+
+    def report(_):
+        if next(count) == steps:
+            raise KeyboardInterrupt
+
+    found = attack_graph(graph, model, (x, labels), AttackOptions(seed=2), report)
+    assert found.stopped and found.seed == 2 and found.coherent()
+    assert found.reached == min(16 * steps, 40)
+    won = torch.tensor([reason == "found" for reason in found.reason])
+    assert int(won.sum()) >= found.reached // 2
+    assert torch.equal(model(found.adversarial[won]).argmax(1), found.predicted[won])
+    far = distance_up(found.adversarial[won], x[won], 2.0)
+    assert torch.equal(far, found.distance[won])
+    with pytest.warns(HoldfastWarning, match="stopped: 0 of 40 rows were attacked"):
+        holdfast.attack(model, x, labels, report=_interrupt)
+
+
+def _interrupt(_) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_seed_decides_the_starts():
+    model, x, labels = Steps().eval(), torch.full((2, 3), 2.0), torch.tensor([0, 0])
+    graph = capture(model, x)
+    one, same, other = (
+        attack_graph(graph, model, (x, labels), AttackOptions(seed=seed)).adversarial
+        for seed in (3, 3, 2**63 - 1)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -236,7 +275,8 @@ def test_time_that_is_spent_is_told_row_by_row():
         ({"epsilon": math.nan}, "epsilon: got nan"),
         ({"epsilon": math.inf}, "epsilon: got inf"),
         ({"labels": torch.tensor([0, 9])}, "values from 0 to 9"),
-        ({"labels": torch.tensor([0.0, 1.0])}, "integer class"),
+        ({"labels": torch.tensor([0.0, 1.0])}, "targets .* is bounded by certify"),
+        ({"seed": -1}, "seed: got -1"),
         ({"labels": torch.tensor([0])}, "one per input"),
         ({"inputs": torch.zeros(0, 6)}, "at least one row"),
         ({"inputs": torch.ones(2, 6, dtype=torch.uint8)}, "divide by 255"),

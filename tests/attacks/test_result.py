@@ -30,6 +30,8 @@ def attacks(distances=(0.0, 0.5, math.inf), norm=2.0, epsilon=math.inf) -> Attac
         units=torch.zeros(0, dtype=torch.float64),
         onehot=(),
         fingerprint="ab" * 32,
+        seed=3,
+        stopped=False,
     )
 
 

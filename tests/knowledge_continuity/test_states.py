@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import importlib.util
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 import holdfast
-from holdfast.errors import InvalidInput, Unsupported
+from holdfast.errors import HoldfastWarning, InvalidInput, Unsupported
+from holdfast.knowledge_continuity import measure
 from holdfast.knowledge_continuity.options import KnowledgeOptions
 from holdfast.knowledge_continuity.states.pooling import POOLING
 from holdfast.knowledge_continuity.states.states import collect, default_layers
@@ -254,6 +256,38 @@ def test_training_mode_is_refused_and_batches_must_agree():
 def test_perturbations_name_rows_that_exist(given):
     with pytest.raises(InvalidInput, match="from 0 to 299"):
         holdfast.knowledge(plain(), (ROWS, LABELS), perturbations=given)
+
+
+def test_layers_that_were_done_before_ctrl_c_are_kept(monkeypatch, tmp_path):
+    data = torch.randn(12, 4), torch.arange(12) % 3
+    whole = holdfast.knowledge(plain(), data, seed=5)
+    assert whole.seed == 5 and not whole.stopped and "stopped" not in whole.document()
+    real, calls = measure.brittle_rows, itertools.count()
+
+    def brittle(*given):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(measure, "brittle_rows", brittle)
+    with pytest.warns(HoldfastWarning, match=f"stopped: 2 of {len(whole.layers)} layers"):
+        found = holdfast.knowledge(plain(), data, seed=5, perturbations=(data[0], torch.arange(12)))
+    assert found.layers == whole.layers[:2] and not found.perturbed
+    assert all(found.volatility[layer] == whole.volatility[layer] for layer in found.layers)
+    found.save(tmp_path / "k.json")
+    saved = holdfast.Knowledge.load(tmp_path / "k.json")
+    assert (saved.stopped, saved.seed) == (f"2 of {len(whole.layers)} layers", 5)
+    calls = itertools.count(2)
+    with pytest.raises(KeyboardInterrupt):
+        holdfast.knowledge(plain(), data)
+
+
+def test_no_input_moves(monkeypatch):
+    for name in ("free", "scale", "onehot"):
+        with pytest.raises(
+            InvalidInput, match=f"{name}: got list, wanted none: knowledge compares"
+        ):
+            holdfast.knowledge(plain(), (torch.zeros(2, 4), torch.arange(2)), **{name: [0]})
 
 
 def test_what_is_no_model_or_no_option_is_refused():

@@ -15,6 +15,7 @@ from holdfast.arguments import (
     check_model,
     check_norm,
     check_number,
+    check_seed,
     check_threshold,
     fit_inputs,
 )
@@ -46,6 +47,7 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
     free: Entries = None,
     scale: Units = None,
     onehot: Groups = (),
+    seed: int = 0,
     report: Report = silent,
 ) -> Attacks:
     """Look, row by row, for the nearest input that the model does not give the label.
@@ -68,11 +70,13 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
         scale: Units of the entries, of a row's shape: distances are ||(x' - x) / scale||.
         onehot: Groups of entries of the flattened row, as for `certify`: adversarials hold one 1
             among 0s in each.
+        seed: Of the random starts.
         report: Called with the progress.
 
     Returns:
         One attack per row, in input order: each adversarial was run through the model, and its
-        distance is measured between stored values. The same call gives the same result.
+        distance is measured between stored values. The same call gives the same result. Where the
+        user interrupts, what was found until then, with `stopped`.
 
     Warns:
         HoldfastWarning: Where results would mislead, as for `certify`.
@@ -94,7 +98,7 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
     """
     moves = Moves(free, scale, onehot)
     model = check_model(model)
-    options = AttackOptions(norm, epsilon, threshold=threshold, moves=moves)
+    options = AttackOptions(norm, epsilon, threshold=threshold, moves=moves, seed=seed)
     with with_gradients():
         inputs = check_inputs(inputs)
         if not inputs.is_floating_point():
@@ -105,6 +109,10 @@ def attack(  # noqa: PLR0913 - the signature is the contract's
         inputs, labels = fit_inputs(inputs, model), check_labels(labels, len(inputs))
         with captured(model, example_row(inputs)) as graph:
             found = attack_graph(graph, model, (inputs, labels), options, report)
+            if found.stopped:
+                warn_of(
+                    [f"stopped: {found.reached} of {len(found)} rows were attacked, not all fully"]
+                )
             warn_of(misleading(graph, (inputs, labels), options.threshold, moves))
             warn_of(uneven_advice(uneven(inputs, moves)))
             return found
@@ -120,6 +128,7 @@ class AttackOptions:
         seconds: Time for the search; a step that has begun is finished.
         threshold: As for `attack`.
         moves: What may move, in which units.
+        seed: Of the random starts.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -130,6 +139,7 @@ class AttackOptions:
     seconds: float = math.inf
     threshold: float = 0.0
     moves: Moves = EVERYTHING
+    seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
@@ -139,6 +149,7 @@ class AttackOptions:
         seconds = check_number("seconds", self.seconds, lambda s: s >= 0, "a time, at least 0")
         object.__setattr__(self, "seconds", seconds)
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        check_seed(self.seed)
 
 
 def attack_graph(
@@ -172,6 +183,9 @@ def attack_graph(
     if graph.perturbed_input.shape != inputs.shape[1:]:
         got = f"rows of shape {list(inputs.shape[1:])}"
         raise InvalidInput("inputs", got, f"{list(graph.perturbed_input.shape)}")
+    if labels.is_floating_point():
+        wanted = "class numbers (labels.long()); how far outputs move is bounded by certify"
+        raise InvalidInput("labels", "targets (floating point), which have no other class", wanted)
     classes = max(2, math.prod(output.shape))
     labels = check_classes(labels, len(inputs), classes)
     finite = torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
@@ -188,15 +202,16 @@ def attack_graph(
     moves.check_rows(inputs)
     flat = None if numeric is None else numeric.flatten()
     found = Rows.begin(logits, (safe, labels), options.norm, reach, flat)
-    spent = within(options.seconds)
+    spent, stopped = within(options.seconds), False
     if flat is None or bool(flat.any()):
-        clean, tried = search(found, spent, report)
+        clean, tried, stopped = search(found, spent, report, options.seed)
     else:  # categories alone
         clean, tried = answers(found), torch.full_like(finite, not spent())
-    if moves.groups and units is not None:
+    if moves.groups and units is not None and not stopped:
         every = units.flatten()
         walk = partial(nearest_first, groups=moves.groups, units=every, norm=options.norm)
-        found = search_corners(found, finite & (clean == labels), walk, every, spent, report)
+        right = finite & (clean == labels)
+        found, stopped = search_corners(found, right, walk, every, spent, report)
     clean[~finite] = -1
     reason = tuple(_reasons(found, clean, tried))
     distance = found.distance.clone()
@@ -215,6 +230,8 @@ def attack_graph(
         units=recorded(units),
         onehot=moves.groups,
         fingerprint=graph.fingerprint,
+        seed=options.seed,
+        stopped=stopped,
     )
 
 

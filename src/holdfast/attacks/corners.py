@@ -35,7 +35,7 @@ def search_corners(
     units: Tensor,
     spent: Callable[[], bool],
     report: Report,
-) -> Rows:
+) -> tuple[Rows, bool]:
     """Return rows with what is found in other corners, where that is nearer.
 
     Args:
@@ -47,29 +47,55 @@ def search_corners(
         report: Called with the progress.
 
     Returns:
-        Rows whose points are inputs, with distances in the units of all entries.
+        Rows whose points are inputs, with distances in the units of all entries; and whether the
+        user interrupted it.
     """
     best = replace(found, units=None, distance=found.distance.clone())
     best.adversarial = found.placed(found.adversarial).flatten(1)
     if math.isfinite(found.epsilon):  # any adversarial will do
         right = right & torch.isinf(found.distance)
     moving = found.units is not None and bool(found.units.any())
-    # So many rows at once: their queues of corners take some 10 MB.
-    for part in right.nonzero().flatten().split(64):
-        if spent():
-            break
-        some = best.take(part)
-        starts = _ask(some, walk, units, found.units if moving else None)
-        if found.units is not None and starts:
-            numbers = torch.tensor([row for row, _ in starts])
-            there = placed(some.inputs[numbers], [corner for _, corner in starts])
-            rows = (there, some.labels[numbers])
-            near = Rows.begin(found.model, rows, found.norm, units=found.units)
-            search(near, spent, report)
-            points, known = near.placed(near.adversarial), torch.isfinite(near.distance)
-            _keep(some, numbers, (points, known, near.predicted), units)
-        best.put(part, some)
-    return best
+    whole = None  # what is found of some rows, until all of it is kept
+    try:
+        # So many rows at once: their queues of corners take some 10 MB.
+        for part in right.nonzero().flatten().split(64):
+            if spent():
+                break
+            some = best.take(part)
+            starts = _ask(some, walk, units, found.units if moving else None)
+            if found.units is not None and starts:
+                _search_from(some, starts, found, units, spent, report)
+            whole = part, some
+            best.put(*whole)
+    except KeyboardInterrupt:
+        if whole is not None:
+            best.put(*whole)
+        return best, True
+    return best, False
+
+
+def _search_from(
+    some: Rows,
+    starts: list[tuple[int, Corner]],
+    found: Rows,
+    units: Tensor,
+    spent: Callable[[], bool],
+    report: Report,
+) -> None:
+    """Search from corners of rows with their categories kept; see `search_corners`.
+
+    Raises:
+        KeyboardInterrupt: When the user interrupts.
+    """
+    numbers = torch.tensor([row for row, _ in starts])
+    there = placed(some.inputs[numbers], [corner for _, corner in starts])
+    rows = (there, some.labels[numbers])
+    near = Rows.begin(found.model, rows, found.norm, units=found.units)
+    *_, stopped = search(near, spent, report)
+    if stopped:
+        raise KeyboardInterrupt
+    points, known = near.placed(near.adversarial), torch.isfinite(near.distance)
+    _keep(some, numbers, (points, known, near.predicted), units)
 
 
 def _ask(rows: Rows, walk: Walk, units: Tensor, numeric: Tensor | None) -> list[tuple[int, Corner]]:

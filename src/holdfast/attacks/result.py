@@ -30,13 +30,15 @@ class Attacks(RowResult, ChartedResult):
         labels: [N] int64.
         reason: Per row: `found`, `misclassified` (nothing has to be moved), `none_found` (which
             does not show that there is none), `not_finite` (the row or its logits), or
-            `not_attacked` (the time was spent before).
+            `not_attacked` (the time was spent, or the user interrupted, before).
         norm: 1, 2 or inf.
         epsilon: Distance within which adversarials were looked for; inf: the nearest ones.
         units: Units of the entries of a row, flattened, in which distances are measured; 0 where an
             entry keeps its value. Empty for ones.
         onehot: Groups of entries of the flattened row that hold one 1 among 0s in adversarials too.
         fingerprint: SHA-256 of the model's weights.
+        seed: Of the random starts.
+        stopped: Whether the user interrupted it: more might have been found.
     """
 
     PER_ROW: ClassVar = ("distance", "adversarial", "predicted", "labels", "reason")
@@ -51,11 +53,18 @@ class Attacks(RowResult, ChartedResult):
     units: Annotated[Tensor, torch.float64]
     onehot: tuple[tuple[int, ...], ...]
     fingerprint: str
+    seed: int
+    stopped: bool
 
     @property
     def success(self) -> Tensor:
         """[N] bool: whether an input that is not given the label is known, the row included."""
         return torch.isfinite(self.distance)
+
+    @property
+    def reached(self) -> int:
+        """Number of rows that were attacked, or needed no attack."""
+        return len(self) - self.reason.count("not_attacked")
 
     @overload
     def accuracy_under_attack(self, epsilon: float | str) -> float: ...

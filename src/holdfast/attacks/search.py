@@ -1,12 +1,13 @@
 """The search: walks along the boundary, ascents inside the ball, and restarts.
 
 All rows of a chunk move together, and only those that can still gain take part in a phase. Random
-starts are the same for every row and drawn from fixed seeds, so a call repeats itself exactly; the
+starts are the same for every row and drawn from a seed, so a call repeats itself exactly; the
 other rows of a call change a row's result at most through the rounding of batched products.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,8 +28,11 @@ _RESTARTS = 3
 
 
 def search(
-    rows: Rows, spent: Callable[[], bool] = lambda: False, report: Report = silent
-) -> tuple[Tensor, Tensor]:
+    rows: Rows,
+    spent: Callable[[], bool] = lambda: False,
+    report: Report = silent,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, bool]:
     """Look for the nearest adversarial of every row, or for one within their `epsilon`.
 
     Args:
@@ -36,30 +40,38 @@ def search(
             is done with once an adversarial is within `epsilon`; inf: look for the nearest.
         spent: Says when to stop; asked before every chunk of every phase.
         report: Called with the progress.
+        seed: Of the random starts.
 
     Returns:
-        [N], the model's answer at each row itself, -1 where its logits are not finite; and [N]
-        bool, whether the search reached the row before its time was spent.
+        [N], the model's answer at each row itself, -1 where its logits are not finite; [N] bool,
+        whether the search reached the row before its time was spent; and whether the user
+        interrupted it.
     """
     nearest = math.isinf(rows.epsilon)
     clean = answers(rows)
     right = clean == rows.labels
     tried = torch.zeros_like(right)
-    phases = list(_phases(rows.center[:1], nearest))
-    for number, phase in enumerate(phases):
-        unfinished = right & (torch.isinf(rows.distance) | nearest)
-        for part in _parts(unfinished):
-            report(
-                Progress("attacks", number * len(right) + int(part[0]), len(phases) * len(right))
-            )
-            if spent():
-                return clean, tried
-            some = rows.take(part)
-            phase(some)
-            some.shrink()
-            rows.put(part, some)
-            tried[part] = True
-    return clean, tried
+    phases = list(_phases(rows.center[:1], nearest, seed))
+    whole = None  # what is found of a chunk, until all of it is kept
+    try:
+        for number, phase in enumerate(phases):
+            unfinished = right & (torch.isinf(rows.distance) | nearest)
+            for part in _parts(unfinished):
+                done = number * len(right) + int(part[0])
+                report(Progress("attacks", done, len(phases) * len(right)))
+                if spent():
+                    return clean, tried, False
+                some = rows.take(part)
+                phase(some)
+                some.shrink()
+                whole = part, some
+                rows.put(*whole)
+                tried[part] = True
+    except KeyboardInterrupt:
+        if whole is not None:
+            rows.put(*whole)
+        return clean, tried, True
+    return clean, tried, False
 
 
 def _parts(chosen: Tensor) -> tuple[Tensor, ...]:
@@ -76,14 +88,15 @@ def answers(rows: Rows) -> Tensor:
     return torch.where(torch.isfinite(logits).all(1), logits.argmax(1), -1)
 
 
-def _phases(row: Tensor, nearest: bool) -> Iterator[Callable[[Rows], None]]:
+def _phases(row: Tensor, nearest: bool, seed: int) -> Iterator[Callable[[Rows], None]]:
     """Yield what is done to all unfinished rows, in turn."""
+    noises = [_noise(row, (_RESTARTS * seed + restart) % 2**63) for restart in range(_RESTARTS)]
     yield _approach
     if nearest:
-        yield _leap
-    for seed in range(_RESTARTS):
+        yield partial(_leap, noises=noises)
+    for restart in range(_RESTARTS):
         # The first ascent starts at the row itself.
-        noise = _noise(row, seed) if seed else torch.zeros_like(row)
+        noise = noises[restart] if restart else torch.zeros_like(row)
 
         def press(rows: Rows, noise: Tensor = noise) -> None:
             _press(rows, noise)
@@ -105,15 +118,14 @@ def _approach(rows: Rows) -> None:
         walk(rows, rows.center, rivals)
 
 
-def _leap(rows: Rows) -> None:
+def _leap(rows: Rows, noises: Sequence[Tensor]) -> None:
     """Where no gradient led anywhere, try points ever farther away."""
     if bool(torch.isfinite(rows.distance).all()):
         return
     some = rows.take(torch.isinf(rows.distance))
     size = _length(some.center, rows.norm).clamp(min=1.0)[:, None]
-    for seed in range(3):
-        step = _noise(some.center[:1], seed)
-        step = size * step / _length(step, rows.norm)
+    for noise in noises:
+        step = size * noise / _length(noise, rows.norm)
         for power in range(-4, 20):  # from a 16th of the row's size to 500,000 times it
             some.ask(some.center + step * 2.0**power)
             some.ask(some.center - step * 2.0**power)

@@ -198,8 +198,9 @@ def _document(
             "numpy": np.__version__,
         },
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "seeds": ({"lipschitz": 0, "attacks": 0, "replay": 0} if distances else {})
-        | {"knowledge": 0},
+        "seeds": dict.fromkeys(("lipschitz", "attacks") if distances else (), options.seed)
+        | ({"replay": 0} if distances else {})
+        | {"knowledge": options.seed},
         "citations": citations_for(ops, distances=distances is not None),
     }
 

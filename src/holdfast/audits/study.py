@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import check_norm, check_number, check_threshold
+from holdfast.arguments import check_norm, check_number, check_seed, check_threshold
 from holdfast.attacks.agreement import check_agreement
 from holdfast.attacks.attack import AttackOptions, attack_graph
 from holdfast.attacks.result import Attacks
@@ -29,6 +29,7 @@ from holdfast.graph.ir import Graph
 from holdfast.graph.single import two_logits
 from holdfast.graph.walk import run
 from holdfast.knowledge_continuity.knowledge import knowledge
+from holdfast.knowledge_continuity.result import Knowledge
 from holdfast.moves import EVERYTHING, Moves
 from holdfast.smoothness.descent import check_step, descent
 from holdfast.smoothness.records import read_measurements
@@ -58,6 +59,7 @@ class AuditOptions:
         training: A `DescentMonitor`'s file about the training of the model, which must be one.
         command: The command that reproduces the run, for the page.
         moves: What may move in a row, in which units.
+        seed: Of all random choices.
         held_out: Whether you vouch that no row was trained on: the page calls them test inputs.
 
     Raises:
@@ -74,11 +76,13 @@ class AuditOptions:
     command: str = "holdfast.audit(model, data)"
     moves: Moves = EVERYTHING
     held_out: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
         object.__setattr__(self, "step", check_step(self.step))
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        check_seed(self.seed)
         self.moves.check_no_groups("audit")
         if self.epsilon is not None:
             wanted = "a finite distance above 0"
@@ -178,7 +182,8 @@ def _study_graph(
     predicted = _predicted(graph, data, options.threshold)
     subject |= _subject(loaded, graph.fingerprint)
     subject["accuracy"] = float((predicted == data.labels).double().mean())
-    one.warnings += misleading(graph, rows, options.threshold, options.moves, loaded.name)
+    scaled = data.scale is not None
+    one.warnings += misleading(graph, rows, options.threshold, options.moves, loaded.name, scaled)
     steps.begin(f"{loaded.name}: Lipschitz bracket")
     bracket, why = _or_why(lambda: _bracket(graph, data, options, steps.take), Unsupported)
     subject["lipschitz"] = why if bracket is None else bracket_part(bracket)
@@ -192,10 +197,12 @@ def _study_graph(
         raise KeyboardInterrupt  # some of the rows do not stand for all
     one.certificates, subject["certificates"] = certificates, why
     steps.begin(f"{loaded.name}: attacks")
-    attack = AttackOptions(options.norm, seconds=options.seconds, **asked)
+    attack = AttackOptions(options.norm, seconds=options.seconds, seed=options.seed, **asked)
     attacks, why = _or_why(
         lambda: attack_graph(graph, loaded.model, rows, attack, steps.take), Unsupported
     )
+    if attacks is not None and attacks.stopped:
+        raise KeyboardInterrupt
     if certificates is not None and attacks is not None:
         check_agreement(graph, certificates, attacks)
     one.attacks, subject["attacks"] = attacks, why
@@ -206,7 +213,7 @@ def _study_graph(
     steps.begin(f"{loaded.name}: knowledge continuity")
     # Refused as bad input are one row, or no layer: there is nothing to compare.
     found, why = _or_why(
-        lambda: _knowledge(graph, loaded.model, data, options.threshold, predicted),
+        lambda: _knowledge(graph, loaded.model, data, options, predicted),
         Unsupported,
         InvalidInput,
     )
@@ -227,8 +234,9 @@ def _study_tokens(
     subject |= _subject(loaded, weights_hash(loaded.model))
     subject |= {"accuracy": None, "conditions": conditions_part(verdict)}
     rows = data.first(MOST_ROWS)
+    how = {"perturbations": rows.perturbations, "seed": options.seed}
     measured, why = _or_why(
-        lambda: knowledge(loaded.model, rows.batches, perturbations=rows.perturbations),
+        lambda: _whole(knowledge(loaded.model, rows.batches, **how)),
         Unsupported,
         InvalidInput,
     )
@@ -269,7 +277,8 @@ def _predicted(graph: Graph, data: LoadedData, threshold: float) -> Tensor:
 
 
 def _bracket(graph: Graph, data: LoadedData, options: AuditOptions, report: Report) -> Bracket:
-    asked = LipschitzOptions(options.norm, seconds=options.seconds, moves=options.moves)
+    how = {"seconds": options.seconds, "moves": options.moves, "seed": options.seed}
+    asked = LipschitzOptions(options.norm, **how)
     bracket = lipschitz_graph(graph, data.inputs, asked, report)
     if bracket.outcome is Outcome.INTERRUPTED:
         raise KeyboardInterrupt  # the search kept it to return its best; here it ends the audit
@@ -277,11 +286,12 @@ def _bracket(graph: Graph, data: LoadedData, options: AuditOptions, report: Repo
 
 
 def _knowledge(
-    graph: Graph, model: nn.Module, data: LoadedData, threshold: float, predicted: Tensor
+    graph: Graph, model: nn.Module, data: LoadedData, options: AuditOptions, predicted: Tensor
 ) -> dict[str, Any]:
     """Measure knowledge continuity, and hold it against the Lipschitz constants of the layers."""
     inputs, labels = data.inputs[:MOST_ROWS], data.labels[:MOST_ROWS]
-    measured = knowledge(model, (inputs, labels), threshold=threshold)
+    how = {"threshold": options.threshold, "seed": options.seed}
+    measured = _whole(knowledge(model, (inputs, labels), **how))
     links = Links(graph, measured, inputs, labels)
     found = {}
     for layer in measured.layers:
@@ -289,6 +299,17 @@ def _knowledge(
         one, why = _or_why(lambda layer=layer: links.at(layer), Unsupported, InvalidInput)
         found[layer] = why if one is None else plain(one)
     return knowledge_part(measured, data, predicted) | {"links": found}
+
+
+def _whole(measured: Knowledge) -> Knowledge:
+    """Return what was measured of all layers.
+
+    Raises:
+        KeyboardInterrupt: When the user interrupted, and some are missing.
+    """
+    if measured.stopped:
+        raise KeyboardInterrupt
+    return measured
 
 
 def _descent(loaded: LoadedModel, data: LoadedData, options: AuditOptions) -> dict[str, Any]:

@@ -79,9 +79,13 @@ class _Blocks:
 
     def bounds(self, end: float) -> Iterator[float]:
         """Yield the bound of the first multipliers, and that of the best."""
-        if self.work > self.room or not any(laid and laid.units for laid in self.plans):
+        if self.work > self.room:
             needed = self.work / 0.35 / products_a_second()
             self.skipped(f"LipSDP on blocks was left out: it takes about {needed:.2g} s")
+            return
+        if not any(laid and laid.units for laid in self.plans):
+            why = "no block of two layers fits into its time and memory"
+            self.skipped(f"LipSDP on blocks was left out: {why}")
             return
         start = time.perf_counter()
         forms = [self._form(part, laid) for part, laid in zip(self.parts, self.plans, strict=True)]

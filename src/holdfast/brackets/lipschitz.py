@@ -26,6 +26,7 @@ def lipschitz(  # noqa: PLR0913 - the signature is the contract's
     *,
     free: Entries = None,
     scale: Units = None,
+    seed: int = 0,
     report: Report = silent,
 ) -> Bracket:
     """Bracket the Lipschitz constant of a trained network.
@@ -49,6 +50,7 @@ def lipschitz(  # noqa: PLR0913 - the signature is the contract's
             the constant is about pairs of inputs that agree in the others, whatever these are (in
             a region: as in its centre).
         scale: Units of the entries, of a row's shape: distances are ||(x' - x) / scale||.
+        seed: Of the random points and steps of the lower bound, which depends on the time as well.
         report: Called with every improvement.
 
     Returns:
@@ -69,7 +71,7 @@ def lipschitz(  # noqa: PLR0913 - the signature is the contract's
     model, example = check_model(model), check_example(example)
     if isinstance(example, Tensor):
         example = fit_inputs(example, model)
-    options = LipschitzOptions(norm, region, seconds, tolerance, Moves(free, scale))
+    options = LipschitzOptions(norm, region, seconds, tolerance, Moves(free, scale), seed)
     with captured(model, example) as graph:
         return lipschitz_graph(graph, _points(graph, example), options, report)
 

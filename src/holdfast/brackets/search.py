@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from holdfast.arguments import check_norm, check_number, shown
+from holdfast.arguments import check_norm, check_number, check_seed, shown
 from holdfast.bounds.interval import READING
 from holdfast.bounds.jacobian import region_constant_upper
 from holdfast.brackets.bracket import Bracket
@@ -50,6 +50,7 @@ class LipschitzOptions:
             bounds and a step that has begun are finished.
         tolerance: Stop when upper / lower <= 1 + tolerance.
         moves: What may move, in which units.
+        seed: Of the random points and steps of the lower bound.
 
     Raises:
         InvalidInput: When one of them is something else, or a number is negative or not finite.
@@ -61,9 +62,11 @@ class LipschitzOptions:
     seconds: float = 10.0
     tolerance: float = 1e-3
     moves: Moves = EVERYTHING
+    seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
+        check_seed(self.seed)
         for name in ("seconds", "tolerance"):
             wanted = "a finite number, at least 0"
             value = check_number(name, getattr(self, name), lambda v: 0 <= v < math.inf, wanted)
@@ -134,13 +137,13 @@ class Search:
             # Each method gives way to the next after a share of the time. What the first ascent
             # has not found after two seconds, it finds when the upper bound is known.
             self._look_around(starts, 0.15 * seconds)
-            self._ascend(starts, min(0.4 * seconds, 2.0), seed=0)
+            self._ascend(starts, min(0.4 * seconds, 2.0), again=False)
             boxes = self._boxes() if few else iter(())
             self._branch_boxes(boxes, 0.5 * seconds)
             self._solve_lipsdp(0.8 * seconds)
             self._branch(0.9 * seconds)
             self._branch_boxes(boxes, 0.9 * seconds)
-            self._ascend(self._with_witness(starts), seconds, seed=1)
+            self._ascend(self._with_witness(starts), seconds, again=True)
         except KeyboardInterrupt:
             interrupted = True
         layers = () if gain is None else tuple(gain.layers)
@@ -246,8 +249,8 @@ class Search:
             if self._closed or self._late(end):
                 return
 
-    def _ascend(self, starts: Tensor, end: float, seed: int) -> None:
-        """Climb from the starting points until so many seconds are spent."""
+    def _ascend(self, starts: Tensor, end: float, again: bool) -> None:
+        """Climb from the starting points until so many seconds are spent; again: by other draws."""
 
         def spent() -> bool:
             return self._closed or self._late(end)
@@ -255,6 +258,7 @@ class Search:
         if math.isinf(self._upper) or spent():
             return
         options = self.options
+        seed = (2 * options.seed + again) % 2**63
         pairs = ascending_pairs(self.graph, starts, options.norm, options.region, spent, seed)
         for witness in pairs:
             self._raise_lower(witness, "smoothed ascent")
@@ -355,7 +359,7 @@ class Search:
 
     def _starts(self, points: Tensor) -> Tensor:
         """Return the finite rows of the data and noisy copies, or points of the region."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(self.options.seed)
         if self.options.region is not None:
             return sample(self.options.region, 512, generator)
         points = points.double()

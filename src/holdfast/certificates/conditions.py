@@ -13,6 +13,7 @@ from holdfast.arguments import (
     check_labels,
     check_model,
     check_norm,
+    check_seed,
     check_threshold,
     fit_inputs,
     shown,
@@ -80,6 +81,7 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     free: Entries = None,
     scale: Units = None,
     seconds: float = 5.0,
+    seed: int = 0,
     report: Report = silent,
 ) -> Conditions:
     """Say whether Lipschitz certificates make sense for a model and its inputs.
@@ -99,6 +101,7 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
         free: Which entries of a row may move, as truth values of its shape or numbers of entries.
         scale: Units of the entries, of a row's shape: distances are ||(x' - x) / scale||.
         seconds: Time for the bracket of the constant.
+        seed: Of the random points and steps of that bracket.
         report: Called with the progress.
 
     Returns:
@@ -123,7 +126,7 @@ def conditions(  # noqa: PLR0913 - the signature is the contract's
     '1.414 of 1.414'
     """
     model, moves = check_model(model), Moves(free, scale)
-    options = ConditionsOptions(norm, metric, seconds, threshold, moves)
+    options = ConditionsOptions(norm, metric, seconds, threshold, moves, seed=seed)
     with with_gradients():
         rows = _numbers(inputs)
         if rows is None:
@@ -146,6 +149,7 @@ class ConditionsOptions:
         threshold: As for `conditions`.
         moves: What may move, in which units.
         columns: Whether to advise about columns that are spread differently.
+        seed: As for `conditions`.
 
     Raises:
         InvalidInput: When one of them is something else.
@@ -158,9 +162,11 @@ class ConditionsOptions:
     threshold: float = 0.0
     moves: Moves = EVERYTHING
     columns: bool = True
+    seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        check_seed(self.seed)
         object.__setattr__(self, "norm", check_norm(self.norm))
         self.moves.check_no_groups("conditions")
         if self.metric is not None and not isinstance(self.metric, str):
@@ -199,7 +205,8 @@ def conditions_graph(
     except Unsupported:
         certificates = None
     try:
-        bracket = LipschitzOptions(norm, seconds=options.seconds, moves=options.moves)
+        asked = {"seconds": options.seconds, "moves": options.moves, "seed": options.seed}
+        bracket = LipschitzOptions(norm, **asked)
         ratio = lipschitz_graph(graph, inputs, bracket, report).ratio
     except Unsupported:
         ratio = math.inf

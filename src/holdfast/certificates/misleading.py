@@ -21,6 +21,7 @@ def misleading(
     threshold: float = 0.0,
     moves: Moves = EVERYTHING,
     name: str = "model",
+    scaled: bool = False,
 ) -> list[str]:
     """Return what a user should know before trusting radii, distances and shares of rows.
 
@@ -32,12 +33,13 @@ def misleading(
         threshold: For a model of one logit: class 1 is where it is above this.
         moves: The units of the entries.
         name: What to call the model.
+        scaled: Whether the user said what values of a file are divided by.
 
     Returns:
         Sentences that say what is odd and how to go on; most often none.
     """
     inputs, labels = rows
-    found = [_pixels(graph, inputs)] if moves.scale is None else []
+    found = [_pixels(graph, inputs)] if moves.scale is None and not scaled else []
     if not labels.is_floating_point():
         end = _probabilities(graph, threshold, name)
         # Outputs on one side of the threshold explain that all answers are one class.

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.segment import Segment, Segments
 
-from holdfast.errors import InvalidInput, Stopped, visible
+from holdfast.errors import HoldfastWarning, InvalidInput, Stopped, visible
 from holdfast.versions import VERSION
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def _distance(_: object, tokens: "Sequence[cyclopts.Token]") -> float:
 DISTANCE = Parameter(converter=_distance)
 """Marks an option that is a distance: a number, or a fraction such as 2/255."""
 
+Seed = Annotated[int, Parameter(help="of all random choices: the same gives the same result")]
+
 Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="print one JSON document and nothing else")
 ]
@@ -171,6 +174,23 @@ def check_share(fail_under: float | None) -> None:
     """
     if fail_under is not None and not 0 <= fail_under <= 1:
         raise InvalidInput("fail-under", fail_under, "a share of the rows, from 0 to 1")
+
+
+def check_classes_asked(data: str, asked: str, wanted: str) -> None:
+    """Refuse targets where something asks for classes, before anything is loaded.
+
+    Args:
+        data: As the user wrote it.
+        asked: The argument that asks for classes.
+        wanted: What will do.
+
+    Raises:
+        InvalidInput: When the data's labels are targets.
+    """
+    # `?target=` alone makes labels targets: without it the loaders refuse what is no class.
+    options = data.partition("?")[2].split("&")
+    if any(option.startswith("target=") for option in options):
+        raise InvalidInput(asked, f"targets in {data!r}", wanted)
 
 
 def repeat_command(name: str, options: Mapping[str, object]) -> str:
@@ -241,6 +261,8 @@ def load(
         return loaded, tokens
     dtype = default_dtype(loaded[0].model)
     rows = load_data(data, dtype, labelled).to(dtype).shaped(loaded[0].shape)
+    if rows.scale is not None:  # the user's word, for the length of this command
+        warnings.filterwarnings("ignore", "inputs: whole numbers", HoldfastWarning)
     for each in loaded:
         check_fits(each.model, rows.inputs)
     return loaded, rows

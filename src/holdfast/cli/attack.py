@@ -13,7 +13,9 @@ from holdfast.cli.app import (
     Json,
     Model,
     NormName,
+    Seed,
     Threshold,
+    check_classes_asked,
     check_writable,
     load_numbers,
     norm_of,
@@ -37,6 +39,7 @@ def attack(  # noqa: PLR0913 - the options of the verb
     free: Free = None,
     scale: Scale = None,
     onehot: Onehot = None,
+    seed: Seed = 0,
     out: Annotated[Path | None, Parameter(help="file for the attacks and their inputs")] = None,
     as_json: Json = False,
 ) -> Answer:
@@ -46,10 +49,12 @@ def attack(  # noqa: PLR0913 - the options of the verb
     from holdfast.terminal import answer_table
 
     check_writable(out)
+    wanted = "classes, one of which an attack reaches; for targets use holdfast certify"
+    check_classes_asked(data, "data", wanted)
     (loaded,), rows = load_numbers([model], data)
     with show_progress("attacks") as report:
         moves = moves_of(free, scale, rows, onehot)
-        asked = {"threshold": threshold, "report": report}
+        asked = {"threshold": threshold, "seed": seed, "report": report}
         asked |= {"free": moves.free, "scale": moves.scale, "onehot": moves.onehot}
         attacks = holdfast.attack(
             loaded.model, rows.inputs, rows.labels, norm_of(norm), epsilon, **asked
@@ -57,7 +62,8 @@ def attack(  # noqa: PLR0913 - the options of the verb
     if out is not None:
         attacks.save(out)
     document = {"model": model, "data": data, **rows.treatment}
-    document |= said_by(attacks, "adversarial")
+    document |= said_by(attacks, "adversarial", "stopped")
+    stopped = f"{attacks.reached} of {len(attacks)} rows" * attacks.stopped
     if epsilon is not None:
         document["accuracy_under_attack"] = attacks.accuracy_under_attack(epsilon)
-    return Answer(document, lambda: answer_table(attacks), as_json)
+    return Answer(document, lambda: answer_table(attacks), as_json, stopped=stopped)

@@ -16,7 +16,9 @@ from holdfast.cli.app import (
     Json,
     Model,
     NormName,
+    Seed,
     Threshold,
+    check_classes_asked,
     check_share,
     load,
     norm_of,
@@ -49,6 +51,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
         bool, Parameter(help="no row was trained on: call them test inputs", negative="")
     ] = False,
     fail_under: FailUnder = None,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> Answer:
     """Audit a model, or the two built-in ones: certificates, knowledge, descent and a page."""
@@ -63,16 +66,20 @@ def audit(  # noqa: PLR0913 - the options of the main job
     check_share(fail_under)
     if fail_under is not None and epsilon is None:
         raise InvalidInput("fail-under", f"{fail_under} without a distance", "--epsilon as well")
+    wanted = "classes: an audit counts right answers; for targets use certify, knowledge, descent"
+    check_classes_asked(data, "data", wanted)
     models, rows = load([model] if model else [f"demo:{name}" for name in DEMO_MODELS], data)
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
     asked |= {"step": step, "threshold": threshold or None, "free": free, "scale": scale}
-    asked |= {"training": training, "held-out": held_out or None, "out": out}
+    asked |= {"training": training, "held-out": held_out or None, "seed": seed or None}
+    asked |= {"out": out}
     command = repeat_command("audit", asked)
     moves = moves_of(free, scale, rows, onehot) if isinstance(rows, LoadedData) else EVERYTHING
     options = AuditOptions(
         norm_of(norm), epsilon, seconds, step, threshold, training, command, moves,
         # The built-in nets were not trained on the built-in rows.
         held_out=held_out or (model is None and data == "demo:digits"),
+        seed=seed,
     )  # fmt: skip
     with stopping_at_once() as watching, show_progress("audit") as report:
         found = audit_models(models, rows, out, options, watching(report))

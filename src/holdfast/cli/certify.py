@@ -16,7 +16,9 @@ from holdfast.cli.app import (
     Json,
     Model,
     NormName,
+    Seed,
     Threshold,
+    check_classes_asked,
     check_share,
     check_writable,
     load_numbers,
@@ -47,6 +49,7 @@ def certify(  # noqa: PLR0913 - the options of the verb
     onehot: Onehot = None,
     out: Annotated[Path | None, Parameter(help="file for the certificates")] = None,
     fail_under: FailUnder = None,
+    seed: Seed = 0,
     attack: Annotated[
         bool, Parameter(negative=(), help="attack every row, and stop if a certificate is wrong")
     ] = False,
@@ -74,6 +77,11 @@ def certify(  # noqa: PLR0913 - the options of the verb
         raise InvalidInput("epsilon", epsilon, "a finite distance, at least 0")
     check_writable(out)
     check_share(fail_under)
+    changes = "for targets, outputs and losses move by at most `output_change` and `loss_change`"
+    if fail_under is not None:
+        check_classes_asked(data, "fail-under", f"classes, which alone are verified; {changes}")
+    if attack:
+        check_classes_asked(data, "attack", f"classes, one of which an attack reaches; {changes}")
     (loaded,), rows = load_numbers([model], data)
     moves = moves_of(free, scale, rows, onehot)
     options = CertifyOptions(norm_of(norm), method, semantics, threshold, moves)
@@ -90,10 +98,11 @@ def certify(  # noqa: PLR0913 - the options of the verb
         stopped = f"{certificates.reached} of {len(certificates)} rows"
         stopped *= certificates.reached < len(certificates)
         if attack and not stopped:
-            how = AttackOptions(certificates.norm, threshold=threshold, moves=moves)
+            how = AttackOptions(certificates.norm, threshold=threshold, moves=moves, seed=seed)
             pair = (rows.inputs, rows.labels)
             attacks = attack_graph(graph, loaded.model, pair, how, report)
             check_agreement(graph, certificates, attacks)
+            stopped = f"{attacks.reached} of {len(attacks)} rows attacked" * attacks.stopped
     if out is not None:
         certificates.save(out)
     document = {

@@ -1,7 +1,18 @@
 """`holdfast conditions`."""
 
 import holdfast
-from holdfast.cli.app import Answer, DataName, Json, Model, NormName, Threshold, load, norm_of, verb
+from holdfast.cli.app import (
+    Answer,
+    DataName,
+    Json,
+    Model,
+    NormName,
+    Seed,
+    Threshold,
+    load,
+    norm_of,
+    verb,
+)
 from holdfast.cli.moves import Free, NoOnehot, Scale, moves_of
 
 
@@ -15,6 +26,7 @@ def conditions(  # noqa: PLR0913 - the options of the verb
     free: Free = None,
     scale: Scale = None,
     onehot: NoOnehot = None,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> Answer:
     """Say whether a certificate about distances makes sense for a model and its data."""
@@ -25,11 +37,11 @@ def conditions(  # noqa: PLR0913 - the options of the verb
 
     (loaded,), rows = load([model], data)
     with show_progress("conditions") as report:
-        asked = {"threshold": threshold, "report": report}
+        asked = {"threshold": threshold, "seed": seed, "report": report}
         if isinstance(rows, LoadedData):
             moves = moves_of(free, scale, rows, onehot)
             moves.check_no_groups("conditions")
             asked |= {"free": moves.free, "scale": moves.scale}
         found = holdfast.conditions(loaded.model, *rows.batches[0], norm_of(norm), **asked)
-    document = {"model": model, "data": data, **rows.treatment, **said_by(found)}
+    document = {"model": model, "data": data, "seed": seed, **rows.treatment, **said_by(found)}
     return Answer(document, lambda: answer_table(found), as_json)

@@ -6,10 +6,11 @@ from cyclopts import Parameter
 
 import holdfast
 from holdfast.cli.app import Answer, DataName, Json, Model, load_numbers, verb
+from holdfast.cli.moves import NoFree, NoOnehot
 
 
 @verb
-def descent(
+def descent(  # noqa: PLR0913 - the options of the verb
     model: Model,
     data: DataName,
     *,
@@ -18,13 +19,19 @@ def descent(
     batch: Annotated[
         int | None, Parameter(help="stream so many rows at once, and estimate their noise")
     ] = None,
+    free: NoFree = None,
+    scale: NoFree = None,
+    onehot: NoOnehot = None,
     as_json: Json = False,
 ) -> Answer:
     """Measure whether a gradient step improves the loss as the descent lemma promises."""
+    from holdfast.cli.spoken import said_by
+    from holdfast.moves import check_nothing_moves
     from holdfast.progress import show_progress
     from holdfast.report.training import descent_sentence
     from holdfast.terminal import descent_table
 
+    check_nothing_moves("descent", free=free, scale=scale, onehot=onehot)
     (loaded,), rows = load_numbers([model], data)
     loss = "mse" if rows.labels.is_floating_point() else "cross_entropy"
     with show_progress("descent"):
@@ -38,5 +45,7 @@ def descent(
         "data": data,
         **rows.treatment,
         "answer": descent_sentence(part),
-    } | part
+        **said_by(result),
+        "improved": result.improved,
+    }
     return Answer(document, lambda: descent_table(part), as_json)

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import holdfast
-from holdfast.cli.app import Answer, DataName, Json, Model, NormName, load_numbers, norm_of, verb
+from holdfast.cli.app import (
+    Answer,
+    DataName,
+    Json,
+    Model,
+    NormName,
+    Seed,
+    load_numbers,
+    norm_of,
+    verb,
+)
 from holdfast.cli.moves import Free, NoOnehot, Scale, moves_of
 from holdfast.errors import InvalidInput
 
@@ -30,6 +40,7 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
     free: Free = None,
     scale: Scale = None,
     onehot: NoOnehot = None,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> Answer:
     """Bracket the Lipschitz constant of a model from both sides."""
@@ -45,10 +56,10 @@ def lipschitz(  # noqa: PLR0913 - the options of the verb
     with closing_bracket() as report:
         bracket = holdfast.lipschitz(
             loaded.model, rows.inputs, norm_of(norm), region, seconds, tolerance,
-            free=moves.free, scale=moves.scale, report=report,
+            free=moves.free, scale=moves.scale, seed=seed, report=report,
         )  # fmt: skip
     stopped = "the best so far" * (bracket.outcome is Outcome.INTERRUPTED)
-    document = {"model": model} | bracket_facts(bracket)
+    document = {"model": model, "seed": seed} | bracket_facts(bracket)
     return Answer(document, lambda: bracket_table(bracket), as_json, stopped=stopped)
 
 

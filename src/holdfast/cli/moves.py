@@ -35,7 +35,8 @@ Onehot = Annotated[
     ),
 ]
 NoOnehot = Annotated[list[str] | None, Parameter(negative=(), show=False)]
-"""Of verbs that refuse groups, and say why."""
+NoFree = Annotated[str | None, Parameter(show=False)]
+"""Of verbs that refuse groups, or `free` and `scale` too, and say why."""
 
 
 def moves_of(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.arguments import check_tensor, shown
 from holdfast.batches import Data, Inputs
-from holdfast.errors import InvalidInput
+from holdfast.errors import HoldfastWarning, InvalidInput
 from holdfast.gradients import with_gradients
 from holdfast.graph.single import two_logits
 from holdfast.knowledge_continuity.measure import measure_layers
@@ -63,14 +64,16 @@ def knowledge(  # noqa: PLR0913 - the signature is the contract's
             `KnowledgeOptions`.
 
     Returns:
-        Volatility with intervals, by layer, and certificates; see `Knowledge`.
+        Volatility with intervals, by layer, and certificates; see `Knowledge`. Where the user
+        interrupts, the layers that were done, and `stopped` says how many.
 
     Raises:
         Unsupported: When a module is in training mode that makes its output depend on chance.
         InvalidInput: When an argument is not usable, an option or a layer does not exist.
 
     Warns:
-        HoldfastWarning: When rows are in the reference too; certificates do not count them.
+        HoldfastWarning: When rows are in the reference too; certificates do not count them. When
+            the user interrupts.
 
     >>> import torch, holdfast
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -91,13 +94,16 @@ def knowledge(  # noqa: PLR0913 - the signature is the contract's
         anchors = None if reference is None else run(reference, layers=chosen)
         result = measure_layers(rows, anchors, checked)
         perturbed, notes = {}, result.notes
-        if perturbations is not None:
+        if perturbations is not None and not result.stopped:
             inputs, origin = _check_perturbations(perturbations, len(rows.losses))
             moved = run((inputs, rows.labels[origin]), layers=chosen)
             changes = (moved.losses - rows.losses[origin]).abs()
             perturbed = _perturbed(rows, moved, origin, changes, distance)
             rounding = float((rows.roundings[origin] + moved.roundings).mean())
             notes += tuple(rounding_note("perturbations", float(changes.mean()), rounding))
+    if result.stopped:
+        said = f"stopped: {result.stopped} were measured"
+        warnings.warn(said, HoldfastWarning, stacklevel=2)
     return dataclasses.replace(
         result,
         loss=name_of(loss),

@@ -26,7 +26,7 @@ from holdfast.knowledge_continuity.notes import notes_on, repeats_note
 from holdfast.knowledge_continuity.options import KnowledgeOptions
 from holdfast.knowledge_continuity.pairs.distance import Distance, name_of, relative_error
 from holdfast.knowledge_continuity.pairs.kernels import resolve_kernel
-from holdfast.knowledge_continuity.pairs.localise import brittle_rows, by_class
+from holdfast.knowledge_continuity.pairs.localise import Brittle, brittle_rows, by_class
 from holdfast.knowledge_continuity.pairs.pairs import PairSums, Question, pair_sums, sampled_sums
 from holdfast.knowledge_continuity.pairs.points import Points
 from holdfast.knowledge_continuity.pairs.volatility import Volatility, layer_volatility
@@ -101,24 +101,22 @@ def measure_layers(
 
     Raises:
         InvalidInput: As for `measure`.
+        KeyboardInterrupt: When the user interrupts before a layer is done.
     """
     check_rows(rows.states, rows.losses, rows.labels)
     roles, told = _roles(rows, anchors, options)
-    measured: dict[str, Volatility] = {}
-    evidence: dict[str, Evidence | None] = {}
-    neighbours, classes = {}, {}
-    for layer, values in rows.states.items():
-        with _naming(layer):
-            points = Points(values, rows.losses, rows.labels)
-            given = None
-            if anchors is not None:
-                states = anchors.states[layer].to(values)
-                given = Points(states, anchors.losses, anchors.labels)
-            known = roles.to(values.device), rows.roundings.to(values.device)
-            found = _layer(points, given, known, options)
-            measured[layer], evidence[layer], classes[layer] = found
-            pointwise = measured[layer].pointwise
-            neighbours[layer] = brittle_rows(points, pointwise, options.distance)
+    found: dict[str, Any] = {}
+    try:
+        for layer in rows.states:
+            with _naming(layer):
+                found[layer] = _measured(rows, anchors, roles, options, layer)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+    measured, evidence, classes, neighbours = (
+        {layer: each[part] for layer, each in found.items()} for part in range(4)
+    )
+    stopped = f"{len(found)} of {len(rows.states)} layers" * (len(found) < len(rows.states))
     by_layer: dict[str, Any] = {
         field.name: {layer: getattr(result, field.name) for layer, result in measured.items()}
         for field in dataclasses.fields(Volatility)
@@ -135,7 +133,28 @@ def measure_layers(
         n=len(rows.losses),
         notes=(*notes_on(rows, measured, evidence), *told),
         rounding=2 * float(rows.roundings.mean()),
+        seed=options.seed,
+        stopped=stopped,
     )
+
+
+def _measured(
+    rows: HiddenStates,
+    anchors: HiddenStates | None,
+    roles: Tensor,
+    options: KnowledgeOptions,
+    layer: str,
+) -> tuple[Volatility, Evidence | None, dict[int | float, Any], tuple[Brittle, ...]]:
+    """Return the volatility, evidence, classes and most brittle rows of one layer."""
+    values = rows.states[layer]
+    points = Points(values, rows.losses, rows.labels)
+    given = None
+    if anchors is not None:
+        states = anchors.states[layer].to(values)
+        given = Points(states, anchors.losses, anchors.labels)
+    known = roles.to(values.device), rows.roundings.to(values.device)
+    found = _layer(points, given, known, options)
+    return *found, brittle_rows(points, found[0].pointwise, options.distance)
 
 
 def _roles(

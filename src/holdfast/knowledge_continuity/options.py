@@ -11,6 +11,7 @@ from holdfast.knowledge_continuity.pairs.distance import Distance, resolve_dista
 from holdfast.knowledge_continuity.pairs.kernels import resolve_kernel
 from holdfast.knowledge_continuity.states.losses import LOSSES, Loss
 from holdfast.knowledge_continuity.states.pooling import POOLING, Pooling
+from holdfast.moves import check_nothing_moves
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class KnowledgeOptions:
         Raises:
             InvalidInput: When a keyword does not exist, or its value is something else.
         """
+        moves = ("free", "scale", "onehot")
+        check_nothing_moves("knowledge", **{k: v for k, v in options.items() if k in moves})
         names = [field.name for field in dataclasses.fields(cls) if field.name not in fixed]
         for name in options:
             check_choice("option", name, names)

@@ -62,6 +62,8 @@ class Knowledge(ChartedResult):
         near_rounding: The same between rows at most `near_radius` apart; 0 where there are none.
         accuracy: Share of the rows whose largest output is the label's; None where there are no
             logits.
+        seed: Of the choice of anchors and of random pairs.
+        stopped: How many layers were measured, where the user interrupted; empty otherwise.
     """
 
     layers: tuple[str, ...]
@@ -91,6 +93,8 @@ class Knowledge(ChartedResult):
     rounding: float = 0.0
     perturbed: dict[str, Estimate] = field(default_factory=dict)
     accuracy: float | None = None
+    seed: int = 0
+    stopped: str = ""
 
     def rank(self) -> list[str]:
         """Return the layers, most volatile first, by `normalised`; ties in execution order."""
@@ -216,6 +220,7 @@ class Knowledge(ChartedResult):
             finite is None.
         """
         rows = ("pointwise", "one_sided", "evidence", "neighbours")
+        rows += () if self.stopped else ("stopped",)
         return plain_fields(self, *rows) | {"rank": self.rank()}
 
     def save(self, path: StrPath) -> None:

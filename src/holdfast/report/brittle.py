@@ -106,6 +106,19 @@ def brittle_sentence(finding: Finding) -> str:
     return f"layer {first or '(model)'} has {told}; {others} cannot be told from it."
 
 
+def brittle_words(finding: Finding) -> str:
+    """Return the most brittle layer in a few words, or that intervals do not tell it.
+
+    Args:
+        finding: The knowledge of one model.
+    """
+    first, *tied = leading(finding)
+    if tied and len(tied) + 1 == len(finding.part["layers"]):
+        return "not told apart"
+    others = f" or {len(tied)} other{'s' * (len(tied) > 1)}" * bool(tied)
+    return f"{first or '(model)'}{others}"
+
+
 def leading(finding: Finding) -> list[str]:
     """Return the layers that may have the largest volatility, as far as intervals can tell.
 

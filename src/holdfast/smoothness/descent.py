@@ -18,12 +18,20 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from holdfast.arguments import check_classes, check_model, check_number, check_whole, look_up
+from holdfast.arguments import (
+    check_choice,
+    check_classes,
+    check_model,
+    check_number,
+    check_whole,
+    look_up,
+)
 from holdfast.errors import InvalidInput
 from holdfast.files import plain
 from holdfast.gradients import with_gradients
 from holdfast.graph.forward import logits_in
 from holdfast.graph.single import two_logits
+from holdfast.moves import check_nothing_moves
 from holdfast.results import ChartedResult, Result
 from holdfast.smoothness.eigen import top_eigenvalue
 from holdfast.smoothness.objective import Evaluation, Loss, Objective
@@ -148,6 +156,7 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
     momentum: float = 0.0,
     *,
     batch_size: int | None = None,
+    **moves: object,
 ) -> Descent:
     """Measure whether a gradient step improves the loss as the descent lemma promises.
 
@@ -165,6 +174,7 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
         momentum: In [0, 1).
         batch_size: Stream the rows in batches of so many, for a loss that is a mean over rows,
             and estimate the noise of a batch's gradient; None takes all rows at once.
+        moves: `free`, `scale` and `onehot` of other verbs: refused, as no input moves here.
 
     Returns:
         Promise, measurement and the largest safe step.
@@ -184,6 +194,9 @@ def descent(  # noqa: PLR0913 - the signature is the contract's
     >>> result.holds
     True
     """
+    for name in moves:
+        check_choice("option", name, ("batch_size", "free", "scale", "onehot"))
+    check_nothing_moves("descent", **moves)
     model, step = check_model(model), check_step(step)
     wanted = "a number from 0 to below 1"
     momentum = check_number("momentum", momentum, lambda share: 0 <= share < 1, wanted)

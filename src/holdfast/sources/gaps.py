@@ -38,7 +38,7 @@ def without_gaps(
             raise InvalidInput("data", got, "?inputs=COLUMN,COLUMN without such columns")
         _warn(
             f"data: {anywhere.sum()} of {len(anywhere)} rows were dropped: no value in {parts}; "
-            "the results are about the others"
+            "the results are about the others, and rows are counted without them"
         )
         return table.at((~anywhere).nonzero()[0]), counts
     filled = [_filled(column) if treatment else column for column in table.columns]
