@@ -13,7 +13,6 @@ from holdfast.errors import one_line
 from holdfast.report import formats
 from holdfast.report.brittle import brittle_words
 from holdfast.report.formats import amount, span
-from holdfast.report.reading import Finding
 from holdfast.report.training import descent_sentence
 from holdfast.types import Estimate, norm_name
 from holdfast.views.summaries import spread, summary
@@ -117,7 +116,7 @@ def _distance_cells(subject: dict[str, Any]) -> list[str]:
 
 def _most_brittle(subject: dict[str, Any]) -> str:
     known = subject["knowledge"]
-    return "refused" if "refused" in known else brittle_words(Finding(0, subject, known))
+    return "refused" if "refused" in known else brittle_words(subject)
 
 
 def bracket_table(bracket: "Bracket") -> RenderableType:

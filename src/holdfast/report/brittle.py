@@ -106,12 +106,13 @@ def brittle_sentence(finding: Finding) -> str:
     return f"layer {first or '(model)'} has {told}; {others} cannot be told from it."
 
 
-def brittle_words(finding: Finding) -> str:
+def brittle_words(subject: Record) -> str:
     """Return the most brittle layer in a few words, or that intervals do not tell it.
 
     Args:
-        finding: The knowledge of one model.
+        subject: One model of an audit, whose knowledge came to an end.
     """
+    finding = Finding(0, subject, subject["knowledge"])
     first, *tied = leading(finding)
     if tied and len(tied) + 1 == len(finding.part["layers"]):
         return "not told apart"

@@ -17,7 +17,6 @@ from torch import Tensor
 from holdfast.report import formats
 from holdfast.report.brittle import brittle_words
 from holdfast.report.formats import amount, span
-from holdfast.report.reading import Finding
 from holdfast.report.training import descent_sentence, run_sentence
 from holdfast.types import norm_name
 from holdfast.views.kinds import ByKind
@@ -366,7 +365,7 @@ def _audited(document: Mapping[str, Any], subject: Mapping[str, Any]) -> str:
         parts.append(f"constant {span(bracket['lower'], bracket['upper'])}")
     known = subject.get("knowledge") or {}
     if known.get("rank"):
-        parts.append(f"most brittle layer: {brittle_words(Finding(0, subject, known))}")
+        parts.append(f"most brittle layer: {brittle_words(subject)}")
     return ", ".join(parts)
 
 
