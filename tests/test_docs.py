@@ -92,6 +92,16 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def test_pictures_are_small_and_readable_in_light_and_dark():
+    pictures = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
+    pages = "".join(page.read_text() for page in PAGES)
+    for picture in pictures:
+        svg = picture.read_text()
+        assert f"pictures/{picture.name}" in pages and len(svg) < 150_000
+        assert "prefers-color-scheme:dark" in svg and "var(--card, #ffffff)" in svg
+    assert (ROOT / "README.md").read_text().count("![") == 1
+
+
 def test_every_page_is_on_the_site():
     docs = ROOT / "docs"
     site = (ROOT / "mkdocs.yml").read_text()

@@ -90,6 +90,11 @@ def test_a_chart_says_what_it_shows_and_its_parts_have_names_of_their_own():
     assert not ids[0] & ids[1]
 
 
+def test_the_chart_of_several_models_says_which_is_which():
+    title = answers()["audit"].plot().to_dict()["title"]
+    assert title["subtitle"] == ["circle: digits-plain, square: digits-bounded"]
+
+
 def test_colours_follow_the_notebook():
     light, dark = charts.palettes()
     assert light["card"] != dark["card"] and light.keys() == dark.keys() >= {"ink", "series-0"}
