@@ -1,8 +1,12 @@
 """Affine forms of values with boxes around their gradients, and what operations make of them.
 
+A form is affine in the entries u of a box and, after them, in numbers v, |v| <= 1, each of which
+says how far one unit is off its line: what several values have of it in common may cancel.
+
 See `holdfast.bounds.forward`, which carries them through a graph.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +28,7 @@ class Forms:
 
     Attributes:
         center: [R or 1, ...].
-        slope: [R or 1, d, ...], by entries u.
+        slope: [R or 1, d + e, ...], by entries u, and v as far as known when the value was read.
         error: [R or 1, ...], at least 0.
         jacobian: [R or 1, d, ...], by entries of the input.
         reach: [R or 1, d, ...]: every gradient in the box is within it of `jacobian`.
@@ -44,6 +48,19 @@ class Forms:
     def swing(self) -> Tensor:
         """How far the affine part moves within the box, rounded up."""
         return rows_up(self.slope.abs().sum(1), self.slope.shape[1])
+
+    def apart(self, d: int) -> Tensor:
+        """Return how far a value is at most from what d entries u make of it, rounded up."""
+        rest = self.slope[:, d:]
+        return rows_up(self.error + rest.abs().sum(1), rest.shape[1] + 1)
+
+    def in_so_many(self, count: int) -> "Forms":
+        """Return the form in so many u and v."""
+        more = count - self.slope.shape[1]
+        if not more:
+            return self
+        blank = torch.zeros(len(self.slope), more, *self.slope.shape[2:], dtype=torch.float64)
+        return dataclasses.replace(self, slope=torch.cat([self.slope, blank], 1))
 
     def size(self) -> Tensor:
         """Return a bound of all absolute values that enter a value."""
@@ -167,7 +184,7 @@ def wire(node: Node, parts: Sequence[Forms]) -> Forms:
     """Move entries; constants that are added do not move."""
     op, params = node.facts.linear(node.params)
     count = max(len(part.center) for part in parts)
-    wide = [[_expanded(field, count) for field in _fields(part)] for part in parts]
+    wide = [[_expanded(field, count) for field in _fields(part)] for part in alike(parts)]
     center, slope, error, jacobian, reach, length = zip(*wide, strict=True)
 
     def moved(values: Sequence[Tensor]) -> Tensor:
@@ -200,7 +217,14 @@ def difference(a: Forms, b: Forms) -> Forms:
     return _sum_of_two(a, b, -1.0)
 
 
+def alike(parts: Sequence[Forms]) -> list[Forms]:
+    """Return forms in as many v each: what a value was read before, it does not depend on."""
+    most = max(part.slope.shape[1] for part in parts)
+    return [part.in_so_many(most) for part in parts]
+
+
 def _sum_of_two(a: Forms, b: Forms, sign: float) -> Forms:
+    a, b = alike((a, b))
     error = a.error + b.error + 2.0 * UNIT * (a.size() + b.size())
     reach = a.reach + b.reach + 2.0 * UNIT * (a.jacobian.abs() + b.jacobian.abs())
     return Forms(

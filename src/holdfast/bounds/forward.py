@@ -12,6 +12,7 @@ Rounding is counted as in `holdfast.bounds.backward`: n roundings of a sum move 
 gamma_n times the sum of the absolute values, which is twice over added to what a value is off by.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from holdfast.bounds.forms import (
     Forms,
     Line,
     add,
+    alike,
     chord,
     curve,
     difference,
@@ -80,6 +82,7 @@ class Forward:
         graph: In float64, with all maxima as comparisons.
         norm: In which inputs move: 1, 2 or inf.
         kinks: Of the last pass, by node.
+        tracked: How many units have a slope of their own in the values behind them.
     """
 
     graph: Graph
@@ -99,6 +102,10 @@ class Forward:
         )
         self._reading = Reading("affine forms", table, NOT_WRITTEN, constants=True)
         self.covers = not uncovered(self.graph, self._reading)
+        bent = [n for n in self.graph.nodes if n.perturbed and n.kind is Kind.SCALAR and ramp(n)]
+        count = sum(math.prod(node.shape) for node in bent)
+        # As many slopes as units, in every value: up to so many it is worth its time.
+        self.tracked = count if count <= 512 else 0
 
     def read(
         self,
@@ -128,7 +135,8 @@ class Forward:
             held: Units that are held on one side of their kink.
             within: What of the boxes is meant; all of them without.
         """
-        self._held, self._within, self.kinks, self._moves = held, within, {}, len(moving)
+        self._held, self._within, self.kinks = held, within, {}
+        self._moves = self._columns = len(moving)
         entry = self.graph.perturbed_input
         middle, radius = middle_form(low, high)
         unit = torch.zeros(len(moving), low[0].numel(), dtype=torch.float64)
@@ -191,11 +199,24 @@ class Forward:
         sides = ramp(node)
         if not node.perturbed or sides is None:
             return curve(node, x)
-        return straight(x, *self._kink(node, x, *sides))
+        slopes, line = self._kink(node, x, *sides)
+        if not self.tracked:
+            return straight(x, slopes, line)
+        # Each unit that is open somewhere has a v of its own for how far it is off its line.
+        bend = flat_rows(line.bend)
+        places = bend.any(0).nonzero().flatten()
+        blank = torch.zeros(len(bend), len(places), bend.shape[1], dtype=torch.float64)
+        blank[:, torch.arange(len(places)), places] = bend[:, places]
+        line = dataclasses.replace(line, bend=torch.zeros_like(line.bend))
+        found = straight(x.in_so_many(self._columns), slopes, line)
+        self._columns += len(places)
+        own = blank.reshape(len(bend), -1, *node.shape)
+        slope = torch.cat([found.slope.expand(len(bend), *found.slope.shape[1:]), own], 1)
+        return dataclasses.replace(found, slope=slope)
 
     def _compare(self, node: Node, parts: Sequence[Forms]) -> Forms:
         """Return [a - g, b + g], where g = relu(a - b): means of a and b, and a bend."""
-        a, b = parts
+        a, b = alike(parts)
         gap = difference(a, b)
         one = torch.ones((), dtype=torch.float64)
         (t, r), line = self._kink(node, gap, 0.0 * one, one)
@@ -254,9 +275,11 @@ class Forward:
         low, high = (flat_rows(end).expand(count, -1).clone() for end in (low, high))
         parts, places = ((low < 0.0) & (high > 0.0)).nonzero(as_tuple=True)
         with torch.no_grad():
-            slope = flat_rows(gap.slope, 2).expand(count, -1, -1)[parts, :, places]
+            slope = flat_rows(gap.slope[:, : self._moves], 2)
+            slope = slope.expand(count, -1, -1)[parts, :, places]
             center, error = (
-                flat_rows(part).expand(count, -1)[parts, places] for part in (gap.center, gap.error)
+                flat_rows(part).expand(count, -1)[parts, places]
+                for part in (gap.center, gap.apart(self._moves))
             )
             error = torch.where(center.isfinite(), error, torch.inf)
             bottom, top = (

@@ -141,7 +141,7 @@ class _Boxes:
         """Split the parts with the largest bounds, a batch at a time."""
         graph, d = self.forward.graph, len(self.moving)
         widest = max(math.prod(node.shape) for node in graph.nodes)
-        most = min(max(1, 2**21 // (widest * (2 + 3 * d))), 256)
+        most = min(max(1, 2**22 // (widest * (2 + 3 * d + self.forward.tracked))), 256)
         self._enter([_Part(low, high, math.inf)])
         last = math.inf
         while self._heap:

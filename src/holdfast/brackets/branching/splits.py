@@ -63,12 +63,12 @@ class Choices:
         # How much of the reach of the Jacobian comes from each unit; the largest are enough.
         weights, places = weights.topk(min(64, weights.shape[1]), 1)
         weights = weights.where(weights > 1e-9 * weights.sum(1, keepdim=True), 0.0)
+        d = out.jacobian.shape[1]
         center, error = (
             torch.cat([flat_rows(part).expand(count, -1) for part in parts], 1).gather(1, places)
-            for parts in zip(*((k.gap.center, k.gap.error) for k in kinks.values()), strict=True)
+            for parts in zip(*((k.gap.center, k.gap.apart(d)) for k in kinks.values()), strict=True)
         )
-        d = out.slope.shape[1]
-        slopes = [flat_rows(k.gap.slope, 2).expand(count, -1, -1) for k in kinks.values()]
+        slopes = [flat_rows(k.gap.slope[:, :d], 2).expand(count, -1, -1) for k in kinks.values()]
         slope = torch.cat(slopes, 2).gather(2, places[:, None].expand(-1, d, -1))
         sizes, swing = slope.abs(), slope.abs().sum(1)
         # In one of the halves, the other one decides on nothing.
