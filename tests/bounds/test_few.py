@@ -57,10 +57,11 @@ REGIONS = [
     Ball(CENTER, 0.4, 2.0),
     Ball(CENTER, 0.4, 1.0),
     Ball(CENTER, 0.2, math.inf),
+    Ball(CENTER, 0.0, math.inf),
 ]
 
 
-@pytest.mark.parametrize("region", REGIONS, ids=["box", "l2", "l1", "linf"])
+@pytest.mark.parametrize("region", REGIONS, ids=["box", "l2", "l1", "linf", "point"])
 def test_no_value_leaves_its_interval(region, generator_and_critic, forwards) -> None:
     relaxed = few.relaxed_on(generator_and_critic, Regions.of(region))
     plain = Relaxed(generator_and_critic, Regions.of(region), end=-1.0)
@@ -77,10 +78,10 @@ def test_no_value_leaves_its_interval(region, generator_and_critic, forwards) ->
         assert bool((values[node.name] <= interval.high).all())
         wider = plain.intervals[node.name]
         narrower += int((interval.high - interval.low < 0.9 * (wider.high - wider.low)).sum())
-    assert narrower > 0
+    assert narrower > 0 or bool((points == CENTER).all())
 
 
-@pytest.mark.parametrize("region", REGIONS, ids=["box", "l2", "l1", "linf"])
+@pytest.mark.parametrize("region", REGIONS[:4], ids=["box", "l2", "l1", "linf"])
 def test_no_slope_is_above_the_constant(region, generator_and_critic, forwards) -> None:
     upper = region_constant_upper(generator_and_critic, region, 2.0)
     assert forwards == [True]

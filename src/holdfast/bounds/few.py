@@ -56,10 +56,12 @@ def _tightening(graph: Graph) -> float:
 
 @torch.no_grad()
 def _ranges(graph: Graph, regions: Regions) -> dict[str, Interval] | None:
-    """Return bounds of all values that move, by affine forms; None where there are none."""
+    """Return bounds of all values that depend on the input, by affine forms; None without any."""
     low, high = regions.box()
     moving = flat_rows(low < high).any(0).nonzero().flatten()
-    if not 1 <= len(moving) <= 32 or not bool(low.isfinite().all() & high.isfinite().all()):
+    if not len(moving):
+        moving = torch.tensor([0])  # a point: what it is off by is rounding
+    if len(moving) > 32 or not bool(low.isfinite().all() & high.isfinite().all()):
         return None
     forward = Forward(with_pairs(graph.double()), math.inf)
     if not forward.covers:
