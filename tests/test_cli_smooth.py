@@ -34,7 +34,7 @@ def run(kitchen, monkeypatch, capsys):
     return run
 
 
-def test_edits_of_sentences_are_certified_and_the_file_is_read_again(run, kitchen):
+def test_edits_of_sentences_are_certified_and_the_file_is_read_again(run, kitchen, capsys):
     line = "hf:tiny csv:t.csv --noise deletion:0.7 --epsilon 1 --samples 300 --confidence 0.95"
     code, out, err = run(f"{line} --out edits.json")
     assert (code, err) == (0, "") and "edit radii" in out and "Deletion(p=0.7" in out
@@ -47,6 +47,12 @@ def test_edits_of_sentences_are_certified_and_the_file_is_read_again(run, kitche
     assert document["smoothing"]["options"]["noise"] == {"p": 0.7, "unit": "words"}
     assert 0 < document["verified_accuracy"] <= document["clean_accuracy"]
     assert run(f"{line} --fail-under 1 --quiet")[0] == 1
+    with pytest.raises(SystemExit) as ending:
+        cli.main(["check", "edits.json", "--model", "hf:tiny", "--json"])
+    assert ending.value.code == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert checked["proved"] == sum(radius > 0 for radius in document["radius"])
+    assert "weights alone are those" in checked["lines"][-1]
 
 
 def test_rows_of_numbers_are_smoothed_by_normal_noise(run):

@@ -13,6 +13,7 @@ from holdfast_check import files
 from holdfast_check.files import digest, rational, read_json, read_once, require
 from holdfast_check.network import Tensors, logits, read_graph
 from holdfast_check.proof import squared_rates
+from holdfast_check.smoothed import recount
 
 _ROWS: dict[str, Any] = {"radius": [float], "claimed": [float], "margin": [float]}
 _ROWS |= {"predicted": [int], "labels": [int], "reason": [str], "method": [str], "inputs": [str]}
@@ -38,6 +39,9 @@ class Report(NamedTuple):
 def check(certificate: str | Path, model: str | Path | None = None) -> Report:
     """Return what a file proves; what is not proved, or not in the model, is `Rejected`."""
     document = read_json(read_once(Path(certificate)))
+    if isinstance(document, dict) and document.get("format") == "holdfast.smoothed/1":
+        require(document.get("digest") == digest(document), "the digest is not that of the content")
+        return _smoothed(document, bool(model))
     content = files.conform(document, _SPEC, "document")
     require(content["format"] == "holdfast.certificates/3", "the format is not certificates/3")
     require(content["digest"] == digest(document), "the digest is not that of the content")
@@ -74,6 +78,20 @@ def check(certificate: str | Path, model: str | Path | None = None) -> Report:
     lines += [f"other arrays, not compared: {len(hashes) - len(used)}"]
     lines += [f"proved: {proved} of {len(pairs)} radii, for the exact real function", claimed]
     return Report(*counts, tuple(lines))
+
+
+def _smoothed(document: Any, model: bool) -> Report:
+    """Return what the votes in a file show, each row with the confidence that it states."""
+    with ctx.workprec(128):
+        rows, shown = recount(document)
+    lines = (
+        f"a smoothed model: {shown} of {rows} radii follow from the votes in the file",
+        (
+            "each holds with the confidence in the file, if the votes are as it says: they are not "
+            f"counted again{', nor is the model compared' * model}"
+        ),
+    )
+    return Report(rows, shown, 0, 6 * (not shown), lines)
 
 
 def _prove(content: Any, tensors: Tensors, arrays: Tensors) -> None:

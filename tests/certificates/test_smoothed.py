@@ -11,6 +11,7 @@ from scipy import special
 from torch import nn
 
 import holdfast
+import holdfast_check
 from holdfast import Certificates, Deletion, Gaussian, InvalidInput, Uniform, Unsupported
 from holdfast.attacks.agreement import check_agreement
 from holdfast.documents import digest
@@ -114,6 +115,8 @@ def test_a_file_gives_the_radii_again_from_its_counts(edits, tmp_path):
     edits.save(tmp_path / "c.json")
     again = Certificates.load(tmp_path / "c.json")
     assert torch.equal(again.radius, edits.radius) and again.reason == edits.reason
+    report = holdfast_check.check(tmp_path / "c.json")
+    assert report[:4] == (30, int((edits.radius > 0).sum()), 0, 0)
     assert again.smoothing.options == edits.smoothing.options
     alpha = again.smoothing.options.alpha
     for votes, drawn, radius in zip(
@@ -138,6 +141,25 @@ def test_a_file_that_claims_more_than_its_counts_is_refused(edits, tmp_path, cha
     (tmp_path / "c.json").write_text(json.dumps(document))
     with pytest.raises(InvalidInput, match="contradict"):
         Certificates.load(tmp_path / "c.json")
+    with pytest.raises(holdfast_check.Rejected):
+        holdfast_check.check(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("epsilon", [None, 0.3])
+@pytest.mark.parametrize("noise", [Gaussian(0.5), Uniform(0.8)])
+def test_the_independent_checker_finds_the_same_radii_in_the_votes(noise, epsilon, tmp_path):
+    model, inputs, labels, _ = linear(noise.norm, rows=20)
+    found = smoothed(model, inputs, labels, noise, epsilon=epsilon, samples=400)
+    found.save(tmp_path / "c.json")
+    report = holdfast_check.check(tmp_path / "c.json")
+    assert report[:4] == (20, int((found.radius > 0).sum()), 0, 0)
+    document = json.loads((tmp_path / "c.json").read_text())
+    row = int(found.radius.argmax())
+    document["radius"][row] = (float(found.radius[row]) * (1 + 1e-8)).hex()
+    document["digest"] = digest(document)
+    (tmp_path / "c.json").write_text(json.dumps(document))
+    with pytest.raises(holdfast_check.Rejected, match=f"row {row}: the votes do not show"):
+        holdfast_check.check(tmp_path / "c.json")
 
 
 def test_a_fixed_number_of_samples_is_drawn_of_every_row_that_is_right():

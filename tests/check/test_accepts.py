@@ -34,7 +34,7 @@ PACKAGE = Path(holdfast_check.__file__).parent
 def test_it_is_short_and_stands_alone():
     files = sorted(PACKAGE.glob("*.py"))
     lines = [line for path in files for line in path.read_text().splitlines()]
-    assert sum(bool(line.strip()) for line in lines) < 500
+    assert sum(bool(line.strip()) for line in lines) < 550
     allowed = {*sys.stdlib_module_names, "flint", "holdfast_check"}
     for path in files:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -31,7 +31,8 @@ def check(
         if not describes(certificate, loaded.model):
             got = f"{model!r}, another network than the one in the file"
             raise InvalidInput("model", got, "the model that was certified")
-        what = "operations, arrays and weights are" if report.proved else "weights alone are"
+        read = report.proved and "a smoothed model" not in lines[0]
+        what = "operations, arrays and weights are" if read else "weights alone are"
         lines.append(f"model: {what} those that Holdfast reads in {model}")
     document = {
         "certificate": str(certificate),

@@ -1,5 +1,6 @@
 """`holdfast smooth`."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ def smooth(  # noqa: PLR0913 - the options of the verb
     """Certify, with a confidence, what a model says most often to randomly disturbed inputs."""
     from holdfast.certificates.smoothed import certify_smoothed
     from holdfast.cli.spoken import said_by
+    from holdfast.graph.capture import weights_hash
     from holdfast.progress import show_progress
     from holdfast.smoothing.noise import EDITS
     from holdfast.smoothing.options import SmoothingOptions
@@ -76,6 +78,7 @@ def smooth(  # noqa: PLR0913 - the options of the verb
         run, inputs, labels = _texts(loaded, rows)
     with show_progress("samples") as report:
         found = certify_smoothed(run, inputs, labels, options, threshold, report)
+    found = dataclasses.replace(found, fingerprint=weights_hash(loaded.model))
     if out is not None:
         found.save(out)
     reach = epsilon or 0.0

@@ -144,9 +144,12 @@ class Deletion:
         """Return the largest k >= 0 with p^k above a bound, exactly; 0 where there is none."""
         if bound <= 0:  # of deletions alone, where the probability is taken to be 1
             raise InvalidInput("p_lower", "1", "a probability below 1")
-        power, k, p = Fraction(self.p), 0, Fraction(self.p)
-        while power > bound:
-            power, k = power * p, k + 1
+        if bound >= 1:
+            return 0
+        # From a guess that is too large, down to the first that holds.
+        k = 2 + math.floor(math.log(bound) / math.log(self.p))
+        while k > 0 and Fraction(self.p) ** k <= bound:
+            k -= 1
         return k
 
     def needed(self, radius: float) -> float:
