@@ -129,3 +129,32 @@ def test_errors_are_one_line(run, kitchen, line, said):
     assert (code, out) == (2, "") and err.count("\n") == 1
     assert err.startswith(f"holdfast: {said}")
     assert not (kitchen / "no").exists()
+
+
+def test_words_that_may_be_replaced_are_all_tried(run, kitchen):
+    (kitchen / "words.json").write_text('{"good": ["fine"], "film": ["plot", "cast"]}')
+    verb = "substitutions hf:tiny csv:t.csv?rows=9 --words json:words.json"
+    code, out, err = run(f"{verb} --out found.json")
+    assert (code, err) == (0, "")
+    assert "SubstitutionCertificates of 9 rows" in out
+    code, document, _ = run(f"{verb} --json --resume found.json")
+    document = json.loads(document)
+    assert code == 0 and len(document["outcome"]) == 9
+    assert document["certified_accuracy"] == document["outcome"].count("certified") / 9
+    code, _, _ = run(f"{verb} --fail-under 1.0 --quiet")
+    assert code == (document["certified_accuracy"] < 1.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("hf:tiny csv:t.csv --words json:none.json", "substitutions: "),
+        ("hf:tiny csv:t.csv --words words.json", "substitutions: got 'words.json'"),
+        ("hf:tiny csv:t.csv --words json:words.json --budget -1", "budget: got -1"),
+        ("demo:digits-plain demo:digits --words json:words.json", "data: got 'demo:digits'"),
+    ],
+)
+def test_what_cannot_be_replaced_is_refused(run, kitchen, line, said):
+    (kitchen / "words.json").write_text("{}")
+    code, _, err = run(f"substitutions {line}")
+    assert code == 2 and said in err and err.count("\n") == 1

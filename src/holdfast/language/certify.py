@@ -63,7 +63,8 @@ def certify_substitutions(  # noqa: PLR0913 - the signature is the contract's
         One outcome per text, in their order.
 
     Warns:
-        HoldfastWarning: Where the model leaves out the end of a text, which is then not looked at.
+        HoldfastWarning: Where the model leaves out the end of a text, which is then not looked at;
+            where the user interrupts: texts that were not reached are unknown.
 
     Raises:
         Unsupported: When a module is in training mode.
@@ -91,19 +92,20 @@ def certify_substitutions(  # noqa: PLR0913 - the signature is the contract's
         "fingerprint": weights_hash(reader.model) if isinstance(reader, TokenModel) else "",
     }
     _check_resumed(resume, same | {"texts": texts, "labels": classes.tolist()})
-    rows = []
-    for row, (each, label) in enumerate(zip(around, classes.tolist(), strict=True)):
-        report(Progress("substitutions", row, len(texts)))
-        before = None if resume is None else _row_of(resume, row)
-        if before is None or before["outcome"] == "unknown":
-            search = Search(reader, each, label, spent)
-            if before is not None:
-                search.finished.update(before["finished"])
-                search.before, search.margin = before["tried"], before["margin"]
-            outcome = _decide(search, budget)
-            rows.append(_row(search, outcome, budget))
-        else:
-            rows.append(before)
+    rows: list[dict[str, Any]] = []
+    searches = [Search(reader, *each, spent) for each in zip(around, classes.tolist(), strict=True)]
+    try:
+        for row, search in enumerate(searches):
+            report(Progress("substitutions", row, len(texts)))
+            before = None if resume is None else _row_of(resume, row)
+            if before is None or before["outcome"] == "unknown":
+                rows.append(_row(search, _decided(search, budget, before), budget))
+            else:
+                rows.append(before)
+    except KeyboardInterrupt:
+        warnings.warn(f"stopped: {len(rows)} of {len(texts)} texts", HoldfastWarning, stacklevel=2)
+        later = range(len(rows), len(texts))
+        rows += [_row(searches[row], "unknown", budget) for row in later]
     columns: dict[str, Any] = {
         name: tuple(row[name] for row in rows) for name in SubstitutionCertificates.PER_ROW
     }
@@ -113,8 +115,11 @@ def certify_substitutions(  # noqa: PLR0913 - the signature is the contract's
     return SubstitutionCertificates(**columns, **same)
 
 
-def _decide(search: Search, budget: int) -> str:
+def _decided(search: Search, budget: int, before: dict[str, Any] | None) -> str:
     """Return how a text turns out, having run what there is to run."""
+    if before is not None:
+        search.finished.update(before["finished"])
+        search.before, search.margin = before["tried"], before["margin"]
     search.begin()
     if budget and search.found is None:
         search.replace_one()

@@ -42,7 +42,8 @@ class SubstitutionCertificates(RowResult):
             without a change; None where none is known.
         tried: [N] int64, distinct texts that were run, itself included.
         combinations: [N] int64, texts within the budget, itself included; at most 2^63 - 1.
-        predicted: [N] int64, the answer to the text itself; -1 where two classes tie.
+        predicted: [N] int64, the answer to the text itself; -1 where two classes tie, or it was
+            not reached.
         labels: [N] int64.
         margin: [N] float64, the smallest margin among the texts that were run, in logits; inf
             where the model answers classes alone.
@@ -83,6 +84,11 @@ class SubstitutionCertificates(RowResult):
     def clean_accuracy(self) -> float:
         """The share of all texts that get their label as they are."""
         return float((self.predicted == self.labels).double().mean())
+
+    @property
+    def reached(self) -> int:
+        """How many texts were looked at before the user stopped the search."""
+        return int((self.tried > 0).sum())
 
     def counts(self) -> dict[str, int]:
         """Return how many texts have each outcome, most first."""
