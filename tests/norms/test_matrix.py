@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.norms.matrix import row_sums_upper, spectral_upper
+from holdfast.norms.matrix import near_spectral_upper, row_sums_upper, spectral_upper
 
 
 def exceeds_exactly(bound: float, matrix: list[list[float]]) -> bool:
@@ -62,6 +62,9 @@ def test_never_below_the_exact_norm(m: int, n: int, scale: float, kind: str, see
     bound = spectral_upper(torch.from_numpy(matrix))
     assert exceeds_exactly(bound, matrix.tolist())
     assert bound <= np.linalg.norm(matrix, 2) * (1 + 1e-9)
+    near = near_spectral_upper(torch.from_numpy(matrix))
+    assert exceeds_exactly(near, matrix.tolist())
+    assert near <= np.linalg.norm(matrix, 2) * 1.03
 
 
 def hostile(kind: str, generator: np.random.Generator) -> np.ndarray:
@@ -93,6 +96,9 @@ def test_ten_thousand_hostile_matrices(kind: str) -> None:
         if matrix.any():
             assert exceeds_exactly(bound, matrix.tolist())
             assert bound <= np.linalg.norm(matrix, 2) * (1 + 1e-9)
+            near = near_spectral_upper(torch.from_numpy(matrix))
+            assert exceeds_exactly(near, matrix.tolist())
+            assert near <= np.linalg.norm(matrix, 2) * 1.05
 
 
 @pytest.mark.parametrize("shape", [(256, 784), (300, 20), (64, 64)])

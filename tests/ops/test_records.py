@@ -17,7 +17,7 @@ from torch import Tensor
 from holdfast.bounds.float32 import execution_error
 from holdfast.errors import InternalError
 from holdfast.graph.ir import Graph, Node
-from holdfast.graph.running import _RULES, Approximate
+from holdfast.graph.running import ONE_STEP, Approximate
 from holdfast.ops import OPS, Kind, rules
 from holdfast.ops.geometry import ConvGeometry
 from holdfast.ops.record import Op, Params
@@ -119,7 +119,7 @@ def test_the_error_of_an_affine_operation_is_bounded(name, params, shapes) -> No
             sum((c * x for c, x in zip(row, truth, strict=True)), added)
             for row, added in zip(matrix, offset, strict=True)
         ]
-        assert max(errors(_RULES[name](node, [Approximate(value, error)]), exact)) <= 0
+        assert max(errors(ONE_STEP[name](node, [Approximate(value, error)]), exact)) <= 0
 
 
 @pytest.mark.parametrize(("name", "params", "shapes"), AFFINE, ids=named(AFFINE))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast.arguments import check_norm, check_number, check_seed, shown
+from holdfast.bounds.centred import Centred
 from holdfast.bounds.interval import READING
 from holdfast.bounds.jacobian import region_constant_upper
 from holdfast.brackets.bracket import Bracket
@@ -131,6 +132,7 @@ class Search:
         few = self.branches and region is not None and few_move(region)
         gain = self._gains(few)
         self._bound_jacobian(needed=gain is None)
+        self._bound_centred()
         starts = self._starts(points)
         interrupted, seconds = False, self.options.seconds
         try:
@@ -196,6 +198,25 @@ class Search:
         if needed or affords("a box around the Jacobian", count, entries, seconds, skipped):
             found = region_constant_upper(self.graph, region, norm)
             self._lower_upper(found, "box around the Jacobian on the region")
+
+    def _bound_centred(self) -> None:
+        """Bound the constant by the Jacobian at the centre and what others differ by, in l2."""
+        region = self.options.region
+        if not isinstance(region, Ball) or (region.norm, self.options.norm) != (2.0, 2.0):
+            return
+        # Every input is carried to every node, and back from a few of them; norms of the widest
+        # take the cube of their size.
+        inputs, outputs = (math.prod(self.graph[name].shape) for name in self._ends())
+        count = (2.0 * inputs + outputs) * products(self.graph) + 40.0 * inputs**3
+        widest = max(math.prod(node.shape) for node in self.graph.nodes)
+        seconds, skipped = 0.5 * self.options.seconds, self._skipped.append
+        held = 4.0 * max(inputs, outputs) * widest
+        if affords("the Jacobian at the centre", count, held, seconds, skipped):
+            found = Centred(self.graph, region.center).upper(region.radius)
+            self._lower_upper(found, "Jacobian at the centre and what others differ by")
+
+    def _ends(self) -> tuple[str, str]:
+        return self.graph.perturbed_input.name, self.graph.output
 
     @property
     def _lower(self) -> float:

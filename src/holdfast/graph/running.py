@@ -58,7 +58,7 @@ def evaluate(graph: Graph, inputs: Tensor) -> Approximate:
 
 def evaluate_all(graph: Graph, inputs: Tensor) -> Env[Approximate]:
     """Evaluate every node, by name; see `evaluate`."""
-    reading = Reading("float64 evaluation with error bounds", _RULES, {}, constants=True)
+    reading = Reading("float64 evaluation with error bounds", ONE_STEP, {}, constants=True)
     exact = inputs.double()
     start = {graph.perturbed_input.name: Approximate(exact, torch.zeros_like(exact))}
     with torch.no_grad():
@@ -263,7 +263,7 @@ def _groups(node: Node, x: Approximate) -> tuple[Approximate, Tensor, Tensor]:
     return flat, weight, bias
 
 
-_RULES: dict[str, Rule] = rules(
+ONE_STEP: dict[str, Rule] = rules(
     {
         Kind.AFFINE: affine,
         Kind.WIRING: _wiring,

@@ -91,6 +91,44 @@ def _independent(matrix: Tensor) -> list[Tensor]:
     return [torch.stack(blocks) for blocks in found.values()] if len(members) > 1 else []
 
 
+def near_spectral_upper(matrix: Tensor) -> float:
+    """Return a proved upper bound of the spectral norm of a matrix, within a percent or so.
+
+    It costs a fifth of `spectral_upper` for a large matrix: the norm is guessed by power iteration,
+    and a Cholesky factor proves a number slightly above the guess.
+
+    Args:
+        matrix: [m, n], float64, taken as exact.
+
+    Returns:
+        The bound; infinity where an entry is not finite.
+    """
+    size = float(lengths_up(matrix.flatten()))
+    if not 0.0 < size < math.inf:
+        return size
+    rows = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+    exponent = exponent_of(rows)
+    rows = scaled(rows, -exponent)[None]  # what underflows is less than 2^-1000 of the norm
+    gram, size = _lower_product(rows)[0], ldexp_up(size, -exponent)
+    whole = gram.tril() + gram.tril(-1).mT
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(len(whole), generator=generator, dtype=torch.float64)
+    for _ in range(40):  # enough for a percent, however close the next eigenvalue
+        vector = whole @ (vector / vector.norm().clamp(min=TINY))
+    m, step = len(whole), 0.01
+    guess = max(float(vector.norm()), size * size / m)
+    lost = 2.0 * gamma(rows.shape[2] + 2) * size * size + 2.0**-900
+    while (1.0 + step) * guess < size * size:
+        guess, step = (1.0 + step) * guess, 2.0 * step
+        shifted = torch.eye(m, dtype=torch.float64) * guess - whole
+        factor, failed = torch.linalg.cholesky_ex(shifted)
+        if not bool(failed):
+            residual = factor_residual_upper(shifted[None], factor[None])
+            square = up(guess + residual + 4.0 * UNIT * (guess + size * size) + lost)
+            return min(ldexp_up(sqrt_up(square), exponent), ldexp_up(size, exponent))
+    return ldexp_up(size, exponent)
+
+
 def _parts(stack: Tensor) -> Tensor:
     """Return real and imaginary parts side by side: torch is slow at magnitudes."""
     return torch.view_as_real(stack) if stack.is_complex() else stack
