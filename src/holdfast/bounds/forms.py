@@ -126,16 +126,15 @@ def straight(x: Forms, slopes: tuple[Tensor, Tensor], line: Line) -> Forms:
     jacobian = torch.where(moves, 0.5 * low.detach() + 0.5 * high.detach(), middle * x.jacobian)
     share = torch.where(moves, spread / spread.detach().clamp(min=TINY), 0.0)
     reach = widened(known[1], 0.5 * high - 0.5 * low, share)
-    ends = (
-        part * x.length for part in (middle[:, 0].abs(), (middle.abs() + spread.detach())[:, 0])
-    )
+    least = middle[:, 0].abs()
+    longest = widened(least * x.length, (least + spread.detach()[:, 0]) * x.length, share[:, 0])
     return Forms(
         line.slope * x.center + line.middle,
         line.slope[:, None] * x.slope,
         rows_up(error, 8),
         jacobian,
         rows_up(reach + 16.0 * UNIT * (known[0] + far) + 16.0 * TINY, 16),
-        rows_up(widened(*ends, share[:, 0]), 8),
+        rows_up(longest, 8),
     )
 
 

@@ -45,6 +45,7 @@ class Maps:
     graph: Graph
     _linear: dict[str, tuple[NDArray, NDArray, NDArray] | None] = field(default_factory=dict)
     _wires: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    _slopes: dict[str, list[list[float]]] = field(default_factory=dict)
     _wide: dict[tuple[str, tuple[int, ...]], list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,6 +76,15 @@ class Maps:
             moved = node.facts.run(parts, node.params)
             self._wires[node.name] = [sources[k] for k in moved.flatten().long().tolist()]
         return self._wires[node.name]
+
+    def slopes(self, node: Node) -> list[list[float]]:
+        """Return the slopes of each unit left and right of 0."""
+        if node.name not in self._slopes:
+            ends = ramp(node)
+            if ends is None:
+                raise _UndecidedError
+            self._slopes[node.name] = [end.flatten().tolist() for end in ends]
+        return self._slopes[node.name]
 
     def wide(self, name: str, shape: tuple[int, ...]) -> list[int]:
         """Return which place of a value each entry is when it is broadcast to a shape."""
@@ -186,7 +196,9 @@ class ExactValues:
             return self._affine(node, places)
         if node.kind is Kind.WIRING:
             return self._moved(node, places)
-        one = {Kind.SCALAR: self._bent, Kind.CHOICE: self._compared, Kind.SUM: self._total}
+        if node.kind is Kind.SCALAR:
+            return self._bent(node, places)
+        one = {Kind.CHOICE: self._compared, Kind.SUM: self._total}
         if node.kind not in one or (node.kind is Kind.CHOICE and node.op != "compare"):
             raise _UndecidedError
         return [one[node.kind](node, place) for place in places]
@@ -245,15 +257,20 @@ class ExactValues:
             raise _UndecidedError
         return float(known[place])
 
-    def _bent(self, node: Node, place: int) -> RationalRow:
-        row = self.gap(node, place)
-        slopes = ramp(node)
-        if slopes is None:
-            raise _UndecidedError
-        if not row.integers.any():
-            return row
-        left, right = (float(slope.flatten()[place]) for slope in slopes)
-        return row.times(right if self._side(node, place, row) > 0 else left)
+    def _bent(self, node: Node, places: Sequence[int]) -> list[RationalRow]:
+        ends = self.maps.slopes(node)
+        known = self.sides.get(node.name) if len(self.moving) else None
+        sides = dict.fromkeys(places, 0) if known is None else {p: int(known[p]) for p in places}
+        # Where the slope is 0 the value is, whatever the unit reads.
+        flat = {place for place, side in sides.items() if side and not ends[side > 0][place]}
+        self._values(node.inputs[0], [place for place in sides if place not in flat])
+        found = []
+        for place in places:
+            row = self._number(0.0) if place in flat else self.rows[node.inputs[0], place]
+            if row.integers.any():
+                row = row.times(ends[self._side(node, place, row) > 0][place])
+            found.append(row)
+        return found
 
     def _compared(self, node: Node, place: int) -> RationalRow:
         end, place = divmod(place, math.prod(node.shape[1:]))
