@@ -213,7 +213,7 @@ WIDTHS = st.sampled_from([0.0, 1e-12, 1e-3, 0.1, 3.0])
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(DRAWS, WIDTHS)
 def test_no_value_leaves_the_bounds(name: str, draw: tuple[int, int], width: float) -> None:
     (seed, power), case = draw, CASES[name]
@@ -247,27 +247,27 @@ def test_no_value_leaves_the_bounds(name: str, draw: tuple[int, int], width: flo
 
 
 @pytest.mark.parametrize("name", STEEP)
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(DRAWS, WIDTHS)
 def test_no_secant_leaves_the_slopes(name: str, draw: tuple[int, int], width: float) -> None:
     (seed, power), case = draw, CASES[name]
     low, high = drawn(seed, name, power, width)
     node = Node("y", case.op, ("x",), case.params, case.shape)
     least, most = slopes_on(node, low[None], high[None])
-    with mpmath.workdps(80 + 3 * abs(power)):
+    if bool(node.facts.curve(case.params).undefined(low, high).any()):
+        return
+    # Slopes of tiny entries differ from those in the origin by their squares.
+    with mpmath.workdps(80 + 3 * max(0, -power)):
         bounds = [exactly(end) for end in (least, most)]
-        if bool(node.facts.curve(case.params).undefined(low, high).any()):
-            return
-        for one, other in itertools.combinations(points_of(low, high, seed), 2):
-            x, y = exactly(one), exactly(other)
-            pairs = zip(x, y, case.truth(x), case.truth(y), *bounds, strict=True)
-            for a, b, at, there, bottom, top in pairs:
+        ends = [(x, case.truth(x)) for x in map(exactly, points_of(low, high, seed))]
+        for (x, at_x), (y, at_y) in itertools.combinations(ends, 2):
+            for a, b, at, there, bottom, top in zip(x, y, at_x, at_y, *bounds, strict=True):
                 if a != b:
                     assert bottom <= (at - there) / (a - b) <= top
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in STEEP])
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(DRAWS, st.sampled_from([1e-9, 1e-3]))
 def test_an_error_of_the_input_passes(name: str, draw: tuple[int, int], size: float) -> None:
     """The inputs of an operation err, and so does its value, by no more than is said."""

@@ -241,7 +241,7 @@ def test_headings_and_landmarks_are_in_order(visit, audit):
 def test_hostile_names_stay_words(visit, audit, width):
     names = hostile()
     assert len(names) >= 200
-    names = names if width > 1000 else names[::3]
+    names = names if width > 1000 else names[::9]  # of every frame, and of nearly every seed
     for subject, name in zip(audit["subjects"], names, strict=False):
         subject |= {"name": name, "description": names[2], "model": names[3]}
         subject["lipschitz"] |= {
