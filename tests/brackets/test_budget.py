@@ -8,7 +8,7 @@ from torch import nn
 import holdfast
 from holdfast.bounds.linear import Relaxed
 from holdfast.bounds.regions import Regions
-from holdfast.brackets.budget import affords, products, products_a_second
+from holdfast.brackets.budget import affords, norms_products, products, products_a_second
 from holdfast.brackets.semidefinite import lipsdp_upper, row_bounds_upper
 
 
@@ -35,6 +35,30 @@ def test_a_net_too_large_for_lipsdp_has_a_note() -> None:
     bracket = holdfast.lipschitz(net, torch.zeros(1, 3), seconds=0.5)
     assert 0.0 < bracket.lower <= bracket.upper < math.inf
     assert any(note.startswith("LipSDP was left out") for note in bracket.notes)
+
+
+def test_norms_that_take_long_are_left_out_where_few_entries_move() -> None:
+    """A first bound on a box then comes from affine forms, without the norms of its layers."""
+    wide = nn.Linear(2000, 2000, bias=False)
+    nn.init.eye_(wide.weight)  # the product of all norms is then known
+    net = nn.Sequential(nn.Linear(2, 2000), nn.ReLU(), wide, nn.Linear(2000, 1)).eval()
+    box = holdfast.Box(torch.zeros(2), torch.full((2,), 0.1))
+    bracket = holdfast.lipschitz(net, torch.zeros(1, 2), region=box, seconds=0.0)
+    assert 0.0 < bracket.lower <= bracket.upper
+    assert bracket.upper_by == "affine forms on the region"
+    assert any(note.startswith("the product of layer gains was left out") for note in bracket.notes)
+    first, _, _, last = net
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    ends = (torch.linalg.matrix_norm(layer.weight.detach(), 2) for layer in (first, last))
+    assert bracket.upper <= 1.0001 * math.prod(map(float, ends))
+
+
+def test_small_norms_take_fewer_products() -> None:
+    nets = (nn.Sequential(nn.Conv2d(1, k, 3), nn.Flatten(), nn.Linear(36 * k, 9)) for k in (2, 8))
+    graphs = (holdfast.capture(net.eval(), torch.zeros(1, 1, 8, 8)) for net in nets)
+    counts = [[norms_products(graph, norm) for norm in (1.0, 2.0)] for graph in graphs]
+    assert all(0.0 < small < large for small, large in zip(*counts, strict=True))
 
 
 def test_nothing_is_begun_without_time() -> None:

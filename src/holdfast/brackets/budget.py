@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from holdfast.graph.ir import Graph
+from holdfast.norms.node import worth_writing_out
 from holdfast.ops import Kind
 
 Skipped = Callable[[str], None]
@@ -38,6 +39,27 @@ def products(graph: Graph) -> int:
         for node in graph.nodes
         if node.kind in (Kind.AFFINE, Kind.PRODUCT) and node.perturbed
     )
+
+
+def norms_products(graph: Graph, norm: float) -> float:
+    """Return about how many products the operator norms of all affine nodes take."""
+    total = 0.0
+    for node in graph.nodes:
+        if node.kind is not Kind.AFFINE or not node.perturbed or node.facts.by_entry:
+            continue
+        shape = graph[node.inputs[0]].shape
+        columns, rows = math.prod(shape), math.prod(node.shape)
+        once = rows * node.facts.roundings(node.params, shape)
+        if norm != 2.0:
+            total += 4.0 * once
+        elif node.op == "linear" or worth_writing_out(columns, rows):
+            # every input is pushed through, twice; then come a Gram matrix and its eigenvalues
+            pushed = 0.0 if node.op == "linear" else 2.0 * columns * once
+            total += pushed + 8.0 * min(columns, rows) * columns * rows
+        elif len(shape) == 3:  # the same for the channels, at half of the frequencies
+            sizes = sorted((shape[0], node.shape[0]))
+            total += 4.0 * max(columns / shape[0], rows / node.shape[0]) * sizes[0] ** 2 * sizes[1]
+    return total
 
 
 def affords(method: str, count: float, numbers: float, seconds: float, skipped: Skipped) -> bool:

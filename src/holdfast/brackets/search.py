@@ -16,7 +16,7 @@ from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.branching.boxes import branch_boxes, few_move
 from holdfast.brackets.branching.merging import merged
 from holdfast.brackets.branching.tree import Goal, branch
-from holdfast.brackets.budget import affords, products
+from holdfast.brackets.budget import affords, norms_products, products
 from holdfast.brackets.gain import GainReading, LayerGain
 from holdfast.brackets.lower.ascent import ascending_pairs
 from holdfast.brackets.lower.pairs import SteepPair, sample
@@ -130,8 +130,14 @@ class Search:
         self._start = time.perf_counter()
         region = self.options.region
         few = self.branches and region is not None and few_move(region)
-        gain = self._gains(few)
-        self._bound_jacobian(needed=gain is None)
+        model, boxes = self.graph, iter(())
+        if few:
+            self._merge()
+            boxes = self._boxes()
+        # The whole region is the first box: where few entries move, that costs next to nothing.
+        self._take(next(boxes, math.inf), "affine forms on the region")
+        gain = self._gains(model)
+        self._bound_jacobian(needed=math.isinf(self._upper))
         self._bound_centred()
         starts = self._starts(points)
         interrupted, seconds = False, self.options.seconds
@@ -140,7 +146,6 @@ class Search:
             # has not found after two seconds, it finds when the upper bound is known.
             self._look_around(starts, 0.15 * seconds)
             self._ascend(starts, min(0.4 * seconds, 2.0), again=False)
-            boxes = self._boxes() if few else iter(())
             self._branch_boxes(boxes, 0.5 * seconds)
             self._solve_lipsdp(0.8 * seconds)
             self._branch(0.9 * seconds)
@@ -151,34 +156,40 @@ class Search:
         layers = () if gain is None else tuple(gain.layers)
         return self._bracket(layers, self._outcome(interrupted))
 
-    def _gains(self, few: bool) -> GainReading | None:
+    def _merge(self) -> None:
+        """Go on with the same function without kinks that are there twice."""
+        pairs = with_pairs(self.graph.double())
+        # so many terms of sums take a fifth of the time
+        once = merged(pairs, int(0.2 * self.options.seconds / 8e-6))
+        self.graph = self.graph if once is pairs else once
+
+    def _gains(self, model: Graph) -> GainReading | None:
         """Take the gain on all inputs.
 
         Args:
-            few: Whether few entries move in a region. Then the search goes on with the same
-                function without kinks that are there twice; the gains of layers are the model's.
+            model: The graph as it was captured: the gains of layers are those of its layers.
 
         Returns:
-            The gain; None where there is none, and a region has bounds.
+            The gain; None where there is none, or it takes long, and a region has bounds.
 
         Raises:
             Unsupported: When there is no region, or an op has no bounds on it either.
         """
-        model, method = self.graph, "product of layer gains"
-        if few:
-            pairs = with_pairs(model.double())
-            # so many terms of sums take a fifth of the time
-            once = merged(pairs, int(0.2 * self.options.seconds / 8e-6))
-            self.graph = model if once is pairs else once
+        norm, region, method = self.options.norm, self.options.region, "product of layer gains"
+        if self._upper < math.inf:
+            # Small nets have their layers shown, however little time there is.
+            seconds, skipped = max(0.2 * self.options.seconds, 1.0), self._skipped.append
+            if not affords(f"the {method}", norms_products(model, norm), 0.0, seconds, skipped):
+                return None
         try:
-            gain = GainReading(model, self.options.norm, runs=self.graph is model)
+            gain = GainReading(model, norm, runs=self.graph is model)
         except Unsupported:
-            if self.options.region is None or uncovered(model, READING):
+            if region is None or uncovered(model, READING):
                 raise
             return None
         self._lower_upper(gain.output, method)
         if self.graph is not model:
-            self._lower_upper(GainReading(self.graph, self.options.norm).output, method)
+            self._lower_upper(GainReading(self.graph, norm).output, method)
         return gain
 
     def _bound_jacobian(self, needed: bool) -> None:
@@ -313,34 +324,35 @@ class Search:
         if products(self.graph) > 2**24:
             return  # so large a net has more kinks than branching ends with, and long lists of them
         for found in branch(self.graph, self._goal(end)):
-            if isinstance(found, SteepPair):
-                self._raise_lower(found, "branch and bound")
-            else:
-                self._lower_upper(found, "branch and bound")
+            self._take(found, "branch and bound")
 
     def _boxes(self) -> Iterator[float | SteepPair]:
         """Return the search that splits the region into boxes, where some of them fit."""
         d = min(math.prod(self.graph.perturbed_input.shape), 12)
         widest = max(math.prod(node.shape) for node in self.graph.nodes)
-        # A value and a gradient, with what they are off by, for a few hundred boxes.
-        count, entries = 256.0 * (2 + 3 * d) * products(self.graph), 8.0 * (2 + 3 * d) * widest
-        name, seconds = "splitting the region into boxes", 0.5 * self.options.seconds
+        # A value and a gradient, with what they are off by, for the boxes that are read at once.
+        each = 2.0 + 3.0 * d
+        boxes = min(max(1.0, 2**22 / (widest * each)), 256.0)
+        count, entries = boxes * each * products(self.graph), 8.0 * each * widest
+        name, seconds = "splitting the region into boxes", max(0.5 * self.options.seconds, 1.0)
         if affords(name, count, entries, seconds, self._skipped.append):
             return branch_boxes(self.graph, self._goal(0.9 * self.options.seconds))
         return iter(())
 
     def _branch_boxes(self, boxes: Iterator[float | SteepPair], end: float) -> None:
         """Go on splitting the region of few inputs into boxes until so many seconds are spent."""
-        if math.isinf(self._upper):
-            return
-        while not self._closed and not self._late(end):
+        while not (math.isinf(self._upper) or self._closed or self._late(end)):
             found = next(boxes, None)
             if found is None:
                 return
-            if isinstance(found, SteepPair):
-                self._raise_lower(found, "branch and bound on boxes")
-            else:
-                self._lower_upper(found, "branch and bound on boxes")
+            self._take(found, "branch and bound on boxes")
+
+    def _take(self, found: float | SteepPair, method: str) -> None:
+        """Take a bound of either side."""
+        if isinstance(found, SteepPair):
+            self._raise_lower(found, method)
+        else:
+            self._lower_upper(found, method)
 
     def _goal(self, end: float) -> Goal:
         options = self.options
