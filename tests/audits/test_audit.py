@@ -182,7 +182,9 @@ def test_several_models_share_one_page_and_report_every_step(tmp_path):
     data, taken = checked(inputs, labels, "given"), []
     result = audit_models(models, data, tmp_path, AuditOptions(seconds=0.1), taken.append)
     assert [subject["name"] for subject in result.document["subjects"]] == ["one", "two"]
-    steps = [f"{name}: {step}" for name in ("one", "two") for step in steps_of(data)] + ["page"]
+    steps = [
+        f"{name}: {step}" for name in ("one", "two") for step in steps_of(data, AuditOptions())
+    ] + ["page"]
     assert list(dict.fromkeys(progress.part.split(",")[0] for progress in taken)) == steps
     assert [progress.done for progress in taken if progress.part in steps] == list(range(13))
     assert {progress.total for progress in taken} == {13}

@@ -30,6 +30,7 @@ from holdfast.runs.folder import claim
 from holdfast.smoothness.records import read_measurements
 from holdfast.sources.data import LoadedData, checked
 from holdfast.sources.models import LoadedModel
+from holdfast.sources.substitutions import load_substitutions
 from holdfast.sources.tokens import Batch, LoadedTokens
 from holdfast.types import Report, norm_name, silent
 from holdfast.versions import VERSION
@@ -128,7 +129,7 @@ def audit_models(
     """
     _check_training(models, options)
     _check_distance(data, options)
-    steps = Steps(report, len(models) * len(steps_of(data)) + 1)
+    steps = Steps(report, len(models) * len(steps_of(data, options)) + 1)
     with claim(out) as folder:
         document = _document(models, data, options, steps)
         steps.begin("page")
@@ -154,7 +155,7 @@ def _check_training(models: Sequence[LoadedModel], options: AuditOptions) -> Non
 
 
 def _check_distance(data: Rows, options: AuditOptions) -> None:
-    """Refuse what has no meaning for token ids.
+    """Refuse what has no meaning for such data.
 
     Raises:
         InvalidInput: When it is asked for.
@@ -163,6 +164,11 @@ def _check_distance(data: Rows, options: AuditOptions) -> None:
     for name, value in asked.items():
         if isinstance(data, LoadedTokens) and value is not None:
             raise InvalidInput(name, repr(value), "none, where inputs are token ids")
+    if options.substitutions is not None:
+        load_substitutions(options.substitutions)  # before hours of work, not after
+        if not isinstance(data, LoadedTokens) or not data.texts:
+            got = repr(options.substitutions)
+            raise InvalidInput("substitutions", got, "none, where inputs are no sentences")
 
 
 def _document(

@@ -8,13 +8,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from holdfast.arguments import check_norm, check_number, check_seed, check_threshold
+from holdfast.arguments import (
+    check_norm,
+    check_number,
+    check_seed,
+    check_threshold,
+    check_whole,
+)
 from holdfast.attacks.agreement import check_agreement
 from holdfast.attacks.attack import AttackOptions, attack_graph
 from holdfast.attacks.result import Attacks
 from holdfast.audits.flips import answers, flips_part
 from holdfast.audits.link import Links
 from holdfast.audits.parts import bracket_part, conditions_part, descent_part, knowledge_part
+from holdfast.audits.replaced import substitutions_part
 from holdfast.brackets.bracket import Bracket
 from holdfast.brackets.lipschitz import LipschitzOptions, lipschitz_graph
 from holdfast.certificates.certificate import Certificates
@@ -61,6 +68,9 @@ class AuditOptions:
         moves: What may move in a row, in which units.
         seed: Of all random choices.
         held_out: Whether you vouch that no row was trained on: the page calls them test inputs.
+        substitutions: For sentences, which words may stand for each other: `json:FILE` or
+            `wordnet:FOLDER`.
+        budget: How many words may be replaced at once.
 
     Raises:
         InvalidInput: When one of them is not usable.
@@ -77,12 +87,15 @@ class AuditOptions:
     moves: Moves = EVERYTHING
     held_out: bool = False
     seed: int = 0
+    substitutions: str | None = None
+    budget: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", check_norm(self.norm))
         object.__setattr__(self, "step", check_step(self.step))
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
         check_seed(self.seed)
+        check_whole("budget", self.budget, "a whole number, at least 1", least=1)
         self.moves.check_no_groups("audit")
         if self.epsilon is not None:
             wanted = "a finite distance above 0"
@@ -90,10 +103,11 @@ class AuditOptions:
             object.__setattr__(self, "epsilon", epsilon)
 
 
-def steps_of(data: LoadedData | LoadedTokens) -> tuple[str, ...]:
+def steps_of(data: LoadedData | LoadedTokens, options: AuditOptions) -> tuple[str, ...]:
     """Return what is done for every model on such data, in order."""
     if isinstance(data, LoadedTokens):
-        return ("knowledge continuity",)
+        more = () if options.substitutions is None else ("substitutions",)
+        return ("knowledge continuity", *more)
     parts = ("Lipschitz bracket", "certificates", "attacks")
     return ("capture", *parts, "knowledge continuity", "training step")
 
@@ -247,6 +261,13 @@ def _study_tokens(
         subject |= {"accuracy": measured.accuracy, "knowledge": known}
         if predicted is not None and rows.perturbations is not None:
             subject["flips"] = flips_part(rows, predicted, loaded.model)
+    if options.substitutions is not None and measured is not None:
+        steps.begin(f"{loaded.name}: substitutions")
+        words = options.substitutions, options.budget
+        part, why = _or_why(
+            lambda: substitutions_part(loaded, data, *words, steps.take), Unsupported
+        )
+        subject["substitutions"] = why if part is None else part
 
 
 def _or_why(

@@ -50,6 +50,10 @@ def audit(  # noqa: PLR0913 - the options of the main job
     held_out: Annotated[
         bool, Parameter(help="no row was trained on: call them test inputs", negative="")
     ] = False,
+    substitutions: Annotated[
+        str | None, Parameter(help="words of sentences that may be replaced: json:FILE")
+    ] = None,
+    budget: Annotated[int, Parameter(help="words that may be replaced at once")] = 1,
     fail_under: FailUnder = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -72,6 +76,7 @@ def audit(  # noqa: PLR0913 - the options of the main job
     asked = {"model": model, "data": data, "norm": norm, "epsilon": epsilon, "seconds": seconds}
     asked |= {"step": step, "threshold": threshold or None, "free": free, "scale": scale}
     asked |= {"training": training, "held-out": held_out or None, "seed": seed or None}
+    asked |= {"substitutions": substitutions, "budget": budget if budget != 1 else None}
     asked |= {"out": out}
     command = repeat_command("audit", asked)
     moves = moves_of(free, scale, rows, onehot) if isinstance(rows, LoadedData) else EVERYTHING
@@ -80,6 +85,8 @@ def audit(  # noqa: PLR0913 - the options of the main job
         # The built-in nets were not trained on the built-in rows.
         held_out=held_out or (model is None and data == "demo:digits"),
         seed=seed,
+        substitutions=substitutions,
+        budget=budget,
     )  # fmt: skip
     with stopping_at_once() as watching, show_progress("audit") as report:
         found = audit_models(models, rows, out, options, watching(report))

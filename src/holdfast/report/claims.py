@@ -91,6 +91,14 @@ def _attacks(part: Record) -> Iterator[Claim]:
     yield Claim(_TITLES["attacks"], part["statement"])
 
 
+def _substitutions(part: Record) -> Iterator[Claim]:
+    yield Claim(
+        _TITLES["substitutions"],
+        f"Every version of {count(part['rows'])} inputs within {part['budget']} replaced words was "
+        "run, each as if alone; nothing is claimed of other words or other texts.",
+    )
+
+
 def _knowledge(part: Record) -> Iterator[Claim]:
     about = f"Loss {part['loss']}, distance {part['distance']}, {count(part['n'])} inputs."
     yield Claim(_TITLES["knowledge"], f"{about} {part['statement']}")
@@ -107,6 +115,7 @@ _TITLES = {
     "lipschitz": "Rate of change",
     "certificates": "Certificates",
     "attacks": "Attacks",
+    "substitutions": "Words replaced",
     "knowledge": "Knowledge",
     "descent": "Training step",
 }
@@ -114,6 +123,7 @@ _TOLD = {
     "lipschitz": _bracket,
     "certificates": _certificates,
     "attacks": _attacks,
+    "substitutions": _substitutions,
     "knowledge": _knowledge,
     "descent": _descent,
 }

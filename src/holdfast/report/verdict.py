@@ -196,6 +196,9 @@ def _of_sentences(audit: Record, finding: Finding) -> Verdict:
     known = finding.subject.get("knowledge") or {}
     told = known.get("refused") or promise(Finding(finding.index, finding.subject, known))
     right = f"{percent(finding.subject.get('accuracy'))} of {_rows(audit)} are answered rightly."
+    replaced = finding.subject.get("substitutions") or {}
+    if replaced.get("certified"):
+        return _with_words_replaced(audit, finding, f"{right} {told}")
     flips = finding.subject.get("flips")
     if flips is None:
         tried = "No substitutions were tried, so it is not known which words change an answer."
@@ -212,6 +215,21 @@ def _of_sentences(audit: Record, finding: Finding) -> Verdict:
         )
     fresh = f"Of all fresh inputs: {share_interval(flipped)}, with 95% confidence."
     return Verdict(finding, f"{sentence}. {right} {told}", figure, "change their answer", fresh)
+
+
+def _with_words_replaced(audit: Record, finding: Finding, more: str) -> Verdict:
+    """Return the answer where every sentence with words replaced was run."""
+    part = finding.subject["substitutions"]
+    words = "any one word is" if part["budget"] == 1 else f"up to {part['budget']} words are"
+    kept, changed, unknown = (part[k]["count"] for k in ("certified", "changed", "unknown"))
+    sentence = (
+        f"{count(kept)} of {count(part['rows'])} {inputs(audit)} provably keep their right answer "
+        f"when {words} replaced as {part['source']} has it; {count(changed)} change it"
+    )
+    sentence += f"; {count(unknown)} are undecided" * bool(unknown)
+    figure = percent(part["certified"]["share"])
+    fresh = f"Of all fresh inputs: {share_interval(part['certified'])}, with 95% confidence."
+    return Verdict(finding, f"{sentence}. {more}", figure, "keep their answer", fresh)
 
 
 def replacement(word: Record) -> str:
@@ -355,10 +373,12 @@ def _judged(audit: Record) -> Iterator[str]:
 def _untried(audit: Record) -> Iterator[str]:
     """Ask for substitutions where inputs are sentences and none were tried."""
     sentences = [f for f in finished(audit, "conditions") if f.part["metric"] == "none"]
-    if sentences and not any(finding.subject.get("flips") for finding in sentences):
+    tried = ("flips", "substitutions")
+    if sentences and not any(f.subject.get(part) for f in sentences for part in tried):
         yield (
-            "Give versions of the sentences with other words, as ?perturbed=COLUMN of the data: "
-            "then this page says how many answers flip, and with which words."
+            "Say which words may stand for each other, with --substitutions json:FILE, or give "
+            "versions of the sentences, as ?perturbed=COLUMN of the data: then this page says "
+            "how many answers change, and with which words."
         )
 
 
