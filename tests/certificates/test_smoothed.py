@@ -14,7 +14,9 @@ import holdfast
 import holdfast_check
 from holdfast import Certificates, Deletion, Gaussian, InvalidInput, Uniform, Unsupported
 from holdfast.attacks.agreement import check_agreement
+from holdfast.certificates.claim import smoothed_guarantee
 from holdfast.documents import digest
+from holdfast.smoothing.options import SmoothingOptions
 
 WORDS = ["good", "bad", "film", "plot", "cast", "end"]
 
@@ -97,6 +99,12 @@ def test_edits_of_a_text_are_certified_and_counted(edits):
     assert (votes.deletions >= edits.radius).all() and (votes.insertions >= edits.radius).all()
     assert "edits of a text" in edits.guarantee and "0.999" in edits.guarantee
     assert "edit radii" in repr(edits)
+
+
+def test_the_guarantee_never_rounds_a_confidence_up():
+    options = SmoothingOptions(Deletion(0.8), confidence=0.9999999, samples=1000)
+    said = smoothed_guarantee(options, ["certified"])
+    assert "a confidence of 0.9999999 for each row" in said
 
 
 def test_rows_do_not_depend_on_their_order_or_on_the_others(edits):

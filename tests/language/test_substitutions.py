@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.tiny_text import WORDS, save_classifier
 
 import holdfast
+from holdfast.language import certify
 from holdfast.language.words import Words
 
 LETTERS = "abcdef"
@@ -211,3 +212,75 @@ def test_words_may_be_left_out() -> None:
     assert found.combinations.tolist() == [7, 1]
     assert found.brittle[0][0].word == "good"
     assert found.brittle[0][0].replacement == ""
+
+
+class _Readings(torch.nn.Module):
+    """One logit: what each token is worth, and a shift where it is run beside others."""
+
+    def __init__(
+        self, worth: list[float], shift: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.worth = torch.nn.Parameter(torch.tensor(worth, dtype=dtype))
+        self.shift = shift
+
+    def forward(self, input_ids: torch.Tensor, capital: torch.Tensor | None = None):
+        score = self.worth[input_ids].float().sum(1, keepdim=True)
+        score = score if capital is None else score - 9.0 * capital.sum(1, keepdim=True)
+        return score + self.shift * (len(input_ids) > 1)
+
+
+def _letters(texts: list[str], capitals: bool = False, **_: object) -> dict[str, list[list[int]]]:
+    """Return the place of each letter in the alphabet, and whether it is a capital."""
+    found = {"input_ids": [["abcdef".index(word.lower()) for word in t.split()] for t in texts]}
+    if capitals:
+        found["capital"] = [[int(word.isupper()) for word in text.split()] for text in texts]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_beside_others_does_not_certify(dtype) -> None:
+    # In float32 the terms of "c" cancel but for -1e-6; in bfloat16 what is lost is far larger,
+    # though the logits are float32.
+    small, shift = (-1e-6, 2e-6) if dtype == torch.float32 else (-0.005, 0.01)
+    model = _Readings([1.0, 1.0, small, 1.0, 0.0, 0.0], shift, dtype).eval()
+    found = holdfast.certify_substitutions(model, _letters, ["a"], [1], {"a": ["b", "c", "d"]})
+    assert found.outcome == ("refuted",)
+    assert found.counterexample == ("c",)
+
+
+def test_what_a_tokenizer_makes_beside_the_tokens_is_read() -> None:
+    model = _Readings([1.0] * 6, 0.0).eval()
+
+    def read(texts, **options):
+        return _letters(texts, capitals=True, **options)
+
+    found = holdfast.certify_substitutions(model, read, ["a b"], [1], {"a": ["c", "C"]})
+    assert found.counterexample == ("C b",)
+
+
+def test_a_text_without_words_is_counted() -> None:
+    found = holdfast.certify_substitutions(
+        lambda texts: [1] * len(texts), None, ["?!"], [1], {"a": ["b"]}, deletions=True
+    )
+    assert (found.outcome, found.combinations.tolist()) == (("certified",), [1])
+
+
+def test_what_was_found_before_an_interrupt_stays_found(monkeypatch) -> None:
+    decided = certify._decided
+
+    def wrong(texts):
+        return [int(text != "b b") for text in texts]
+
+    def stopped(*args):
+        decided(*args)
+        raise KeyboardInterrupt
+
+    call = (wrong, None, ["a a"], [1], {"a": ["b"]}, 2)
+    monkeypatch.setattr(certify, "_decided", stopped)
+    with pytest.warns(holdfast.HoldfastWarning, match="stopped"):
+        found = holdfast.certify_substitutions(*call)
+    monkeypatch.undo()
+    assert found.coherent()
+    assert found.counterexample == ("b b",)
+    assert holdfast.certify_substitutions(*call, resume=found).outcome == ("refuted",)

@@ -48,7 +48,7 @@ def smoothed_guarantee(options: SmoothingOptions, reasons: Sequence[str]) -> str
     return (
         f"The smoothed model answers what the model says most often to copies with {noise}. To "
         f"every {noise.within} that is certified it gives the label, with a confidence of "
-        f"{float(1 - alpha):.6g} for each row by itself: about {1000 * float(alpha):g} in 1000 "
+        f"{options.confidence!r} for each row by itself: about {1000 * float(alpha):g} in 1000 "
         "certified rows may be wrong. Nothing is said about the model without noise, and the "
         "generator's numbers are taken to be as random as the noise is meant to be."
         f"{_stopped(reasons)}"

@@ -24,8 +24,8 @@ class Answers:
             two classes share the largest.
         logits: [n, classes] float64; None for a function that answers class numbers.
         room: [n] float64, how far a margin must be above 0 so that the texts that were run beside
-            a text did not decide on its answer: the square root of the precision of the logits,
-            times the largest of them.
+            a text did not decide on its answer: the square root of the precision, times the
+            largest logit of all the texts (where terms cancel, those of one text may be small).
     """
 
     predicted: Tensor
@@ -33,13 +33,19 @@ class Answers:
     room: Tensor
 
     @classmethod
-    def of(cls, found: Tensor) -> "Answers":
-        """Return what logits [n, classes] say."""
+    def of(cls, found: Tensor, eps: float = 0.0) -> "Answers":
+        """Return what logits [n, classes] say.
+
+        Args:
+            found: The logits.
+            eps: Precision of what made them, where it may be coarser than theirs.
+        """
         logits = found.double()
         most, predicted = logits.max(1)
         clear = logits.isfinite().all(1) & ((logits == most[:, None]).sum(1) == 1)
-        room = torch.finfo(found.dtype).eps ** 0.5 * logits.abs().amax(1)
-        return cls(torch.where(clear, predicted, -1), logits, room)
+        largest = logits.nan_to_num(0.0, 0.0, 0.0).abs().max()
+        room = max(eps, torch.finfo(found.dtype).eps) ** 0.5 * largest
+        return cls(torch.where(clear, predicted, -1), logits, room.expand(len(logits)))
 
     def margins(self, label: int) -> Tensor:
         """Return how far the logit of a class is above every other one, [n].
@@ -108,6 +114,9 @@ class TokenModel(TextModel):
             raise Unsupported("an answer to a text", obstacles)
         parameter = next(self.model.parameters(), None)
         self.device = torch.device("cpu") if parameter is None else parameter.device
+        # What runs in bfloat16 often returns its logits in float32.
+        kinds = {each.dtype for each in self.model.parameters() if each.is_floating_point()}
+        self.eps = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
         places = getattr(getattr(model, "config", None), "max_position_embeddings", 2**31)
         limit = getattr(tokenizer, "model_max_length", 512)
         self.limit = min(limit, places, 2**20)
@@ -117,8 +126,8 @@ class TokenModel(TextModel):
         return len(self._tokens([text], cut=False)["input_ids"][0]) > self.limit
 
     def keys(self, texts: Sequence[str]) -> Sequence[Hashable]:
-        """Return the tokens of each text."""
-        return [tuple(ids) for ids in self._tokens(texts)["input_ids"]]
+        """Return the tokens of each text, and whatever else the tokenizer makes of it."""
+        return [*zip(*(map(_hashable, each) for each in self._tokens(texts).values()), strict=True)]
 
     def _tokens(self, texts: Sequence[str], cut: bool = True) -> dict[str, list[list[int]]]:
         wanted = "a tokenizer as those of transformers: tokenizer([text])['input_ids']"
@@ -146,7 +155,13 @@ class TokenModel(TextModel):
             found.append(logits.cpu())
             order += places
         back = torch.tensor(order).argsort()
-        return Answers.of(torch.cat(found)[back])
+        return Answers.of(torch.cat(found)[back], self.eps)
+
+
+def _hashable(part: Any) -> Hashable:
+    """Return what a tokenizer made of a text, with lists in it as tuples."""
+    part = part.tolist() if hasattr(part, "tolist") else part
+    return tuple(map(_hashable, part)) if isinstance(part, list | tuple) else part
 
 
 def _of_one_length(lengths: Sequence[int]) -> Iterator[list[int]]:

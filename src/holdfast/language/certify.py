@@ -105,7 +105,9 @@ def certify_substitutions(  # noqa: PLR0913 - the signature is the contract's
     except KeyboardInterrupt:
         warnings.warn(f"stopped: {len(rows)} of {len(texts)} texts", HoldfastWarning, stacklevel=2)
         later = range(len(rows), len(texts))
-        rows += [_row(searches[row], "unknown", budget) for row in later]
+        # What was found just before is found: a search that goes on from here would not run it.
+        ends = ["unknown" if searches[row].found is None else "refuted" for row in later]
+        rows += [_row(searches[row], end, budget) for row, end in zip(later, ends, strict=True)]
     columns: dict[str, Any] = {
         name: tuple(row[name] for row in rows) for name in SubstitutionCertificates.PER_ROW
     }

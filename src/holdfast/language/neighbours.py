@@ -44,8 +44,8 @@ class Neighbours:
         for others in self.choices:
             for k in range(budget, 0, -1):
                 ways[k] += ways[k - 1] * len(others)
-        nothing_left = budget >= len(self.choices) and all("" in others for others in self.choices)
-        return sum(ways) - nothing_left
+        all_go = all("" in others for others in self.choices) and len(self.choices) > 0
+        return sum(ways) - (all_go and budget >= len(self.choices))
 
     def parts(self, size: int) -> Iterator[Places]:
         """Yield every choice of so many words for which something may stand."""
