@@ -16,7 +16,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 OTHERS = ("pip ", "make ", "python ")
-MARKS = dict.fromkeys(("README.md", "certify.md", "check.md", "start.md"), pytest.mark.slow)
+LONG = ("README.md", "certify.md", "check.md", "commands.md", "methods.md", "start.md")
+MARKS = dict.fromkeys(LONG, pytest.mark.slow)
 """Pages that certify the demo nets or audit one, which takes its time."""
 
 
@@ -70,7 +71,9 @@ def run_command(line: str) -> None:
         runpy.run_path(line.removeprefix("python "))
     if not words:
         return
-    if words[1] in ("audit", "lipschitz") and "--seconds" not in words:
+    if "--seconds" in words:
+        words[words.index("--seconds") + 1] = "0.2"
+    elif words[1] in ("audit", "lipschitz"):
         words += ["--seconds", "0.2"]
     with pytest.raises(SystemExit) as ending:
         cli.main(words[1:])
