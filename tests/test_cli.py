@@ -545,7 +545,9 @@ def _interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_and_sigterm_in_a_search_end_the_audit(tmp_path, sent):
     command = [HOLDFAST, "audit", "--seconds", "60", "--norm", "inf", "--out", str(tmp_path / "it")]
     with subprocess.Popen(

@@ -59,7 +59,7 @@ def nearest(model: nn.Module, x: torch.Tensor, labels: torch.Tensor, norm: float
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 2**31), classes=st.integers(2, 6))
 def test_on_a_linear_model_the_nearest_attack_is_found(norm, seed, classes):
     torch.manual_seed(seed)
@@ -101,7 +101,7 @@ def test_an_attack_comes_near_what_is_proved_where_that_is_tight(norm):
 
 def test_ten_times_the_effort_finds_little_more(monkeypatch):
     inputs, labels = demo_data()
-    inputs, labels, model = inputs[::18], labels[::18], demo_model("digits-plain")
+    inputs, labels, model = inputs[::36], labels[::36], demo_model("digits-plain")
     usual = holdfast.attack(model, inputs, labels)
     monkeypatch.setattr("holdfast.attacks.search._RESTARTS", 12)
     monkeypatch.setattr("holdfast.attacks.search._RIVALS", 9)
@@ -230,7 +230,7 @@ def test_time_that_is_spent_is_told_row_by_row():
     assert attacks.accuracy_under_attack(1.0) == 1.0
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3, 6, 8])
+@pytest.mark.parametrize("steps", [0, 3, 8])
 def test_what_was_found_before_ctrl_c_is_kept(monkeypatch, steps):
     monkeypatch.setattr("holdfast.attacks.search._CHUNK", 16)
     model = curved()
@@ -249,8 +249,12 @@ def test_what_was_found_before_ctrl_c_is_kept(monkeypatch, steps):
     assert torch.equal(model(found.adversarial[won]).argmax(1), found.predicted[won])
     far = distance_up(found.adversarial[won], x[won], 2.0)
     assert torch.equal(far, found.distance[won])
+
+
+def test_an_attack_without_a_row_done_warns():
+    model = curved()
     with pytest.warns(HoldfastWarning, match="stopped: 0 of 40 rows were attacked"):
-        holdfast.attack(model, x, labels, report=_interrupt)
+        holdfast.attack(model, *rows(model), report=_interrupt)
 
 
 def _interrupt(_) -> None:

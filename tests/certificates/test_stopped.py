@@ -65,7 +65,7 @@ def test_rows_that_are_done_are_as_without_the_stop(kind, monkeypatch) -> None:
     monkeypatch.setattr("holdfast.certificates.local.batches", few_at_once)
     whole = certify_graph(graph, x, labels, options)
     lines, _ = interrupted(lambda: certify_graph(graph, x, labels, options), 10**9)
-    for at in range(17, lines, max(1, lines // 8)):
+    for at in range(17, lines, max(1, lines // 4)):
         _, found = interrupted(lambda: certify_graph(graph, x, labels, options), at)
         if found is not None:
             check_kept(found, whole)

@@ -125,15 +125,22 @@ def test_independent_losses_converge():
     assert within(one_layer(states, losses).volatility["layer"], expected)
 
 
-def brute_interval(tensors, read, **options):
-    """Return the jackknife interval by measuring again without each row."""
-    n = len(tensors[0])
-    value = read(one_layer(*tensors, **options)).value
+@functools.cache
+def measured_without_each_row(options):
+    """Measure a sample as a whole, and again without each of its rows."""
+    tensors, n = sample(), len(sample()[0])
     keeps = [[j for j in range(n) if j != i] for i in range(n)]
-    without = [read(one_layer(*(t[keep] for t in tensors), **options)).value for keep in keeps]
+    parts = [tensors, *([t[keep] for t in tensors] for keep in keeps)]
+    return [one_layer(*part, **dict(options)) for part in parts]
+
+
+def brute_interval(read, options):
+    """Return the jackknife interval of a sample, and the estimate that it is about."""
+    estimate, *without = map(read, measured_without_each_row(tuple(options.items())))
+    value, without, n = estimate.value, [one.value for one in without], len(without)
     center = sum(without) / n
     half = QUANTILE * math.sqrt((n - 1) / n * sum((v - center) ** 2 for v in without))
-    return max(0.0, value - half), value + half
+    return (max(0.0, value - half), value + half), estimate
 
 
 READS = {
@@ -145,13 +152,12 @@ READS = {
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 @pytest.mark.parametrize("options", [{}, {"clip": 1.0}, {"kernel": "one_plus"}])
 def test_intervals_are_those_of_leaving_each_row_out(read, options):
-    estimate = read(one_layer(*sample(), **options))
-    low, high = brute_interval(sample(), read, **options)
+    interval, estimate = brute_interval(read, options)
     # The normalised one_plus takes the change of the mean distance to first order only.
     first_order = options.get("kernel") == "one_plus" and read is READS["normalised"]
     tolerance = 1e-3 if first_order else 1e-9
     assert estimate.level == LEVEL
-    assert (estimate.low, estimate.high) == pytest.approx((low, high), rel=tolerance)
+    assert (estimate.low, estimate.high) == pytest.approx(interval, rel=tolerance)
 
 
 @pytest.mark.parametrize("kernel", ["inverse", pytest.param("one_plus", marks=pytest.mark.slow)])
@@ -414,12 +420,13 @@ def test_the_interval_of_a_class_leaves_out_each_row_in_turn(options):
     knowledge = one_layer(states, losses, labels, **options)
     found = knowledge.by_class["layer"]
     assert set(found) == set(labels.tolist())
+    lefts = []
+    for row in range(40):
+        kept = torch.arange(40) != row
+        left = one_layer(states[kept], losses[kept], labels[kept], **options)
+        lefts.append((left.pointwise["layer"], labels[kept]))
     for label, estimate in found.items():
-        without = []
-        for row in range(40):
-            kept = torch.arange(40) != row
-            left = one_layer(states[kept], losses[kept], labels[kept], **options)
-            without.append(float(left.pointwise["layer"][labels[kept] == label].mean()))
+        without = [float(values[those == label].mean()) for values, those in lefts]
         expected = with_interval(estimate.value, torch.tensor(without, dtype=torch.float64))
         assert dataclasses.astuple(estimate) == pytest.approx(dataclasses.astuple(expected))
 

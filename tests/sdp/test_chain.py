@@ -9,7 +9,7 @@ import torch
 from benchmarks.eclipse import eclipse_fast
 from mpmath import mp
 from safetensors.torch import load_file
-from tests.nets import Residual
+from tests.nets import Residual, crossed
 from torch import nn
 
 import holdfast
@@ -90,8 +90,7 @@ def jacobians(chain, count, seed):
     return chain.last @ value
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("kind", "seed"), crossed(KINDS, range(4)))
 def test_no_sampled_slope_exceeds_the_proved_bound(kind, seed):
     chain = make(kind, seed)
     worst = float(torch.linalg.matrix_norm(jacobians(chain, 10_000, seed), 2).max())
