@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from rich import progress as bars
 from rich.console import Console, RenderableType
@@ -87,7 +88,7 @@ def _in_notebook(part: str) -> Iterator[Report]:
     from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
 
     pace, due = _Pace(), 0.0
-    shown = display(HTML(_bar(part, Progress(part))), display_id=True)
+    shown: Any = display(HTML(_bar(part, Progress(part))), display_id=True)
 
     def take(progress: Progress) -> None:
         nonlocal due

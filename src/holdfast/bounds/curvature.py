@@ -157,7 +157,7 @@ def _affine(node: Node, shape: tuple[int, ...], norms: OperatorNorms) -> Lineari
     with torch.enable_grad():  # sums of columns are a gradient
         gain, absolute = norms.of(node, shape), absolute_norm_upper(node, shape, 2.0)
     return Linearised(
-        lambda parts: OPS[op].run(parts, params),
+        lambda parts: OPS[op].run([_total(parts)], params),
         lambda rows: [part[0] for part in adjoint(node, rows[None], [shape])],
         (gain,),
         absolute,
@@ -204,7 +204,7 @@ def _scalar(node: Node, value: Tensor) -> Linearised | None:
     blocks = [_by_entry]
     steepest = float(slope.abs().max())
     return Linearised(
-        lambda parts: parts[0] * slope,
+        lambda parts: _total(parts) * slope,
         lambda rows: [rows * slope],
         (steepest,),
         steepest,

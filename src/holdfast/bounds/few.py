@@ -70,6 +70,7 @@ def _ranges(graph: Graph, regions: Regions) -> dict[str, Interval] | None:
     for name, forms in forward.values(low, high, moving, {}).items():
         if forward.graph[name].perturbed:
             shape = (len(low), *forms.center.shape[1:])
-            found[name] = Interval(*(end.expand(shape) for end in forms.range()))
+            low_end, high_end = forms.range()
+            found[name] = Interval(low_end.expand(shape), high_end.expand(shape))
     del found[forward.graph.perturbed_input.name]  # its region is more than a box
     return found

@@ -215,7 +215,7 @@ def stopping_at_once() -> "Iterator[Callable[[Report], Report]]":
     def stop(number: int, frame: "FrameType | None") -> NoReturn:
         nonlocal asked
         asked = True
-        if callable(own := before[number]):
+        if callable(own := before[signal.Signals(number)]):
             with contextlib.suppress(KeyboardInterrupt):
                 own(number, frame)
         raise Stopped

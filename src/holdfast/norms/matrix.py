@@ -87,7 +87,7 @@ def _independent(matrix: Tensor) -> list[Tensor]:
     found: dict[tuple[int, int], list[Tensor]] = {}
     for own_rows, own_columns in members.values():
         block = matrix[own_rows][:, own_columns]
-        found.setdefault(block.shape, []).append(block)
+        found.setdefault((len(own_rows), len(own_columns)), []).append(block)
     return [torch.stack(blocks) for blocks in found.values()] if len(members) > 1 else []
 
 
