@@ -7,6 +7,7 @@ from tests.tiny_text import save_classifier, write_csv
 
 import holdfast
 from holdfast import cli
+from holdfast.sources import tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -78,3 +79,24 @@ def test_what_does_not_fit_is_one_line(run, line, said):
     code, out, err = run(line)
     assert (code, out) == (2, "") and err.startswith("holdfast: ") and err.count("\n") == 1
     assert said in err
+
+
+def test_a_text_of_which_a_tokenizer_makes_nothing_has_no_class(run, monkeypatch):
+    read = tokens.read_tokenizer
+
+    class Bare:
+        """A tokenizer that adds no tokens of its own."""
+
+        def __init__(self, folder):
+            self.real = read(folder)
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def __call__(self, texts, **options):
+            return self.real(texts, add_special_tokens=False, **options)
+
+    monkeypatch.setattr(tokens, "read_tokenizer", Bare)
+    line = "hf:tiny csv:t.csv --noise deletion:0.9 --samples 100 --confidence 0.9 --json"
+    code, _, err = run(line)
+    assert (code, err) == (0, "")

@@ -107,6 +107,10 @@ def test_the_guarantee_never_rounds_a_confidence_up():
     assert "a confidence of 0.9999999 for each row" in said
 
 
+def test_how_far_losses_move_within_edits_is_not_known(edits):
+    assert edits.loss_change(1.0).tolist() == [math.inf] * len(edits)
+
+
 def test_rows_do_not_depend_on_their_order_or_on_the_others(edits):
     texts, labels = texts_of(30)
     again = smoothed(

@@ -197,7 +197,7 @@ class Certificates(RowResult, ChartedResult):
             if around is None:
                 raise InvalidInput("path", "certificates of targets from a file", "the model")
             return around
-        steepest = {1.0: 1.0, 2.0: sqrt_up(2.0), math.inf: 2.0}[self.norm]
+        steepest = {1.0: 1.0, 2.0: sqrt_up(2.0), math.inf: 2.0, EDITS: 2.0}[self.norm]
         change = mul_up(self.constant, epsilon, steepest)
         return self._nearer(self.radius.new_full((len(self),), change), around)
 

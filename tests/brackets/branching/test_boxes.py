@@ -192,6 +192,23 @@ def test_merged_values_are_selected_where_they_are_not_summed() -> None:
     assert torch.equal(run(graph, points), run(once, points))
 
 
+def test_twins_beside_constants_are_merged_where_the_input_is_read_no_more() -> None:
+    class Floors(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("floor", torch.tensor([[0.5, 0.25]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            values, floor = torch.relu(x), self.floor.expand(x.shape[0], 2)
+            return torch.maximum(values, floor) + torch.maximum(floor, values)
+
+    graph = with_pairs(holdfast.capture(Floors().eval(), torch.zeros(1, 2)).double())
+    once = merged(graph)
+    assert once is not graph
+    points = torch.randint(-64, 64, (200, 2)).double() / 16.0  # whose values are exact
+    assert torch.equal(run(graph, points), run(once, points))
+
+
 def test_nets_without_twins_are_left_as_they_are() -> None:
     graph = with_pairs(graph_of("relu").double())
     assert merged(graph) is graph

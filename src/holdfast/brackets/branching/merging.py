@@ -356,7 +356,8 @@ class _Sheet:
         """
         sums = [row for row in rows if not self._is_value(row)]
         if sums:
-            used = sorted({key for row in sums for key in row if key >= 0}) or [0]
+            used = sorted({key for row in sums for key in row if key >= 0})
+            used = used or [next(iter(self.columns))]  # constants read any column
             read = self.select(f"{name}:read", source, [self.columns[key] for key in used])
             params = _matrix(sums, {key: i for i, key in enumerate(used)})
             line = self.add(f"{name}:sums", "linear", (read,), (len(sums),), **params)
