@@ -1,6 +1,7 @@
 """Imports run only downward, every module has its floor, and files stay one idea."""
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -55,13 +56,20 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else "holdfast"
 
 
+@functools.cache
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Return what a file imports, at any depth of its code."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> set[str]:
     """Return the rooms that a file imports, at any depth of its code."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative imports hide the floor"
             names.add(node.module or "")
     return {room(name) for name in names if name.split(".")[0] == "holdfast"}
@@ -87,11 +95,11 @@ def test_same_floor_rooms_know_each_other_one_way_only() -> None:
 def modules_imported(path: Path, every: set[str]) -> set[str]:
     """Return the modules of the library that a file imports, inside of functions too."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports(path):
         if isinstance(node, ast.ImportFrom):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= names & every or {str(node.module)}
-        elif isinstance(node, ast.Import):
+        else:
             found |= {alias.name for alias in node.names}
     return found & every
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.nets import crossed
 from torch import nn
 
 import holdfast
@@ -63,8 +64,7 @@ INDICES = [
 ]
 
 
-@pytest.mark.parametrize("method", ["auto", "local"])
-@pytest.mark.parametrize("index", INDICES, ids=str)
+@pytest.mark.parametrize(("index", "method"), crossed(INDICES, ["auto", "local"]), ids=str)
 def test_certificates_of_some_rows_are_those_certified_alone(index, method):
     model, rows, labels = model_and_rows()
     place = rows_at(index, COUNT)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tests.check.zoo import NORMS, ZOO, example, graph, numbers, written
+from tests.nets import crossed
 from tests.traps.truth import Function
 from torch import nn
 
@@ -120,7 +121,7 @@ def gather(steps: list, ends: list) -> tuple:
     return lows, highs, first, second, moved
 
 
-USUAL = [(name, 2.0) for name in ZOO] + [(name, norm) for name in SOME for norm in (1.0, math.inf)]
+USUAL = [(name, 2.0) for name in ZOO] + crossed(SOME, (1.0, math.inf))
 
 
 @pytest.mark.parametrize(("name", "norm"), USUAL)

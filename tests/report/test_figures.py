@@ -241,7 +241,9 @@ def test_class_means_stand_inside_their_plot(audit):
         ("knowledge", {"volatility"}),
     ],
 )
-@pytest.mark.parametrize("absence", [None, {"refused": "for a reason"}, "absent"])
+@pytest.mark.parametrize(
+    "absence", [{"refused": "for a reason"}, "absent", pytest.param(None, marks=pytest.mark.slow)]
+)
 def test_figures_of_absent_parts_are_absent(audit, part, missing, absence):
     for subject in audit["subjects"]:
         if absence == "absent":

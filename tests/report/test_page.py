@@ -9,6 +9,7 @@ import re
 import sys
 
 import pytest
+from tests.nets import crossed
 from tests.report.conftest import example
 
 from holdfast.errors import InvalidInput, MissingExtra
@@ -78,8 +79,7 @@ def test_the_claims_hold_what_a_reviewer_asks_for(html):
         assert text in claims
 
 
-@pytest.mark.parametrize("part", sorted(SECTIONS))
-@pytest.mark.parametrize("delete", [True, False])
+@pytest.mark.parametrize(("part", "delete"), crossed(sorted(SECTIONS), [True, False]))
 def test_sections_of_absent_parts_are_absent(audit, part, delete):
     for subject in audit["subjects"]:
         subject[part] = None

@@ -32,6 +32,9 @@ def local(graph: holdfast.Graph, x: Tensor, label: int, norm: float = math.inf) 
 
 
 @pytest.mark.parametrize(
+    "norm", [2.0, *(pytest.param(p, marks=pytest.mark.slow) for p in (1.0, math.inf))]
+)
+@pytest.mark.parametrize(
     ("function", "closed"),
     [
         (lambda x: torch.log(x[:, 0]).tanh(), True),
@@ -45,15 +48,16 @@ def local(graph: holdfast.Graph, x: Tensor, label: int, norm: float = math.inf) 
         (lambda x: torch.tan(math.pi / 2 - x[:, 0]).sin(), True),
     ],
 )
-def test_no_ball_reaches_a_pole_behind_a_bounded_function(function, closed: bool) -> None:
+def test_no_ball_reaches_a_pole_behind_a_bounded_function(
+    function, closed: bool, norm: float
+) -> None:
     """Beyond the pole the model gives NaN or jumps, whatever bounds its logits."""
     model, row = logits(function, 2.0), torch.tensor([[0.125, 3.0]], dtype=torch.float64)
     graph = holdfast.capture(model.double(), row)
-    for norm in (1.0, 2.0, math.inf):
-        found = local(graph, row, 0, norm)
-        radius = Fraction(float(found.radius))
-        assert found.reason == ("certified",) and radius > Fraction(1, 10**4)
-        assert radius < Fraction(1, 8) or (not closed and radius == Fraction(1, 8))
+    found = local(graph, row, 0, norm)
+    radius = Fraction(float(found.radius))
+    assert found.reason == ("certified",) and radius > Fraction(1, 10**4)
+    assert radius < Fraction(1, 8) or (not closed and radius == Fraction(1, 8))
     beyond = torch.tensor([[-1e-9, 3.0]], dtype=torch.float64)
     assert float(local(graph, beyond, 0).radius) == 0.0 or not bool(model(beyond).isnan().any())
 

@@ -131,14 +131,14 @@ def held(net: dict, norm: float, is_bounded: bool) -> tuple[Fraction, float]:
 NORMS = st.sampled_from([1.0, 2.0, math.inf])
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(nets(WEIGHTS, DIVISORS), NORMS, st.booleans())
 def test_nets_that_divide_have_their_exact_constant(net: dict, norm: float, is_bounded) -> None:
     truth, upper = held(net, norm, is_bounded)
     assert upper <= math.sqrt(truth) * (1 + 1e-6) + 1e-12
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(nets(extreme(WEIGHTS), extreme(DIVISORS)), NORMS, st.booleans())
 def test_both_ends_hold_at_every_scale(net: dict, norm: float, is_bounded: bool) -> None:
     held(net, norm, is_bounded)
