@@ -312,3 +312,19 @@ def test_a_row_where_the_gradient_vanishes_still_gets_its_radius() -> None:
         model[2].bias.copy_(torch.tensor([1.0, 0.0]))
     radius = holdfast.certify(model, torch.zeros(1, 1), torch.tensor([0]), 2, "local").radius
     assert 1.2 < float(radius) < 2.0
+
+
+def test_bounds_that_collapse_far_out_are_crossed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In place of bounds stands 0.2 (2 - exp(256 r)), which at the first radius is -1e7."""
+
+    def held(_: Balls, radius: Tensor, *__: object) -> tuple[Tensor, list[None]]:
+        return 0.2 * (2.0 - torch.exp(256.0 * radius)), [None] * len(radius)
+
+    monkeypatch.setattr(Balls, "held", held)
+    graph = holdfast.capture(nn.Linear(2, 2).eval(), torch.zeros(1, 2))
+    balls = Balls(graph, torch.zeros(1, 2), torch.tensor([0]), 2.0)
+    found = float(local_radii(balls, torch.zeros(1, dtype=torch.float64))[0])
+    assert found <= 0.2 * (2.0 - math.exp(256.0 * found))
+    assert 1.001 * found > 0.2 * (2.0 - math.exp(256.0 * 1.001 * found))

@@ -249,6 +249,8 @@ class _Crossing:
 
     def note(self, held: float) -> bool:
         """Take g at `radius`; return whether another evaluation is worth its time."""
+        # Far below 0, g is no measure of where it crosses: there it falls ever faster.
+        held = max(held, -self.radius) if held > -math.inf else held
         radius, excess = self.radius, held - self.radius
         again = self._evaluations > 0 and self._last_held == (excess >= 0)
         self._last_held = excess >= 0
