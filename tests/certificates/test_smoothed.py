@@ -138,7 +138,9 @@ def test_a_file_gives_the_radii_again_from_its_counts(edits, tmp_path):
         assert radius == (Deletion(0.7).radius(p_lower) if p_lower > 0.5 else 0)
 
 
-@pytest.mark.parametrize("change", ["radius", "votes", "confidence"])
+@pytest.mark.parametrize(
+    "change", ["radius", "votes", "confidence", "margin", "norm", "semantics", "noise"]
+)
 def test_a_file_that_claims_more_than_its_counts_is_refused(edits, tmp_path, change):
     edits.save(tmp_path / "c.json")
     document = json.loads((tmp_path / "c.json").read_text())
@@ -147,11 +149,17 @@ def test_a_file_that_claims_more_than_its_counts_is_refused(edits, tmp_path, cha
         document["radius"][row] = (3.0).hex()
     elif change == "votes":
         document["smoothing"]["votes"][row] = document["smoothing"]["drawn"][row] // 2
-    else:
+    elif change == "confidence":
         document["smoothing"]["options"]["confidence"] = (1 - 1e-12).hex()
+    elif change == "margin":
+        document["margin"][row] = (1 - 1e-9).hex()
+    elif change == "noise":
+        document["smoothing"]["options"]["noise"]["lam"] = (1.0).hex()
+    else:
+        document[change] = {"norm": "inf", "semantics": "real"}[change]
     document["digest"] = digest(document)
     (tmp_path / "c.json").write_text(json.dumps(document))
-    with pytest.raises(InvalidInput, match="contradict"):
+    with pytest.raises(InvalidInput, match="contradict" if change != "noise" else "path"):
         Certificates.load(tmp_path / "c.json")
     with pytest.raises(holdfast_check.Rejected):
         holdfast_check.check(tmp_path / "c.json")
