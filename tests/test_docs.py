@@ -16,7 +16,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 OTHERS = ("pip ", "make ", "python ")
-LONG = ("README.md", "certify.md", "check.md", "commands.md", "methods.md", "start.md")
+LONG = (
+    "README.md",
+    "certify.md",
+    "check.md",
+    "commands.md",
+    "methods.md",
+    "notebook.md",
+    "start.md",
+)
 MARKS = dict.fromkeys(LONG, pytest.mark.slow)
 """Pages that certify the demo nets or audit one, which takes its time."""
 

@@ -166,7 +166,7 @@ def test_categories_alone_are_exact(norm: float, scale: list[float] | None) -> N
     [
         (1.0, "local", SCALE),
         (2.0, "global", None),
-        (2.0, "local", SCALE),
+        pytest.param(2.0, "local", SCALE, marks=pytest.mark.slow),
         (math.inf, "auto", SCALE),
     ],
 )

@@ -215,8 +215,7 @@ def precise(chain, multipliers):
     return mp.sqrt(max(mp.eigsy(ahead, eigvals_only=True)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
+@pytest.mark.parametrize(("kind", "scale"), crossed(KINDS, [1.0, 1e-9, 1e9]))
 def test_proof_is_above_sixty_digits(kind, scale):
     chain = make(kind, 5)
     chain = Chain(chain.layers, chain.last * scale)
