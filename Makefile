@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 DEMO   := $(VENV)/.demo
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help setup demo docs pictures test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-resnets bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text text-page
+.PHONY: help setup demo docs pictures test test-slow lint format clean bench-lipschitz bench-exact bench-local bench-cost bench-resnets bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text bench-edits text-page
 
 help:
 	@echo "make setup      create $(VENV) and install holdfast with its development tools"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench-knowledge  the pass over pairs beside a plain one and the authors' script"
 	@echo "make bench-models   everyday models, and the files of HOLDFAST_MODELS: answers and refusals"
 	@echo "make bench-text   knowledge continuity of a model of text, trained with and without the penalty"
+	@echo "make bench-edits   certified edits of texts by smoothing, attacked, on SST-2 and AG News"
 	@echo "make text-page   train a model of text and make its audit page: runs/text/page/report.html"
 	@echo "make format     let ruff write the formatting"
 
@@ -71,7 +72,7 @@ format: $(STAMP)
 bench-lipschitz: $(STAMP)
 	$(BIN)/python -m benchmarks.lipschitz
 
-bench-exact bench-local bench-cost bench-resnets bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text: bench-%: $(STAMP)
+bench-exact bench-local bench-cost bench-resnets bench-certify bench-attacked bench-descent bench-knowledge bench-models bench-text bench-edits: bench-%: $(STAMP)
 	$(BIN)/python -m benchmarks.$*
 
 text-page: $(STAMP)

@@ -7,7 +7,9 @@ import pytest
 from tests.views.answers import answers, hostile_answers
 from tests.views.test_text import KINDS
 
+import holdfast
 from holdfast.errors import MissingExtra, Unsupported
+from holdfast.sources.demo import demo_data, demo_model
 from holdfast.views import charts
 from holdfast.views.notebook import html as page
 
@@ -126,3 +128,14 @@ def test_without_the_extras_there_is_a_table(bare):
     with pytest.raises(MissingExtra, match=r"pandas.*pip install 'holdfast\[notebook\]'"):
         certificates.to_pandas()
     assert len(repr(certificates).split("\n")) <= 10
+
+
+def test_what_has_a_confidence_is_not_called_proved():
+    inputs, labels = (rows[:6] for rows in demo_data())
+    noise = holdfast.Gaussian(0.25)
+    certificates = holdfast.certify(
+        demo_model("digits-bounded"), inputs, labels, method="smoothing", noise=noise, samples=500
+    )
+    drawn = certificates.plot().to_json()
+    assert "certified right" in drawn and "proved right" not in drawn
+    assert "proved" not in certificates._repr_html_()

@@ -124,6 +124,7 @@ def reach(audit: Record) -> marks.Spec | None:
     """
     alt = marks.altair()
     found = [f for f in finished(audit, "certificates") if f.part.get("curve")]
+    word = "certified" if any(map(_smoothed, found)) else "proved"
     rows = _reach_rows(audit, found)
     if not rows:
         return None
@@ -133,13 +134,14 @@ def reach(audit: Record) -> marks.Spec | None:
         tooltip=marks.tooltips(
             model="name",
             distance="distance",
-            proved="proved_text",
+            **{word: "proved_text"},
             undecided="undecided_text",
             attacked="attacked_text",
         ),
     )
     axis = alt.Axis(format="%", tickCount=5)
-    proved = alt.Y("proved:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis)
+    rows = [{word if name == "proved" else name: row[name] for name in row} for row in rows]
+    proved = alt.Y(f"{word}:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis)
     surviving = alt.Y("surviving:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=axis)
     near = alt.selection_point(
         name="near", on="pointerover", clear="pointerout", fields=["series", "radius"], empty=False
@@ -167,17 +169,23 @@ def reach(audit: Record) -> marks.Spec | None:
             height=320,
         ),
         title="Share of inputs that stay right",
-        description="How far can an input move? Share proved right against distance. "
+        description=f"How far can an input move? Share {word} right against distance. "
         + " ".join(_told(audit, f) for f in found),
     )
+
+
+def _smoothed(finding: Finding) -> bool:
+    """Return whether certificates hold with a confidence only, which is never called proved."""
+    return finding.part.get("semantics") == "smoothed"
 
 
 def _told(audit: Record, finding: Finding) -> str:
     """Return what the curves of one model show, in words."""
     part, attacks = finding.part, finding.subject.get("attacks") or {}
+    word = "certified" if _smoothed(finding) else "proved"
     if not audit.get("epsilon"):
-        return f"{finding.name}: half proved within {at_least(part.get('median_radius'))}."
-    told = f"{percent(part.get('verified_accuracy'))} proved within {given(audit['epsilon'])}"
+        return f"{finding.name}: half {word} within {at_least(part.get('median_radius'))}."
+    told = f"{percent(part.get('verified_accuracy'))} {word} within {given(audit['epsilon'])}"
     survive = attacks.get("accuracy")
     told += "" if survive is None else f", {percent(survive)} survive the attacks"
     return f"{finding.name}: {told}."

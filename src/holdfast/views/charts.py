@@ -136,6 +136,7 @@ def _(result: "Certificates") -> marks.Spec | None:
     found = {
         "curve": curve_points(*result.curve(), len(result), "proved"),
         "clean_accuracy": result.clean_accuracy,
+        "semantics": result.semantics,
     }
     return distances.reach(_audit(result.norm, len(result), certificates=found))
 
