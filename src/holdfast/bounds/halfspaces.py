@@ -73,7 +73,9 @@ class HalfSpaces:
                 steps = torch.cat([steps, torch.zeros_like(steps[:, :1])], 1)
                 steps = torch.maximum(steps, -weights[:, k : k + 1])
                 sizes = (rest[:, None] - steps[..., None] * gradient[:, None]).abs().sum(2)
-                found = (-steps * offset[:, None] - sizes).nan_to_num(-torch.inf, -torch.inf)
+                found = (-steps * offset[:, None] - sizes).nan_to_num(
+                    -torch.inf, -torch.inf, -torch.inf
+                )
                 step = steps.gather(1, found.argmax(1, keepdim=True))
                 weights[:, k : k + 1] += step
                 rest = rest - step * gradient
