@@ -132,7 +132,7 @@ def _texts(
         raise InvalidInput("data", repr(rows.name), "sentences, for deletions of words")
     reader = text_model(loaded.model, read_tokenizer(loaded.folder))
     # Where a tokenizer makes nothing of an empty text, it has no class.
-    blank = not any(reader.keys([""])[0])
+    blank = reader.is_blank("")
 
     def answer(texts: list[str]) -> "Tensor":
         found = torch.full((len(texts),), -1)

@@ -86,6 +86,10 @@ class TextModel(ABC):
         """Return whether the model leaves out the end of a text."""
         return not isinstance(text, str)
 
+    def is_blank(self, text: str) -> bool:
+        """Return whether the model is given nothing of a text."""
+        return not isinstance(text, str)
+
     @abstractmethod
     def keys(self, texts: Sequence[str]) -> Sequence[Hashable]:
         """Return what the model reads of texts: where two are equal, so are its answers."""
@@ -124,6 +128,10 @@ class TokenModel(TextModel):
     def is_cut(self, text: str) -> bool:
         """Return whether the model leaves out the end of a text."""
         return len(self._tokens([text], cut=False)["input_ids"][0]) > self.limit
+
+    def is_blank(self, text: str) -> bool:
+        """Return whether the tokenizer makes nothing of a text."""
+        return not self._tokens([text])["input_ids"][0]
 
     def keys(self, texts: Sequence[str]) -> Sequence[Hashable]:
         """Return the tokens of each text, and whatever else the tokenizer makes of it."""
