@@ -64,6 +64,8 @@ class Op:
         curve: Scalar, steep: pieces, turns, limits, gaps.
         slopes: Scalar, steep: smallest and largest slope wherever it is defined, rounded outward.
         inflation: Scalar: by how much the settings magnify the rounding of the function.
+        inner: Scalar: the size of the terms that cancel inside, from the argument: the result may
+            round as they do. None where none cancel.
         constant: Choice, vector: an upper bound of the Lipschitz constant, from the settings, the
             shapes of one row of input and result, and the norm.
         unbounded: Steep, product: why there is no Lipschitz constant on all inputs.
@@ -83,6 +85,7 @@ class Op:
     curve: Callable[[Params], Curve] = _unknown
     slopes: Callable[[Params], Slopes] = _unknown
     inflation: Callable[[Params], float] = _unknown
+    inner: Callable[[Tensor], Tensor] | None = None
     constant: Callable[[Params, Shape, Shape, float], float] = _unknown
     unbounded: str = ""
 

@@ -41,6 +41,7 @@ def _scalar(
     slopes: Slopes | Callable[[Params], Slopes],
     exact: bool = False,
     inflation: Callable[[Params], float] = _by_settings,
+    inner: Callable[[Tensor], Tensor] | None = None,
 ) -> Op:
     """Make a record out of facts that may depend on the settings."""
     return Op(
@@ -50,6 +51,7 @@ def _scalar(
         curve=curve if callable(curve) else lambda params: curve,
         slopes=slopes if callable(slopes) else lambda params: slopes,
         inflation=inflation,
+        inner=inner,
     )
 
 
@@ -191,7 +193,10 @@ SCALAR: Mapping[str, Op] = {
     ),
     "elu": _scalar(_elu, _elu_curve, _elu_slopes),
     "gelu": _scalar(
-        lambda x, p: F.gelu(x, approximate=p["approximate"]), _gelu_curve, _gelu_slopes
+        lambda x, p: F.gelu(x, approximate=p["approximate"]),
+        _gelu_curve,
+        _gelu_slopes,
+        inner=lambda x: -x.clamp(-10.0, 0.0),  # 1 + erf(x), which is 0 below -10
     ),
     "silu": _scalar(
         lambda x, p: F.silu(x),
@@ -298,6 +303,7 @@ SCALAR: Mapping[str, Op] = {
         lambda x, p: F.tanhshrink(x),
         Curve((Piece(lambda z: torch.tanh(z).square(), turns=(at(0.0, 0.0),)),)),
         (0.0, 1.0),
+        inner=lambda x: x.tanh().abs(),
     ),
     # The logarithm of 1 + x where x is at least 0, continued by 0: all that is asked of it.
     "log1p_relu": _scalar(
