@@ -11,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -250,6 +250,36 @@ def load_result(kind: type[Result], version: str, path: StrPath) -> Result:
     result = checked_result(kind, document, {"format": version, "digest": found}, path)
     check_digest(document, path)
     return result
+
+
+class Saved:
+    """A dataclass that has a file of its own, with a method `coherent` as for `load_result`."""
+
+    FORMAT: ClassVar[str]
+    """Name and version of the file's format."""
+
+    def save(self, path: StrPath) -> None:
+        """Write everything as JSON, all or nothing; every number is kept exactly.
+
+        Args:
+            path: The file; one that Holdfast wrote before is replaced.
+
+        Raises:
+            InvalidInput: When the path cannot be written.
+        """
+        save_result(self, self.FORMAT, path)
+
+    @classmethod
+    def load(cls, path: StrPath) -> Self:
+        """Return what `save` wrote, bit by bit; what it claims is as the file says.
+
+        Args:
+            path: The file.
+
+        Raises:
+            InvalidInput: When it is none that `save` wrote, or was changed after it was written.
+        """
+        return load_result(cls, cls.FORMAT, path)
 
 
 def digest(document: Mapping[str, Any]) -> str:

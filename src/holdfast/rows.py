@@ -1,7 +1,8 @@
 """Answers row by row: some of the rows alone, and answers to one number or to several."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Self
 
 import torch
@@ -39,6 +40,15 @@ def _entries(column: Any, place: Tensor) -> Any:
     if isinstance(column, tuple):
         return tuple(column[row] for row in place.tolist())
     return None if column is None else column[place]
+
+
+def tally(words: Iterable[str]) -> dict[str, int]:
+    """Return how often each word is there, the most frequent first.
+
+    >>> tally(["a", "b", "b"])
+    {'b': 2, 'a': 1}
+    """
+    return dict(Counter(words).most_common())
 
 
 def rows_at(rows: object, count: int) -> Tensor:

@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from holdfast.arguments import NORMS, check_number
-from holdfast.documents import load_result, save_result
-from holdfast.files import StrPath, plain_fields
+from holdfast.documents import Saved
+from holdfast.files import plain_fields
 from holdfast.results import ChartedResult
-from holdfast.rows import RowResult, each
-
-_FORMAT = "holdfast.attacks/1"
+from holdfast.rows import RowResult, each, tally
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Attacks(RowResult, ChartedResult):
+class Attacks(Saved, RowResult, ChartedResult):
     """One attack per input row, in input order; `attacks[:3]` are those of three rows.
 
     Attributes:
@@ -41,6 +39,7 @@ class Attacks(RowResult, ChartedResult):
         stopped: Whether the user interrupted it: more might have been found.
     """
 
+    FORMAT: ClassVar = "holdfast.attacks/1"
     PER_ROW: ClassVar = ("distance", "adversarial", "predicted", "labels", "reason")
 
     distance: Annotated[Tensor, torch.float64]
@@ -116,38 +115,11 @@ class Attacks(RowResult, ChartedResult):
 
     def counts(self) -> dict[str, int]:
         """Return how many rows have each reason, most first."""
-        every = sorted(set(self.reason), key=lambda reason: -self.reason.count(reason))
-        return {reason: self.reason.count(reason) for reason in every}
+        return tally(self.reason)
 
     def document(self) -> dict[str, Any]:
         """Return everything but the adversarials, as JSON knows it; None for infinity."""
         return plain_fields(self, "adversarial")
-
-    def save(self, path: StrPath) -> None:
-        """Write the attacks as JSON, all or nothing; every number is kept exactly.
-
-        Args:
-            path: The file; one that Holdfast wrote before is replaced.
-
-        Raises:
-            InvalidInput: When the path cannot be written.
-        """
-        save_result(self, _FORMAT, path)
-
-    @classmethod
-    def load(cls, path: StrPath) -> "Attacks":
-        """Read attacks that `save` wrote.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The attacks, bit by bit as they were.
-
-        Raises:
-            InvalidInput: When the file is not an attack file of this version.
-        """
-        return load_result(cls, _FORMAT, path)
 
     def coherent(self) -> bool:
         """Return whether every row has all its entries, and they agree with its reason."""

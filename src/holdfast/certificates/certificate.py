@@ -15,7 +15,7 @@ from holdfast.errors import InvalidInput
 from holdfast.files import StrPath, check_path, plain_fields, read_json
 from holdfast.results import ChartedResult
 from holdfast.rounding import mul_up, sqrt_up
-from holdfast.rows import RowResult, each
+from holdfast.rows import RowResult, each, tally
 from holdfast.smoothing.noise import EDITS
 from holdfast.smoothing.votes import Votes
 
@@ -209,8 +209,7 @@ class Certificates(RowResult, ChartedResult):
 
     def counts(self) -> dict[str, int]:
         """Return how many rows have each reason, most first."""
-        every = sorted(set(self.reason), key=lambda reason: -self.reason.count(reason))
-        return {reason: self.reason.count(reason) for reason in every}
+        return tally(self.reason)
 
     def document(self) -> dict[str, Any]:
         """Return all fields, as JSON knows them; None for infinity."""

@@ -1,15 +1,15 @@
 """What `holdfast.knowledge` returns: volatility by layer, the rows behind it, and certificates."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from holdfast.arguments import check_whole, look_up
-from holdfast.documents import load_result, save_result
+from holdfast.documents import Saved
 from holdfast.errors import InvalidInput
-from holdfast.files import StrPath, plain_fields
+from holdfast.files import plain_fields
 from holdfast.knowledge_continuity.evidence.certificate import (
     CertificateRequest,
     Frontier,
@@ -23,11 +23,9 @@ from holdfast.knowledge_continuity.pairs.localise import Brittle
 from holdfast.results import ChartedResult
 from holdfast.types import Estimate
 
-_FORMAT = "holdfast.knowledge/1"
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Knowledge(ChartedResult):
+class Knowledge(Saved, ChartedResult):
     """The volatility of every measured layer of a model, on one data set.
 
     Each dictionary is by layer; see `Volatility` for the meaning, units and intervals of entries.
@@ -65,6 +63,8 @@ class Knowledge(ChartedResult):
         seed: Of the choice of anchors and of random pairs.
         stopped: How many layers were measured, where the user interrupted; empty otherwise.
     """
+
+    FORMAT: ClassVar = "holdfast.knowledge/1"
 
     layers: tuple[str, ...]
     volatility: dict[str, Estimate]
@@ -222,29 +222,6 @@ class Knowledge(ChartedResult):
         rows = ("pointwise", "one_sided", "evidence", "neighbours")
         rows += () if self.stopped else ("stopped",)
         return plain_fields(self, *rows) | {"rank": self.rank()}
-
-    def save(self, path: StrPath) -> None:
-        """Write everything as JSON, all or nothing; every number is kept exactly.
-
-        Args:
-            path: The file; one that Holdfast wrote before is replaced.
-
-        Raises:
-            InvalidInput: When the path cannot be written.
-        """
-        save_result(self, _FORMAT, path)
-
-    @classmethod
-    def load(cls, path: StrPath) -> "Knowledge":
-        """Return what `save` wrote, bit by bit; counts and certificates are as the file says.
-
-        Args:
-            path: The file.
-
-        Raises:
-            InvalidInput: When it is none that `save` wrote, or was changed after it was written.
-        """
-        return load_result(cls, _FORMAT, path)
 
     def coherent(self) -> bool:
         """Return whether every layer has all its entries, and every row its values."""

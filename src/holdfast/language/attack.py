@@ -8,23 +8,21 @@ import torch
 from torch import Tensor
 
 from holdfast.arguments import check_whole
-from holdfast.documents import AnyText, load_result, save_result
+from holdfast.documents import AnyText, Saved
 from holdfast.errors import InvalidInput
-from holdfast.files import StrPath, plain_fields
+from holdfast.files import plain_fields
 from holdfast.language.answers import text_model
 from holdfast.language.certify import check_texts, warn_of_cuts
 from holdfast.language.edits import mistyped
 from holdfast.language.neighbours import Neighbours
 from holdfast.language.search import Search
 from holdfast.language.substitutions import Choices, Substitutions
-from holdfast.rows import RowResult
+from holdfast.rows import RowResult, tally
 from holdfast.types import Progress, Report, silent
-
-_FORMAT = "holdfast.language.attacks/1"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TextAttacks(RowResult):
+class TextAttacks(Saved, RowResult):
     """One attack for every text, in their order; `attacks[:3]` are those of three texts.
 
     Attributes:
@@ -39,6 +37,7 @@ class TextAttacks(RowResult):
         budget: Words that may be changed at once.
     """
 
+    FORMAT: ClassVar = "holdfast.language.attacks/1"
     PER_ROW: ClassVar = (
         "reason", "adversarial", "changed", "queries", "predicted", "labels", "texts",
     )  # fmt: skip
@@ -59,38 +58,11 @@ class TextAttacks(RowResult):
 
     def counts(self) -> dict[str, int]:
         """Return how many texts have each reason, most first."""
-        every = sorted(set(self.reason), key=lambda reason: -self.reason.count(reason))
-        return {reason: self.reason.count(reason) for reason in every}
+        return tally(self.reason)
 
     def document(self) -> dict[str, Any]:
         """Return everything as JSON knows it."""
         return plain_fields(self)
-
-    def save(self, path: StrPath) -> None:
-        """Write the attacks as JSON, all or nothing.
-
-        Args:
-            path: The file; one that Holdfast wrote before is replaced.
-
-        Raises:
-            InvalidInput: When the path cannot be written.
-        """
-        save_result(self, _FORMAT, path)
-
-    @classmethod
-    def load(cls, path: StrPath) -> "TextAttacks":
-        """Read attacks that `save` wrote.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The attacks as they were.
-
-        Raises:
-            InvalidInput: When the file is none of these, or was changed.
-        """
-        return load_result(cls, _FORMAT, path)
 
     def coherent(self) -> bool:
         """Return whether every text has all its entries, and they agree with its reason."""

@@ -6,11 +6,9 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.documents import AnyText, load_result, save_result
-from holdfast.files import StrPath, plain_fields
-from holdfast.rows import RowResult
-
-_FORMAT = "holdfast.language.substitutions/1"
+from holdfast.documents import AnyText, Saved
+from holdfast.files import plain_fields
+from holdfast.rows import RowResult, tally
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class WordChange:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SubstitutionCertificates(RowResult):
+class SubstitutionCertificates(Saved, RowResult):
     """One answer for every text, in their order; `result[:3]` are those of three texts.
 
     Attributes:
@@ -56,6 +54,7 @@ class SubstitutionCertificates(RowResult):
         fingerprint: SHA-256 of the model's weights; empty for a function.
     """
 
+    FORMAT: ClassVar = "holdfast.language.substitutions/1"
     PER_ROW: ClassVar = (
         "outcome", "counterexample", "tried", "combinations", "predicted", "labels", "margin",
         "brittle", "finished", "texts",
@@ -92,38 +91,11 @@ class SubstitutionCertificates(RowResult):
 
     def counts(self) -> dict[str, int]:
         """Return how many texts have each outcome, most first."""
-        every = sorted(set(self.outcome), key=lambda outcome: -self.outcome.count(outcome))
-        return {outcome: self.outcome.count(outcome) for outcome in every}
+        return tally(self.outcome)
 
     def document(self) -> dict[str, Any]:
         """Return everything as JSON knows it; None for infinity."""
         return plain_fields(self, "finished")
-
-    def save(self, path: StrPath) -> None:
-        """Write the certificates as JSON, all or nothing; every number is kept exactly.
-
-        Args:
-            path: The file; one that Holdfast wrote before is replaced.
-
-        Raises:
-            InvalidInput: When the path cannot be written.
-        """
-        save_result(self, _FORMAT, path)
-
-    @classmethod
-    def load(cls, path: StrPath) -> "SubstitutionCertificates":
-        """Read certificates that `save` wrote.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The certificates, bit by bit as they were.
-
-        Raises:
-            InvalidInput: When the file is none of these, or was changed.
-        """
-        return load_result(cls, _FORMAT, path)
 
     def coherent(self) -> bool:
         """Return whether every text has all its entries, and they agree with its outcome."""

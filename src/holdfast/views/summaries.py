@@ -18,6 +18,7 @@ from holdfast.report import formats
 from holdfast.report.brittle import brittle_words
 from holdfast.report.formats import amount, span
 from holdfast.report.training import descent_sentence, run_sentence
+from holdfast.rows import tally
 from holdfast.types import norm_name
 from holdfast.views.kinds import ByKind
 
@@ -116,7 +117,7 @@ def _(result: "Certificates") -> Summary:
     if result.smoothing is not None:
         facts |= _smoothed(result.smoothing)
         return Summary(title, [*facts.items()], result.guarantee)
-    facts["methods"] = _counts(_tally(method for method in result.method if method))
+    facts["methods"] = _counts(tally(method for method in result.method if method))
     facts["constant"] = f"at most {amount(result.constant, formats.at_most)}, for all inputs"
     return Summary(title, [*facts.items()], result.guarantee)
 
@@ -376,10 +377,6 @@ def _sentences(*parts: str) -> str:
 
 def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{formats.count(count)} rows"
-
-
-def _tally(words: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(words).most_common())
 
 
 def _counts(counts: Mapping[str, int]) -> str:
